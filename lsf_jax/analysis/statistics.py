@@ -1,0 +1,234 @@
+"""Statistics over seeds: median and range, interquartile mean (IQM) with a bootstrap interval, and learning curves.
+
+Reference: Agarwal et al. (2021), Deep Reinforcement Learning at the Edge of the Statistical Precipice, for the IQM and
+its stratified percentile bootstrap. Differs from their library: the quarters are cut with fractional weights, so that
+the IQM is defined and continuous for any number of seeds.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lsf_jax.analysis.runs import Metric, Run, budget, metric_of
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+MAX_CURVE_POINTS = 200
+_SEED = 20_210_830  # of the bootstrap's random numbers, so that a plot is the same each time
+
+
+class Summary(NamedTuple):
+    """One number per seed, summarised."""
+
+    n: int
+    median: float
+    low: float  # smallest
+    high: float  # largest
+    iqm: float
+    iqm_low: float  # bootstrap interval of the IQM at `CONFIDENCE`
+    iqm_high: float
+
+
+class Curve(NamedTuple):
+    """A metric over environment steps, summarised over the seeds at each point."""
+
+    env_steps: Float[np.ndarray, " points"]  # per seed
+    median: Float[np.ndarray, " points"]
+    low: Float[np.ndarray, " points"]
+    high: Float[np.ndarray, " points"]
+    iqm: Float[np.ndarray, " points"]
+    iqm_low: Float[np.ndarray, " points"]
+    iqm_high: Float[np.ndarray, " points"]
+    n: Int[np.ndarray, " points"]  # seeds that have a value there
+
+
+def iqm(values: Float[np.ndarray, " seeds"]) -> float:
+    """Mean of the middle half: a quarter of the weight is cut from each end, a value in part where need be.
+
+    Args:
+      values: one finite number per seed, at least one.
+
+    Returns:
+      The interquartile mean. Of one or two values the mean.
+    """
+    ordered = np.sort(values.astype(np.float64))
+    return float(_iqm_of_counts(np.ones((ordered.size, 1)), ordered)[0])
+
+
+def iqm_interval(
+    values: Float[np.ndarray, " seeds"],
+    strata: Int[np.ndarray, " seeds"] | None = None,
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the IQM; seeds are drawn with replacement within their stratum.
+
+    Args:
+      values: one finite number per seed, at least one.
+      strata: which task or setting each value belongs to; None for one stratum.
+      confidence: probability that the interval is meant to cover.
+      resamples: bootstrap samples; the random numbers are always the same.
+
+    Returns:
+      (low, high); of one value, that value twice.
+    """
+    labels = np.zeros(values.shape, np.int64) if strata is None else strata
+    counts = resample_counts(labels, resamples)
+    order = np.argsort(values, kind="stable")
+    samples = _iqm_of_counts(counts[order], values[order].astype(np.float64))
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def resample_counts(
+    strata: Int[np.ndarray, " seeds"], resamples: int = RESAMPLES
+) -> Float[np.ndarray, "seeds resamples"]:
+    """How often each seed is drawn in each bootstrap sample.
+
+    Args:
+      strata: within which group each seed is drawn.
+      resamples: number of samples.
+
+    Returns:
+      Counts; within each stratum they sum to its size.
+    """
+    random = np.random.default_rng(_SEED)
+    counts = np.zeros((strata.size, resamples))  # seeds first: reordering them is then a copy of whole lines
+    for label in np.unique(strata):
+        (members,) = np.nonzero(strata == label)
+        counts[members] = random.multinomial(members.size, np.full(members.size, 1 / members.size), resamples).T
+    return counts
+
+
+def summarize(values: Float[np.ndarray, " seeds"]) -> Summary:
+    """Summarises one number per seed; those that are not finite are left out.
+
+    Args:
+      values: one number per seed.
+
+    Returns:
+      The summary; of no finite number NaN, with n = 0.
+    """
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not finite.size:
+        return Summary(0, *[float("nan")] * 6)
+    iqm_low, iqm_high = iqm_interval(finite)
+    return Summary(
+        n=finite.size,
+        median=float(np.median(finite)),
+        low=float(finite.min()),
+        high=float(finite.max()),
+        iqm=iqm(finite),
+        iqm_low=iqm_low,
+        iqm_high=iqm_high,
+    )
+
+
+def final_values(run: Run, metric: str, grid: int = 0) -> tuple[Int[np.ndarray, " seeds"], np.ndarray]:
+    """The last value of a metric of each seed: its result.
+
+    Args:
+      run: a loaded run.
+      metric: name, as for `metric_of`.
+      grid: index of the grid point.
+
+    Returns:
+      (row of each seed, `[seeds]` or `[seeds, size]` values).
+
+    Raises:
+      ValueError: no such metric.
+    """
+    points = metric_of(run, metric, grid)
+    last = np.append(points.row[1:] != points.row[:-1], True)[: points.row.size]
+    return points.row[last], points.value[last]
+
+
+def curve(run: Run, metric: str, grid: int = 0) -> Curve:
+    """A metric over environment steps, with median, range and IQM over the seeds of one grid point.
+
+    Seeds are evaluated at slightly different numbers of their own steps, so each seed's points are joined by straight
+    lines and read off on a common grid of steps; where all seeds share their steps, those are the grid. A seed that
+    has used up its budget keeps its last value, one that is unfinished counts as far as it got.
+
+    Args:
+      run: a loaded run.
+      metric: name of a metric with one number per row, as for `metric_of`.
+      grid: index of the grid point.
+
+    Returns:
+      The curve; it has no points where nothing has been recorded yet.
+
+    Raises:
+      ValueError: no such metric, or one with several numbers per row.
+    """
+    points = metric_of(run, metric, grid)
+    if points.value.ndim != 1:
+        raise ValueError(f"metric {metric!r} has {points.value.shape[1]} numbers per row; a curve needs one.")
+    seeds = _split(points)
+    limit = budget(run)
+    env_steps = _common_steps(seeds, limit)
+    values = np.stack([_read_off(steps, value, env_steps, limit) for steps, value in seeds] or [env_steps])
+    return _summarize_columns(env_steps, values)
+
+
+def _split(points: Metric) -> list[tuple[np.ndarray, np.ndarray]]:
+    cuts = np.nonzero(np.diff(points.row))[0] + 1
+    seeds = []
+    for steps, value in zip(np.split(points.env_steps, cuts), np.split(points.value, cuts), strict=True):
+        finite = np.isfinite(value)
+        steps, value = steps[finite].astype(np.float64), value[finite].astype(np.float64)
+        last = np.append(np.diff(steps) > 0, True)[: steps.size]  # of two points at one step the later, the final one
+        if steps.size:
+            seeds.append((steps[last], value[last]))
+    return seeds
+
+
+def _common_steps(seeds: list[tuple[np.ndarray, np.ndarray]], limit: int) -> np.ndarray:
+    if not seeds:
+        return np.zeros(0)
+    first_steps = seeds[0][0]
+    if first_steps.size <= MAX_CURVE_POINTS and all(np.array_equal(steps, first_steps) for steps, _ in seeds):
+        return first_steps
+    ends = [steps[-1] for steps, _ in seeds]
+    n_points = min(MAX_CURVE_POINTS, max(steps.size for steps, _ in seeds))
+    if n_points == 1:
+        return np.array([max(ends)])
+    # While no seed has finished, the curve ends where all seeds have got to: its last point is not that of the fastest.
+    end = max(ends) if max(ends) >= limit else min(ends)
+    return np.linspace(min(end, max(steps[0] for steps, _ in seeds)), end, n_points)
+
+
+def _read_off(steps: np.ndarray, value: np.ndarray, at: np.ndarray, limit: int) -> np.ndarray:
+    is_held = steps[-1] >= limit or steps.size == 1  # a single point has no line to read from
+    return np.interp(at, steps, value, left=np.nan, right=value[-1] if is_held else np.nan)
+
+
+def _summarize_columns(env_steps: np.ndarray, values: np.ndarray) -> Curve:
+    columns = [values[np.isfinite(values[:, point]), point] for point in range(env_steps.size)]
+    statistics = np.full((6, env_steps.size), np.nan)
+    sizes = {column.size for column in columns if column.size}
+    counts = {size: resample_counts(np.zeros(size, np.int64), _curve_resamples(size)) for size in sizes}
+    for point, column in enumerate(columns):
+        if not column.size:
+            continue
+        order = np.argsort(column, kind="stable")
+        samples = _iqm_of_counts(counts[column.size][order], column[order])
+        low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        statistics[:, point] = (np.median(column), column.min(), column.max(), iqm(column), low, high)
+    n = np.array([column.size for column in columns], np.int64)
+    return Curve(env_steps, *statistics, n=n)
+
+
+def _curve_resamples(n_seeds: int) -> int:
+    """Fewer resamples for many seeds: a thousand at each of 200 points would take 1,000 seeds 8 seconds."""
+    return int(np.clip(256_000 // n_seeds, 200, RESAMPLES))
+
+
+def _iqm_of_counts(counts: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """IQM of each sample `s` that holds `ordered[i]` `counts[i, s]` times: what of each lies in the middle half."""
+    weight = np.cumsum(counts, axis=0)
+    total = weight[-1].copy()
+    np.clip(weight, total / 4, total * 3 / 4, out=weight)
+    return (ordered @ np.diff(weight, axis=0, prepend=total[None] / 4)) / (total / 2)

@@ -1,0 +1,125 @@
+"""Replay of whole episodes, packed: snapshots instead of observations, bits for flags.
+
+The write position and the number of stored episodes follow from `clock.episodes`, which is common to all seeds: so a
+write stays one `dynamic_update_slice` under the seed axis, where a per-seed index would become a scatter.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, UInt8
+
+from lsf_jax.types import Buffer, BufferState, Clock, Env, Episode, Observation, PRNGKey, Trajectory
+
+ObserveFn: TypeAlias = Callable[[Episode], Trajectory]
+"""Turns one stored episode `[T, ...]` into what learning sees."""
+
+
+class PackedEpisodes(NamedTuple):
+    """Stored form of episodes; leading axes [capacity]."""
+
+    world: Any  # [T+1, ...] snapshots
+    action: UInt8[Array, "*lead time agents"]
+    reward: Array  # [T] float32
+    terminal: UInt8[Array, "*lead bytes"]  # [ceil(T/8)] bits
+    valid: UInt8[Array, "*lead bytes"]
+
+
+def pack(episodes: Episode) -> PackedEpisodes:
+    """Drop `info` and turn flags `[..., T]` into bits."""
+    return PackedEpisodes(
+        world=episodes.world,
+        action=episodes.action.astype(jnp.uint8),
+        reward=episodes.reward,
+        terminal=jnp.packbits(episodes.terminal, axis=-1),
+        valid=jnp.packbits(episodes.valid, axis=-1),
+    )
+
+
+def unpack(packed: PackedEpisodes) -> Episode:
+    """Inverse of `pack`, without `info`."""
+    time = packed.reward.shape[-1]
+    return Episode(
+        world=packed.world,
+        action=packed.action,
+        reward=packed.reward,
+        terminal=jnp.unpackbits(packed.terminal, axis=-1, count=time).astype(bool),
+        valid=jnp.unpackbits(packed.valid, axis=-1, count=time).astype(bool),
+        info={},
+    )
+
+
+def observe_episode(env: Env, episode: Episode) -> Trajectory:
+    """Recompute what everyone saw during one episode `[T, ...]` from its snapshots.
+
+    Rows after the last real observation get zero obs and state and *all* actions available: a zero snapshot does not
+    observe to zeros, and a row without an available action makes a log-softmax NaN.
+    """
+    seen = jax.vmap(env.observe)(episode.world)
+    real = jnp.concatenate([jnp.ones_like(episode.valid[:1]), episode.valid])  # [T+1]: row t+1 follows valid step t
+    return Trajectory(
+        observation=Observation(
+            obs=jnp.where(real[:, None, None], seen.obs, 0.0),
+            state=jnp.where(real[:, None], seen.state, 0.0),
+            avail=seen.avail | ~real[:, None, None],
+        ),
+        action=episode.action.astype(jnp.int32),
+        reward=episode.reward,
+        terminal=episode.terminal,
+        valid=episode.valid,
+    )
+
+
+def choose_distinct(key: PRNGKey, available: Int[Array, ""], n: int) -> Int[Array, "n"]:
+    """`n` distinct indices below `available`, every subset equally likely (Floyd's algorithm).
+
+    Needs n draws where a shuffle needs one for each stored episode; for a thousand seeds of a one-step game the shuffle
+    would cost more than learning. `available` must be at least `n`.
+    """
+    slots = jnp.arange(n)
+    last = available.astype(jnp.int32) - n + slots  # the i-th draw is from 0..last[i]
+    drawn = jax.random.randint(key, (n,), 0, last + 1)
+
+    def insert(i: Array, chosen: Array) -> Array:
+        taken = (chosen == drawn[i]).any()
+        return jnp.where(slots == i, jnp.where(taken, last[i], drawn[i]), chosen)
+
+    return jax.lax.fori_loop(0, n, insert, jnp.full((n,), -1, jnp.int32))
+
+
+def uniform(example: Episode, *, capacity: int, batch_size: int, n_envs: int) -> Buffer:
+    """A ring of the newest `capacity` episodes, sampled uniformly without replacement (off-policy replay).
+
+    Args:
+      example: shapes and dtypes of one episode `[T, ...]`, for instance from `jax.eval_shape`.
+      capacity: episodes; a multiple of `n_envs`, so that a write never wraps.
+      batch_size: episodes drawn at a time.
+      n_envs: episodes added at a time.
+
+    Raises:
+      ValueError: if the sizes do not fit together.
+    """
+    if capacity % n_envs:
+        raise ValueError(f"train.buffer_capacity {capacity} is not a multiple of train.n_envs {n_envs}.")
+    if batch_size > capacity:
+        raise ValueError(f"algo.batch_size {batch_size} exceeds train.buffer_capacity {capacity}.")
+    packed = jax.eval_shape(pack, example)
+
+    def init() -> PackedEpisodes:
+        return jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), packed)
+
+    def add(state: BufferState, clock: Clock, episodes: Episode) -> BufferState:
+        position = clock.episodes % capacity
+        return jax.tree.map(
+            lambda ring, rows: jax.lax.dynamic_update_slice_in_dim(ring, rows.astype(ring.dtype), position, axis=0),
+            state,
+            pack(episodes),
+        )
+
+    def sample(state: BufferState, clock: Clock, key: PRNGKey) -> Episode:
+        chosen = choose_distinct(key, jnp.minimum(clock.episodes, capacity), batch_size)
+        return unpack(jax.tree.map(lambda ring: ring[chosen], state))
+
+    return Buffer(init=init, add=add, sample=sample, prefill=batch_size)

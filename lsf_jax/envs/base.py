@@ -1,0 +1,69 @@
+"""What every environment shares: the protocol of games that live on the host, and the checks of settings and sizes."""
+
+import dataclasses
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+import numpy as np
+
+from lsf_jax.fields import ConfigError, range_problem, type_problem
+from lsf_jax.types import EnvSpec, TimeStep
+
+
+class HostEnv(Protocol):
+    """E games at once outside JAX (for example StarCraft II), as NumPy arrays.
+
+    A worker whose game has ended starts the next one by itself; its first observation follows the last `TimeStep`.
+    """
+
+    spec: EnvSpec
+
+    def send(self, worker_ids: Sequence[int], actions: np.ndarray) -> None:
+        """Starts one step of each named worker with its joint action, `[len(worker_ids), N]`; does not wait."""
+        ...
+
+    def receive(self, min_ready: int, deadline: float) -> tuple[Sequence[int], TimeStep]:
+        """Waits until `min_ready` workers have answered or `deadline` seconds have passed.
+
+        Returns:
+          The workers that have answered and their stacked time steps.
+        """
+        ...
+
+
+def require(holds: bool, key: str, value: object, expected: str) -> None:
+    """Raises ConfigError, a ValueError, naming `env.<key>`, its value and what was expected, unless `holds`."""
+    if not holds:
+        raise ConfigError(f"env.{key} is {value!r}; expected {expected}.")
+
+
+def check_settings(cfg: Any) -> None:
+    """Checks type and range of every field of an environment's config, as declared with `lsf_jax.fields.setting`.
+
+    Raises:
+      ValueError: naming `env.<key>`, its value and what was expected.
+    """
+    for field in dataclasses.fields(cfg):
+        value = getattr(cfg, field.name)
+        problem = type_problem(field.type, value) or range_problem(field, value)
+        require(problem is None, field.name, value, problem or "")
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """A hint that ends an error message about an unknown name: the nearest valid one, and all of them."""
+    matches = get_close_matches(name, valid, n=1, cutoff=0.4)
+    suggestion = f"did you mean {matches[0]!r}? " if matches else ""
+    return f"{suggestion}valid names are {', '.join(sorted(valid))}"
+
+
+def check_spec(spec: EnvSpec) -> EnvSpec:
+    """Returns `spec` unchanged if all its sizes are positive integers.
+
+    Raises:
+      ValueError: naming the size that is not.
+    """
+    for key, value in spec._asdict().items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"EnvSpec.{key} is {value!r}; expected an integer of at least 1.")
+    return spec

@@ -1,0 +1,294 @@
+"""Matrix games: the paper's one-step game, and classics in which the best return and the traps are known exactly."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lsf_jax.envs.base import check_settings, require
+from lsf_jax.envs.tabular import Game, for_all, optimal_values, table_env
+from lsf_jax.fields import setting
+from lsf_jax.types import Env
+
+PAPER = ((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0))
+"""Payoff of LSF-SAC's one-step game (§VI.A, Table I), the same as QTRAN's."""
+CLIMBING = ((11.0, -30.0, 0.0), (-30.0, 7.0, 0.0), (0.0, 6.0, 5.0))
+LINEAR = ((1.0, 4.0, 2.0), (0.0, 3.0, 1.0), (2.0, 5.0, 3.0))
+NONLINEAR = ((0.0, 3.0, 1.0), (0.0, 0.0, 0.0), (0.0, 6.0, 2.0))
+TWO_STATE = (PAPER, tuple(row[::-1] for row in PAPER[::-1]))
+"""Our choice: the paper's game, and the same game with every agent's actions in reverse order (best: both last)."""
+
+
+@dataclass(frozen=True)
+class MatrixGameConfig:
+    """Settings of `matrix_game`."""
+
+    payoff: tuple = setting(
+        PAPER, doc="team reward of each joint action: nested lists, one level per agent; paper §VI.A"
+    )
+    n_agents: int = setting(2, low=1, high=16, doc="agents; must be the payoff's number of levels")
+    episode_limit: int = setting(1, low=1, doc="rounds; more than 1 repeats the game, seen as zeros")
+
+
+@dataclass(frozen=True)
+class TwoStateConfig:
+    """Settings of `two_state`: our realisation of the paper's multi-state problem, for which it gives no numbers."""
+
+    payoffs: tuple = setting(TWO_STATE, doc="payoff table of each of the two states; our choice")
+    variant: str = setting("seen", choices=("seen", "aliased"), doc="aliased: the first agent cannot see the state")
+
+
+@dataclass(frozen=True)
+class RepeatedConfig:
+    """Settings of the fixed classics `climbing`, `linear_game` and `nonlinear_game`."""
+
+    episode_limit: int = setting(1, low=1, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
+
+
+@dataclass(frozen=True)
+class PenaltyConfig:
+    """Settings of `penalty`."""
+
+    penalty: float = setting(100.0, low=0, high=1e6, doc="k: cost of failing to coordinate; usual 0 to 100")
+    episode_limit: int = setting(1, low=1, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
+
+
+@dataclass(frozen=True)
+class TwoStepConfig:
+    """Settings of `two_step`."""
+
+    first_payoff: tuple = setting(
+        ((7.0, 7.0), (7.0, 7.0)), doc="second step's payoff after the first agent's action 0; QMIX"
+    )
+    second_payoff: tuple = setting(((0.0, 1.0), (1.0, 8.0)), doc="second step's payoff after its action 1; QMIX")
+
+
+@dataclass(frozen=True)
+class MStepConfig:
+    """Settings of `m_step`."""
+
+    n_steps: int = setting(10, low=1, high=50, doc="m, steps of a full episode; MAVEN")
+    good_branches: int = setting(2, choices=(2, 4), doc="branches that pay: 2 (00 and 11) or all 4; MAVEN")
+
+
+def matrix_game(cfg: MatrixGameConfig) -> Env:
+    """A game of one payoff table; by default the paper's, in which both agents must risk -12 to find 8."""
+    return table_env(_one_table(cfg))
+
+
+def two_state(cfg: TwoStateConfig) -> Env:
+    """One step in one of two equally likely games.
+
+    seen: both agents see which one it is. aliased: the first agent sees ones, the second and the critic see which. No
+    decentralised policy can then earn more than 4 on average with the default payoffs (`max_return` stays the best
+    *joint* policy's 8), and no value of the first agent's own observation fits both games: that needs a message.
+    """
+    return table_env(_two_state(cfg))
+
+
+def climbing(cfg: RepeatedConfig) -> Env:
+    """Climbing game (Claus & Boutilier 1998): 11 at (0, 0) behind -30; the safe choices earn 5 to 7."""
+    return table_env(_classic(CLIMBING, cfg))
+
+
+def linear_game(cfg: RepeatedConfig) -> Env:
+    """A sum of one term per agent: what additive factorisation represents exactly."""
+    return table_env(_classic(LINEAR, cfg))
+
+
+def nonlinear_game(cfg: RepeatedConfig) -> Env:
+    """Monotone in each agent's choice but not additive."""
+    return table_env(_classic(NONLINEAR, cfg))
+
+
+def penalty(cfg: PenaltyConfig) -> Env:
+    """Penalty game (Claus & Boutilier 1998): 10 at two corners, -k at the other two, a safe 2 in the middle."""
+    return table_env(_penalty(cfg))
+
+
+def two_step(cfg: TwoStepConfig) -> Env:
+    """QMIX's two-step game: the first agent chooses between a sure 7 and a game worth 8 if both coordinate."""
+    return table_env(_two_step(cfg))
+
+
+def m_step(cfg: MStepConfig) -> Env:
+    """MAVEN's m-step game: the first joint action chooses a branch that must be repeated for 1 a step.
+
+    Leaving the branch pays 0 and ends the game, as does a first choice of a branch that is not good. In branch 0 the
+    last step (if m > 1) pays [[1, 1], [1, 4]] instead, so the best return is m + 3 by changing to (1, 1) at the end.
+
+    Reference: Mahajan et al. (2019), MAVEN, §5.1.
+    """
+    return table_env(_m_step(cfg))
+
+
+def payoff_of(name: str, cfg: Any, node: int = 0) -> np.ndarray | None:
+    """The table that a critic's joint action values can be held against.
+
+    For one-step games and repeated games this is the payoff of one round; for games of several different steps the
+    best undiscounted return after each joint action.
+
+    Args:
+      name: a registered name, also of another kind of environment.
+      cfg: its config.
+      node: which state of the game; `env.snapshot(state)` is that number, and 0 the first state wherever there is
+        only one.
+
+    Returns:
+      `[A, ..., A]` float32, one axis per agent; None if `name` is no matrix game.
+
+    Raises:
+      ValueError: if the game has no such node.
+    """
+    if name not in GAMES:
+        return None
+    game = GAMES[name](cfg)
+    if not 0 <= node < len(game.reward):
+        raise ValueError(f"node is {node}; expected 0 to {len(game.reward) - 1}, the states of {name}.")
+    is_repeated = bool((game.next_node[node] == node).all())
+    table = game.reward[node] if is_repeated else optimal_values(game)[node]
+    return np.asarray(table, np.float32)
+
+
+def _payoff(key: str, table: Any, n_agents: int) -> np.ndarray:
+    """A payoff table as an array of `n_agents` equal axes.
+
+    Raises:
+      ValueError: naming `env.<key>` if it is ragged, not numeric, not finite, or of another shape.
+    """
+    expected = f"numbers nested {n_agents} deep (one level per agent), every level of the same length, 2 or more"
+    try:
+        payoff = np.asarray(table, np.float32)
+    except (TypeError, ValueError):
+        payoff = np.zeros(())
+    sides = set(payoff.shape)
+    is_table = payoff.ndim == n_agents and len(sides) == 1 and min(sides) >= 2
+    require(is_table and bool(np.isfinite(payoff).all()), key, table, expected)
+    return payoff
+
+
+def _to_the_end(payoffs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and successors of games that each lead to one last node."""
+    reward = np.stack([*payoffs, np.zeros_like(payoffs[0])])
+    return reward, np.full(reward.shape, len(payoffs), np.int32)
+
+
+def _one_table(cfg: MatrixGameConfig) -> Game:
+    """One round: one-hot of the step (pymarl's). Repeated: zeros of length N, and only the time limit ends it."""
+    check_settings(cfg)
+    payoff = _payoff("payoff", cfg.payoff, cfg.n_agents)
+    if cfg.episode_limit > 1:
+        reward, next_node = payoff[None], np.zeros((1, *payoff.shape), np.int32)
+        state = np.zeros((1, cfg.n_agents), np.float32)
+    else:
+        reward, next_node = _to_the_end([payoff])
+        state = np.eye(2, dtype=np.float32)
+    return Game(
+        start=(0,),
+        reward=reward,
+        next_node=next_node,
+        ends=np.arange(len(reward)) > 0,
+        obs=for_all(cfg.n_agents, state),
+        state=state,
+        labels=("start", "end")[: len(reward)],
+        episode_limit=cfg.episode_limit,
+    )
+
+
+def _classic(payoff: tuple, cfg: RepeatedConfig) -> Game:
+    return _one_table(MatrixGameConfig(payoff=payoff, n_agents=2, episode_limit=cfg.episode_limit))
+
+
+def _penalty(cfg: PenaltyConfig) -> Game:
+    check_settings(cfg)
+    k = float(cfg.penalty)
+    payoff = ((-k, 0.0, 10.0), (0.0, 2.0, 0.0), (10.0, 0.0, -k))
+    return _one_table(MatrixGameConfig(payoff=payoff, n_agents=2, episode_limit=cfg.episode_limit))
+
+
+def _two_state(cfg: TwoStateConfig) -> Game:
+    check_settings(cfg)
+    require(len(cfg.payoffs) == 2, "payoffs", cfg.payoffs, "two payoff tables, one per state")
+    tables = [_payoff("payoffs", table, 2) for table in cfg.payoffs]
+    require(tables[0].shape == tables[1].shape, "payoffs", cfg.payoffs, "two payoff tables of one size")
+    reward, next_node = _to_the_end(tables)
+    state = np.eye(3, 2, dtype=np.float32)  # the end is zeros
+    obs = for_all(2, state)
+    if cfg.variant == "aliased":
+        obs[:2, 0] = 1.0
+    return Game(
+        start=(0, 1),
+        reward=reward,
+        next_node=next_node,
+        ends=np.array([False, False, True]),
+        obs=obs,
+        state=state,
+        labels=("state 1", "state 2", "end"),
+        episode_limit=1,
+    )
+
+
+def _two_step(cfg: TwoStepConfig) -> Game:
+    check_settings(cfg)
+    tables = [_payoff("first_payoff", cfg.first_payoff, 2), _payoff("second_payoff", cfg.second_payoff, 2)]
+    for key, table in zip(("first_payoff", "second_payoff"), tables):
+        require(table.shape == (2, 2), key, table.tolist(), "a table of 2 by 2")
+    reward, next_node = _to_the_end([np.zeros((2, 2), np.float32), *tables])
+    next_node[0] = [[1, 1], [2, 2]]  # the second agent's action is ignored
+    state = np.eye(4, 3, dtype=np.float32)
+    return Game(
+        start=(0,),
+        reward=reward,
+        next_node=next_node,
+        ends=np.arange(4) == 3,
+        obs=for_all(2, state),
+        state=state,
+        labels=("first step", "second step after 0", "second step after 1", "end"),
+        episode_limit=2,
+    )
+
+
+def _m_step(cfg: MStepConfig) -> Game:
+    """Nodes: the start, then four branches for each of the steps 1..m - 1, then the end."""
+    check_settings(cfg)
+    m = cfg.n_steps
+    n_nodes = 4 * (m - 1) + 2
+    end = n_nodes - 1
+    reward, next_node = np.zeros((n_nodes, 4), np.float32), np.full((n_nodes, 4), end, np.int32)
+    seen = np.zeros((n_nodes, m + 1 + 4), np.float32)
+    seen[0, 0] = seen[end, m] = 1.0
+    for branch in range(4) if cfg.good_branches == 4 else (0, 3):
+        nodes = [0, *(4 * step - 3 + branch for step in range(1, m)), end]
+        reward[nodes[:-1], branch] = 1.0
+        next_node[nodes[:-1], branch] = nodes[1:]
+    for step in range(1, m):
+        seen[4 * step - 3 : 4 * step + 1, step] = 1.0
+        seen[4 * step - 3 : 4 * step + 1, m + 1 :] = np.eye(4)
+    if m > 1:
+        reward[4 * (m - 1) - 3] = [1.0, 1.0, 1.0, 4.0]
+    steps = [f"step {step}, branch {branch}" for step in range(1, m) for branch in range(4)]
+    return Game(
+        start=(0,),
+        reward=reward.reshape(n_nodes, 2, 2),
+        next_node=next_node.reshape(n_nodes, 2, 2),
+        ends=np.arange(n_nodes) == end,
+        obs=for_all(2, seen),
+        state=seen,
+        labels=("step 0", *steps, "end"),
+        episode_limit=m,
+    )
+
+
+GAMES: dict[str, Callable[[Any], Game]] = {
+    "matrix_game": _one_table,
+    "two_state": _two_state,
+    "two_step": _two_step,
+    "climbing": partial(_classic, CLIMBING),
+    "penalty": _penalty,
+    "linear_game": partial(_classic, LINEAR),
+    "nonlinear_game": partial(_classic, NONLINEAR),
+    "m_step": _m_step,
+}
+"""The tables of every registered matrix game, by name."""

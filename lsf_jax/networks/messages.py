@@ -1,0 +1,103 @@
+"""Latent state messages: encoder, sampling, routing, decoder, and the information-bottleneck terms of eq. (12)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from lsf_jax.networks.agents import AgentNetwork, Mlp, zero_hidden
+from lsf_jax.types import PRNGKey
+
+Route = Callable[[Float[Array, "time agents out"]], Float[Array, "time agents received"]]
+
+
+class MessageEncoder(nn.Module):
+    """f_m: the mean of every sender's messages; their covariance is the identity (paper V.A).
+
+    Args (fields):
+      hidden: width of the hidden layers.
+      outputs: D for broadcast routing, N·D for one block per receiver.
+      history: read the agent's history with its own GRU; False reads the current input only (the released code).
+    Reference: TonghanWang/NDQ `information_bottleneck_comm_full.py`; hanhanAnderson/LSF-SAC.
+    """
+
+    hidden: int
+    outputs: int
+    history: bool = False
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "time agents inputs"]) -> Float[Array, "time agents outputs"]:
+        """Message means of every agent at every step."""
+        if self.history:
+            hidden = zero_hidden(inputs.shape[-2], self.hidden)
+            return AgentNetwork(self.hidden, self.outputs, name="history")(hidden, inputs)[1]
+        return Mlp((self.hidden, self.hidden, self.outputs), name="current")(inputs)
+
+
+class MessageDecoder(nn.Module):
+    """q_ψ: logits of the receiver's action from its own input and all it received (Lemma 1).
+
+    Categorical, where the paper prints "variational Gaussian": the action is discrete (reference 3.3).
+    Widths 4·D·N as in NDQ. Reference: TonghanWang/NDQ.
+    """
+
+    hidden: int
+    n_actions: int
+
+    @nn.compact
+    def __call__(self, informed: Float[Array, "time agents inputs"]) -> Float[Array, "time agents actions"]:
+        """Unnormalised log-probabilities from [x_i, M_i]."""
+        return Mlp((self.hidden, self.hidden, self.n_actions))(informed)
+
+
+def sample_messages(mean: Float[Array, "*shape"], key: PRNGKey) -> Float[Array, "*shape"]:
+    """M ~ N(mean, I) by reparameterisation, so that gradients reach the encoder."""
+    return mean + jax.random.normal(key, mean.shape)
+
+
+def route_broadcast(sent: Float[Array, "time agents message"]) -> Float[Array, "time agents received"]:
+    """Every receiver gets the whole pool ⟨m_1, ..., m_n⟩, itself included (paper: "all-to-all", V.A)."""
+    n_agents = sent.shape[1]
+    pool = sent.reshape(sent.shape[0], 1, -1)
+    return jnp.broadcast_to(pool, (sent.shape[0], n_agents, pool.shape[-1]))
+
+
+def route_per_receiver(sent: Float[Array, "time agents blocks"]) -> Float[Array, "time agents received"]:
+    """Sender j emits one block per receiver; receiver i gets block i of every sender, itself included (release)."""
+    time, n_agents, width = sent.shape
+    blocks = sent.reshape(time, n_agents, n_agents, width // n_agents)  # [T, sender, receiver, D]
+    return jnp.swapaxes(blocks, 1, 2).reshape(time, n_agents, width)
+
+
+def kl_to_standard_normal(mean: Float[Array, "time agents out"]) -> Float[Array, "time"]:
+    """Σ over messages of KL(N(μ, I) ‖ N(0, I)) = ½‖μ‖², in nats per step: eq. (11) with q_φ = N(0, I)."""
+    return 0.5 * jnp.square(mean).sum(axis=(-2, -1))
+
+
+def label_cross_entropy(
+    logits: Float[Array, "time agents actions"], label: Float[Array, "time agents actions"]
+) -> Float[Array, "time"]:
+    """Σ over agents of H[p(A_j|T), q_ψ(A_j|T_j, M)], in nats per step: eq. (12) with the sign of Lemma 1.
+
+    The paper prints a minus sign, which would train the decoder to be wrong without bound; Lemma 1's bound is -H, to be
+    maximised, so the loss needs +H (reference 3.3). The floor 1e-6 inside the logarithm is the released code's, written
+    in log space so that its gradient stays finite.
+
+    Args:
+      logits: of q_ψ; unavailable actions may already carry a large negative number.
+      label: probabilities p, one-hot for greedy labels.
+    """
+    log_q = jnp.logaddexp(jax.nn.log_softmax(logits, axis=-1), jnp.log(1e-6))
+    return -(label * log_q).sum(axis=(-2, -1))
+
+
+def decoder_hits(
+    logits: Float[Array, "time agents actions"],
+    label: Int[Array, "time agents"],
+    avail: Bool[Array, "time agents actions"],
+) -> Float[Array, "time"]:
+    """Fraction of agents whose label is the decoder's most likely available action."""
+    guess = jnp.where(avail, logits, -jnp.inf).argmax(axis=-1).astype(label.dtype)
+    return (guess == label).mean(axis=-1)

@@ -1,0 +1,80 @@
+"""Policies over discrete actions with availability: probabilities, sampling, greedy choice, exploration, entropy."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lsf_jax.types import PRNGKey
+
+NEVER = -1e10
+"""Logit of an unavailable action: finite, so that gradients of a row are finite; exp of it is exactly zero."""
+
+
+def masked_log_softmax(
+    logits: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"]
+) -> Float[Array, "*lead actions"]:
+    """Log π over available actions; unavailable ones get 0, not -inf, so that π log π never multiplies 0 by ∞.
+
+    Pair it with `probabilities`, which zeroes them.
+    """
+    log_pi = jax.nn.log_softmax(jnp.where(avail, logits, NEVER), axis=-1)
+    return jnp.where(avail, log_pi, 0.0)
+
+
+def probabilities(
+    log_pi: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"]
+) -> Float[Array, "*lead actions"]:
+    """π from `masked_log_softmax`, exactly zero where unavailable."""
+    return jnp.where(avail, jnp.exp(log_pi), 0.0)
+
+
+def expectation(pi: Float[Array, "*lead actions"], values: Float[Array, "*lead actions"]) -> Float[Array, "*lead"]:
+    """E_{a~π}[values], exact over the discrete actions."""
+    return (pi * values).sum(axis=-1)
+
+
+def greedy(values: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"]) -> Int[Array, "*lead"]:
+    """Best available action; ties go to the lower index, and a row with none available gives 0."""
+    return jnp.where(avail, values, -jnp.inf).argmax(axis=-1).astype(jnp.int32)
+
+
+def take_actions(values: Float[Array, "*lead actions"], action: Int[Array, "*lead"]) -> Float[Array, "*lead"]:
+    """values[..., action] for every leading index.
+
+    A one-hot product, not a gather: the gather's backward pass is a scatter-add, serial on CPUs and contended (and
+    non-deterministic) on GPUs, and A is small. Only finite values may be passed.
+    """
+    return (values * jax.nn.one_hot(action, values.shape[-1])).sum(axis=-1)
+
+
+def sample(
+    log_pi: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"], key: PRNGKey
+) -> Int[Array, "*lead"]:
+    """An available action a ~ π."""
+    return jax.random.categorical(key, jnp.where(avail, log_pi, -jnp.inf), axis=-1).astype(jnp.int32)
+
+
+def epsilon_greedy(
+    values: Float[Array, "agents actions"],
+    avail: Bool[Array, "agents actions"],
+    epsilon: Float[Array, ""],
+    key: PRNGKey,
+) -> Int[Array, "agents"]:
+    """With probability ε, drawn for each agent apart, a uniform available action; otherwise the greedy one."""
+    key_explore, key_action = jax.random.split(key)
+    uniform = sample(jnp.zeros_like(values), avail, key_action)
+    explore = jax.random.uniform(key_explore, uniform.shape) < epsilon
+    return jnp.where(explore, uniform, greedy(values, avail))
+
+
+def linear_schedule(
+    start: Float[Array, ""], finish: Float[Array, ""], anneal_steps: Float[Array, ""], env_steps: Int[Array, ""]
+) -> Float[Array, ""]:
+    """From `start` to `finish` over `anneal_steps` env steps, then constant (pymarl's ε schedule)."""
+    progress = jnp.clip(env_steps.astype(jnp.float32) / jnp.maximum(anneal_steps, 1.0), 0.0, 1.0)
+    return start + (finish - start) * progress
+
+
+def entropy(pi: Float[Array, "*lead actions"], log_pi: Float[Array, "*lead actions"]) -> Float[Array, "*lead"]:
+    """H(π) in nats."""
+    return -(pi * log_pi).sum(axis=-1)

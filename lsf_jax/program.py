@@ -1,0 +1,207 @@
+"""From a configuration to functions: the parts of one run, bound together, and the compiled programs made of them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from lsf_jax.algorithms import ALGORITHMS
+from lsf_jax.buffers import observe_episode, uniform
+from lsf_jax.config import Config, grid_points, make_env
+from lsf_jax.evaluation import make_evaluate
+from lsf_jax.rollout import device_collector
+from lsf_jax.training import (
+    AXES,
+    SEEDS,
+    Chunk,
+    TrainStep,
+    init_train_state,
+    iteration_keys,
+    make_chunk,
+    make_train_step,
+)
+from lsf_jax.types import (
+    Algorithm,
+    Buffer,
+    Clock,
+    Collect,
+    Env,
+    EpisodeStats,
+    Hyper,
+    JointTable,
+    PRNGKey,
+    TrainState,
+)
+
+
+class Program(NamedTuple):
+    """The parts of a run, all functions of one seed; nothing is compiled yet."""
+
+    env: Env
+    algorithm: Algorithm
+    collect: Collect
+    buffer: Buffer
+    step: TrainStep
+
+
+class Rows(NamedTuple):
+    """What a run trains: every grid point with every seed, seeds fastest. NumPy, `[R]` each."""
+
+    seed: np.ndarray
+    grid: np.ndarray
+    hyper: Hyper  # [R] float32 leaves
+
+
+def build(config: Config, micro_batch: int = 0) -> Program:
+    """Bind environment, algorithm, collection and replay of a configuration.
+
+    Args:
+      config: checked configuration.
+      micro_batch: episodes for each gradient pass, 0 for the whole batch.
+
+    Raises:
+      ConfigError: for settings that the environment refuses.
+    """
+    env = make_env(config)
+    observe = partial(observe_episode, env)
+    algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, observe, micro_batch)
+    collect = device_collector(env, algorithm, config.train.n_envs)
+    clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
+    key = jax.random.key(0)
+
+    def fresh(key_any: PRNGKey) -> Any:
+        agent = algorithm.init(key_any, algorithm.hyper)
+        return collect(algorithm.policy_params(agent), clock, algorithm.hyper, key_any)
+
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), jax.eval_shape(fresh, key))
+    buffer = uniform(
+        example,
+        capacity=config.train.buffer_capacity,
+        batch_size=config.algo.batch_size,
+        n_envs=config.train.n_envs,
+    )
+    step = make_train_step(algorithm, buffer, collect, config.train.updates_per_iteration)
+    return Program(env=env, algorithm=algorithm, collect=collect, buffer=buffer, step=step)
+
+
+def make_rows(config: Config, algorithm: Algorithm) -> Rows:
+    """Grid points × seeds, in the order of the rows of every table."""
+    points = grid_points(config)
+    n_seeds = config.train.seeds
+    seed = np.tile(np.arange(n_seeds), len(points))
+    grid = np.repeat(np.arange(len(points)), n_seeds)
+
+    def column(name: str, default: Array) -> np.ndarray:
+        values = np.array([point.get(name, float(default)) for point in points], np.float32)
+        return values[grid]
+
+    defaults = algorithm.hyper
+    hyper = type(defaults)(**{name: column(name, value) for name, value in defaults._asdict().items()})
+    return Rows(seed=seed, grid=grid, hyper=hyper)
+
+
+def take_rows(rows: Rows, start: int, width: int) -> Rows:
+    """Rows start..start+width-1; a last block is filled up with copies of the last row's numbers and unused seeds.
+
+    Padding keeps every block of a run equally wide, which keeps one program and makes results independent of how a
+    sweep is cut.
+    """
+    stop = min(start + width, len(rows.seed))
+    index = np.minimum(np.arange(start, start + width), stop - 1)
+    unused = int(rows.seed.max()) + 1 + np.arange(width)
+    seed = np.where(np.arange(start, start + width) < stop, rows.seed[index], unused)
+    return Rows(seed=seed, grid=rows.grid[index], hyper=jax.tree.map(lambda leaf: leaf[index], rows.hyper))
+
+
+def seed_mesh(n_devices: int) -> Mesh | None:
+    """A one-axis mesh over the first devices, or None for a single one."""
+    if n_devices == 1:
+        return None
+    return jax.make_mesh((n_devices,), (SEEDS,), devices=jax.devices()[:n_devices])
+
+
+def compile_init(program: Program, root_seed: int, mesh: Mesh | None = None) -> Callable[[Rows], TrainState]:
+    """`init(rows) -> TrainState` of a block; seed k starts from `fold_in(key(root_seed), k)`."""
+    start = partial(init_train_state, program.algorithm, program.buffer)
+
+    def one(hyper: Hyper, seed: Array, root: PRNGKey) -> TrainState:
+        return start(hyper, jax.random.fold_in(root, seed))
+
+    batched = jax.jit(jax.vmap(one, in_axes=(0, 0, None), out_axes=AXES))
+
+    def init(rows: Rows) -> TrainState:
+        state = batched(
+            jax.tree.map(jnp.asarray, rows.hyper), jnp.asarray(rows.seed, jnp.uint32), jax.random.key(root_seed)
+        )
+        return state if mesh is None else jax.device_put(state, shardings(state, mesh))
+
+    return init
+
+
+def shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """Where each leaf of a block's state lies: the seed axis over the mesh, counters everywhere."""
+    mapped, common = NamedSharding(mesh, PartitionSpec(SEEDS)), NamedSharding(mesh, PartitionSpec())
+    everywhere = jax.tree.map(lambda leaf: mapped, state)
+    clock = everywhere.clock._replace(episodes=common, updates=common)
+    return everywhere._replace(clock=clock, iteration=common)
+
+
+def compile_chunk(program: Program, *, rows: int, log_every: int = 1, mesh: Mesh | None = None) -> Chunk:
+    """The jitted chunk of a block (see `make_chunk`); its state argument is donated."""
+    return jax.jit(make_chunk(program.step, rows=rows, log_every=log_every, mesh=mesh), donate_argnums=0)
+
+
+Evaluation = Callable[[Any, TrainState], EpisodeStats]
+
+
+def compile_evaluate(
+    program: Program, n_episodes: int, *, stochastic: bool = False, mesh: Mesh | None = None
+) -> Evaluation:
+    """`evaluate(params, state) -> EpisodeStats [K, E]` of full parameter dicts, for instance `state.kept.params`."""
+    one = make_evaluate(program.env, program.algorithm, n_episodes, stochastic=stochastic)
+
+    def evaluate(params: Any, state: TrainState) -> EpisodeStats:
+        policy = program.algorithm.policy_params(state.agent._replace(params=params))
+        return one(policy, state.clock, state.hyper, iteration_keys(state)[2])
+
+    return _per_seed(evaluate, mesh)
+
+
+def compile_joint_table(program: Program, mesh: Mesh | None = None) -> Callable[[Any, TrainState], JointTable]:
+    """`table(params, state) -> JointTable [K, ...]` of the first observation of a matrix game."""
+
+    def table(params: Any, state: TrainState) -> JointTable:
+        key_reset, key_table = jax.random.split(iteration_keys(state)[2])
+        observation = program.env.reset(key_reset)[1]
+        return program.algorithm.joint_table(state.agent._replace(params=params), observation, key_table)
+
+    return _per_seed(table, mesh)
+
+
+def _per_seed(function: Callable[[Any, TrainState], Any], mesh: Mesh | None) -> Callable[[Any, TrainState], Any]:
+    """Jit a function of one seed's (parameters, state) over a block; replay is not handed to it."""
+    batched = jax.vmap(function, in_axes=(0, AXES._replace(buffer=None)))
+    if mesh is not None:
+        specs = TrainState(
+            agent=PartitionSpec(SEEDS),
+            kept=PartitionSpec(SEEDS),
+            hyper=PartitionSpec(SEEDS),
+            buffer=PartitionSpec(),
+            clock=Clock(env_steps=PartitionSpec(SEEDS), episodes=PartitionSpec(), updates=PartitionSpec()),
+            iteration=PartitionSpec(),
+            key=PartitionSpec(SEEDS),
+        )
+        seeds = PartitionSpec(SEEDS)
+        batched = jax.shard_map(batched, mesh=mesh, in_specs=(seeds, specs), out_specs=seeds, check_vma=False)
+    compiled = jax.jit(batched)
+    return lambda params, state: compiled(params, state._replace(buffer=()))
+
+
+def returns_summary(stats: EpisodeStats) -> Float[np.ndarray, "seeds"]:
+    """Mean return of each seed `[K]` over the episodes of an evaluation."""
+    return np.asarray(stats.episode_return).mean(axis=-1)

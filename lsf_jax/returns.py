@@ -1,0 +1,50 @@
+"""Returns and targets of one trajectory: numbers in, numbers out. Lift with `vmap`."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def td_lambda(
+    reward: Float[Array, "time"],
+    discount: Float[Array, "time"],
+    next_value: Float[Array, "time"],
+    trace: Float[Array, "time"],
+) -> Float[Array, "time"]:
+    """λ-return of one trajectory, computed backwards.
+
+        Gₜ = rₜ + γₜ [(1 - λₜ) vₜ₊₁ + λₜ Gₜ₊₁],   G_T = v_T
+
+    With `next_value` the greedy value this is Peng's Q(λ); with the value of the action taken, Sarsa(λ).
+
+    Args:
+      reward: rₜ, received after the action of step t.
+      discount: γₜ, zero where the game ended at step t (a time limit does not end it).
+      next_value: v of the observation after step t.
+      trace: λₜ in [0, 1]; 0 is the one-step target. Zero at the episode's last step, so that a time limit bootstraps
+        from v and nothing from the padding leaks in (see `traces`).
+
+    Returns:
+      Gₜ for t = 0..T-1. Not detached: the caller decides.
+
+    Reference: Sutton & Barto (2018), §12.1. Differs from pymarl2's `build_td_lambda_targets`, which starts the
+      recursion at the end of the padded batch and is right only where every truncated episode fills it.
+    """
+
+    def step(following: Array, row: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        r, gamma, value, lam = row
+        present = r + gamma * ((1.0 - lam) * value + lam * following)
+        return present, present
+
+    return jax.lax.scan(step, next_value[-1], (reward, discount, next_value, trace), reverse=True)[1]
+
+
+def discounts(terminal: Bool[Array, "time"], discount: Float[Array, ""]) -> Float[Array, "time"]:
+    """γₜ: the discount, zero where the game ended."""
+    return jnp.where(terminal, 0.0, discount)
+
+
+def traces(valid: Bool[Array, "time"], trace: Float[Array, ""]) -> Float[Array, "time"]:
+    """λₜ: the trace, zero at the last valid step and after it."""
+    next_valid = jnp.append(valid[1:], False)
+    return jnp.where(next_valid, trace, 0.0)

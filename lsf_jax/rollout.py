@@ -1,0 +1,80 @@
+"""Rollouts: one episode of a JAX environment, padded to its limit, with everything after the end zero."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lsf_jax.types import (
+    Act,
+    Algorithm,
+    Carry,
+    Clock,
+    Collect,
+    Env,
+    Episode,
+    Hyper,
+    Observation,
+    Params,
+    PRNGKey,
+    TimeStep,
+)
+
+
+def zero_unless(keep: Array, tree: object) -> object:
+    """Every leaf of `tree`, or zeros where the scalar `keep` is False."""
+    return jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), tree)
+
+
+def rollout(env: Env, act: Act, carry: Carry, key: PRNGKey) -> Episode:
+    """Play one episode and pad it with zeros to T = `env.spec.episode_limit`.
+
+    Padding is zeroed here, at birth: a mask in the loss alone would let the gradient of an unselected branch turn
+    garbage into NaN. Rows 0..L of `world` are real for an episode of L steps; row L is where learning bootstraps.
+
+    Args:
+      env: the environment; it is not reset again after the end.
+      act: policy with parameters bound.
+      carry: what the agent remembers at t = 0.
+      key: consumed.
+    """
+    key_reset, key_steps = jax.random.split(key)
+    state, observation = env.reset(key_reset)
+
+    def step(loop: tuple, key_step: PRNGKey) -> tuple[tuple, tuple]:
+        state, observation, carry, running = loop
+        key_act, key_env = jax.random.split(key_step)
+        carry, action = act(carry, observation, key_act)
+        next_state, timestep = env.step(key_env, state, action)
+        row = _row(env, next_state, action, timestep, running)
+        return (next_state, timestep.observation, carry, running & ~timestep.done), row
+
+    start = (state, observation, carry, jnp.bool_(True))
+    _, (after, episode) = jax.lax.scan(step, start, jax.random.split(key_steps, env.spec.episode_limit))
+    first = env.snapshot(state)
+    world = jax.tree.map(lambda head, tail: jnp.concatenate([head[None], tail]), first, after)
+    return episode._replace(world=world)
+
+
+def _row(env: Env, state: object, action: Array, timestep: TimeStep, running: Array) -> tuple[object, Episode]:
+    """The snapshot after a step, and the step's row of the episode (its `world` is filled in afterwards)."""
+    row = Episode(
+        world=(),
+        action=action.astype(jnp.uint8),
+        reward=timestep.reward,
+        terminal=timestep.terminal,
+        valid=jnp.bool_(True),
+        info=timestep.info,
+    )
+    return zero_unless(running, env.snapshot(state)), zero_unless(running, row)
+
+
+def device_collector(env: Env, algorithm: Algorithm, n_envs: int) -> Collect:
+    """Collects `n_envs` exploring episodes at once: `[B, T, ...]`, pure, to be jitted and vmapped over seeds."""
+
+    def collect(params: Params, clock: Clock, hyper: Hyper, key: PRNGKey) -> Episode:
+        def act(carry: Carry, observation: Observation, key_act: PRNGKey) -> tuple[Carry, Array]:
+            return algorithm.act(params, carry, observation, key_act, clock, hyper)
+
+        return jax.vmap(lambda k: rollout(env, act, algorithm.start(), k))(jax.random.split(key, n_envs))
+
+    return collect

@@ -1,0 +1,89 @@
+"""Optional live views of a run, beside its Parquet tables: TensorBoard and Weights & Biases.
+
+A sink's package is imported when the sink is asked for, never before.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+
+class Sink(NamedTuple):
+    """Somewhere to watch scalars while a run goes on; what it is sent is a copy, never the record of the run."""
+
+    write: Callable[[int, Mapping[str, float]], None]  # environment steps, name -> value; NaN is left out
+    close: Callable[[], None]  # flushes; call once
+
+
+def make_sinks(
+    names: Sequence[str], run_dir: Path, config: Mapping[str, Any] | None = None, label: str = "lsf-jax"
+) -> tuple[Sink, ...]:
+    """Opens the sinks that a run asks for.
+
+    Args:
+      names: any of `SINKS`; a repeated name opens one sink.
+      run_dir: the run folder; event files go into a sub-folder named like the sink.
+      config: the resolved configuration, shown beside the curves where the sink can.
+      label: the project that the run is filed under.
+
+    Returns:
+      One sink per name, in order.
+
+    Raises:
+      ValueError: an unknown name, or a package that is not installed.
+    """
+    unknown = [name for name in names if name not in SINKS]
+    if unknown:
+        raise ValueError(f"sink {unknown[0]!r} is unknown; choose from {', '.join(SINKS)}.")
+    return tuple(SINKS[name](Path(run_dir), dict(config or {}), label) for name in dict.fromkeys(names))
+
+
+def write_all(sinks: Sequence[Sink], env_steps: int, scalars: Mapping[str, float]) -> None:
+    """Sends the same scalars to every sink.
+
+    Args:
+      sinks: open sinks.
+      env_steps: the horizontal axis: environment steps per seed.
+      scalars: name -> value; names may carry a group, as in "train/loss".
+    """
+    for sink in sinks:
+        sink.write(env_steps, scalars)
+
+
+def _tensorboard(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
+    del config, label  # TensorBoard shows the folder's name
+    writer = _import("tensorboardX", "tensorboard").SummaryWriter(logdir=str(run_dir / "tensorboard"))
+
+    def write(env_steps: int, scalars: Mapping[str, float]) -> None:
+        for name, value in _without_nan(scalars).items():
+            writer.add_scalar(name, value, global_step=env_steps)
+
+    return Sink(write=write, close=writer.close)
+
+
+def _wandb(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
+    run = _import("wandb", "wandb").init(project=label, name=run_dir.name, dir=str(run_dir), config=config)
+
+    def write(env_steps: int, scalars: Mapping[str, float]) -> None:
+        run.log({**_without_nan(scalars), "env_steps": env_steps})
+
+    return Sink(write=write, close=run.finish)
+
+
+SINKS: dict[str, Callable[[Path, dict[str, Any], str], Sink]] = {"tensorboard": _tensorboard, "wandb": _wandb}
+"""Name in `train.sinks` -> what opens it."""
+
+
+def _without_nan(scalars: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in scalars.items() if value == value}
+
+
+def _import(package: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"sink {extra!r} needs the package {package}, which is not installed; pip install 'lsf-jax[{extra}]'."
+        ) from error

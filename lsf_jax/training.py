@@ -1,0 +1,219 @@
+"""The fused train step and the compiled chunk: collect, store, learn, for many seeds at once, without the host.
+
+`make_train_step` is written for one seed. `make_chunk` vmaps it over a block of seeds, loops it a traced number of
+times and, with several devices, shards the seed axis; nothing inside a chunk touches the host.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
+
+from lsf_jax.types import (
+    AgentState,
+    Algorithm,
+    Buffer,
+    Clock,
+    Collect,
+    Episode,
+    Hyper,
+    Kept,
+    Metrics,
+    PRNGKey,
+    TrainState,
+)
+
+AXES = TrainState(
+    agent=0, kept=0, hyper=0, buffer=0, clock=Clock(env_steps=0, episodes=None, updates=None), iteration=None, key=0
+)
+"""Which parts of the state carry the seed axis. Counters do not: their periodic `cond`s stay `cond`s under `vmap`."""
+
+SEEDS = "seeds"
+"""Name of the mesh axis over which seeds are sharded."""
+
+TrainStep = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+
+
+class ChunkLog(NamedTuple):
+    """What a chunk reports: `[rows]` common to all seeds, `[rows, K]` metrics, `[K]` first trouble."""
+
+    iteration: Int[Array, "rows"]  # iterations done when the row was written
+    episodes: Int[Array, "rows"]
+    updates: Int[Array, "rows"]
+    metrics: dict[str, Array]  # [rows, K]
+    nonfinite_at: Int[Array, "seeds"]  # first iteration with a non-finite loss in this chunk, or -1
+
+
+Chunk = Callable[[TrainState, Array, Array], tuple[TrainState, ChunkLog]]
+
+
+def init_train_state(algorithm: Algorithm, buffer: Buffer, hyper: Hyper, key: PRNGKey) -> TrainState:
+    """State of one seed before anything happened; `key` is the seed's own."""
+    key_init, key_train = jax.random.split(key)
+    agent = algorithm.init(key_init, hyper)
+    zero = jnp.int32(0)
+    return TrainState(
+        agent=agent,
+        kept=Kept(params=agent.params, env_steps=zero),
+        hyper=hyper,
+        buffer=buffer.init(),
+        clock=Clock(env_steps=zero, episodes=zero, updates=zero),
+        iteration=zero,
+        key=key_train,
+    )
+
+
+def iteration_keys(state: TrainState) -> tuple[PRNGKey, PRNGKey, PRNGKey]:
+    """Keys of the coming iteration: to collect, to update, and to evaluate the state as it is now."""
+    key_collect, key_update, key_evaluate = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
+    return key_collect, key_update, key_evaluate
+
+
+def episode_metrics(episodes: Episode) -> Metrics:
+    """Means over the fresh episodes `[B, T]`: undiscounted return, length, what the environment reports."""
+    summed = {name: values.sum(axis=-1).mean() for name, values in episodes.info.items()}
+    return {
+        "episode_return": episodes.reward.sum(axis=-1).mean(),
+        "episode_length": episodes.valid.sum(axis=-1).astype(jnp.float32).mean(),
+        "episode_terminal": episodes.terminal.any(axis=-1).astype(jnp.float32).mean(),
+        "valid_fraction": episodes.valid.astype(jnp.float32).mean(),
+        **{f"episode_{name}": value for name, value in summed.items()},
+    }
+
+
+def make_train_step(
+    algorithm: Algorithm, buffer: Buffer, collect: Collect, updates_per_iteration: int = 1
+) -> TrainStep:
+    """One iteration of one seed: collect → store → sample → update → target copy.
+
+    Until `buffer.prefill` episodes are stored the update is skipped; the predicate reads a counter common to all seeds.
+
+    Returns:
+      `step(state, budget) -> (state, metrics)`, metrics NaN where nothing was learned. `budget` (env steps) decides
+      only until when `state.kept` follows the parameters; the seed itself goes on.
+    """
+
+    def learn(agent: AgentState, stored: Any, key: PRNGKey, clock: Clock, hyper: Hyper) -> tuple[AgentState, Metrics]:
+        def once(carry: tuple[AgentState, Clock], key_once: PRNGKey) -> tuple[tuple[AgentState, Clock], Metrics]:
+            agent, clock = carry
+            key_sample, key_update = jax.random.split(key_once)
+            agent, metrics = algorithm.update(agent, buffer.sample(stored, clock, key_sample), key_update, clock, hyper)
+            return (agent, clock._replace(updates=clock.updates + 1)), metrics
+
+        (agent, _), metrics = jax.lax.scan(once, (agent, clock), jax.random.split(key, updates_per_iteration))
+        return agent, jax.tree.map(lambda value: value.mean(axis=0), metrics)
+
+    def skip(agent: AgentState, stored: Any, key: PRNGKey, clock: Clock, hyper: Hyper) -> tuple[AgentState, Metrics]:
+        _, shapes = jax.eval_shape(learn, agent, stored, key, clock, hyper)
+        return agent, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+
+    def step(state: TrainState, budget: Array) -> tuple[TrainState, Metrics]:
+        key_collect, key_update, _ = iteration_keys(state)
+        fresh = collect(algorithm.policy_params(state.agent), state.clock, state.hyper, key_collect)
+        stored = buffer.add(state.buffer, state.clock, fresh)
+        clock = Clock(
+            env_steps=state.clock.env_steps + fresh.valid.sum(dtype=jnp.int32),
+            episodes=state.clock.episodes + fresh.valid.shape[0],
+            updates=state.clock.updates,
+        )
+        ready = clock.episodes >= buffer.prefill
+        agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, key_update, clock, state.hyper)
+        agent = algorithm.refresh(agent, clock, state.clock)
+        clock = clock._replace(updates=clock.updates + updates_per_iteration * ready.astype(jnp.int32))
+        after = TrainState(
+            agent=agent,
+            kept=_keep(state, agent, clock, budget),
+            hyper=state.hyper,
+            buffer=stored,
+            clock=clock,
+            iteration=state.iteration + 1,
+            key=state.key,
+        )
+        return after, {"env_steps": clock.env_steps, **episode_metrics(fresh), **learned}
+
+    return step
+
+
+def _keep(state: TrainState, agent: AgentState, clock: Clock, budget: Array) -> Kept:
+    """Follow the parameters until the first iteration boundary at or past the budget, then hold them."""
+    current = Kept(params=agent.params, env_steps=clock.env_steps)
+    running = state.clock.env_steps < budget
+    return jax.tree.map(lambda new, held: jnp.where(running, new, held), current, state.kept)
+
+
+def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1, mesh: Mesh | None = None) -> Chunk:
+    """`chunk(state, n, budget)`: n iterations of a block of seeds, as one program.
+
+    The number of iterations is traced, so a shorter chunk compiles nothing; cutting a run into other chunks changes no
+    bit. Donate the state when jitting.
+
+    Args:
+      step: one iteration of one seed.
+      rows: log rows that a chunk has room for; n must be at most `rows · log_every`.
+      log_every: a row is written after every `log_every`-th iteration, counted from the start of the run.
+      mesh: devices with one axis `SEEDS`; each runs its share of the block by itself, without communication.
+    """
+    batched = jax.vmap(step, in_axes=(AXES, None), out_axes=(AXES, 0))
+
+    def body(_: Array, carry: tuple) -> tuple:
+        state, log, written, budget = carry
+        state, metrics = batched(state, budget)
+        bad = _nonfinite(metrics)
+        trouble = jnp.where((log.nonfinite_at < 0) & bad, state.iteration, log.nonfinite_at)
+        due = state.iteration % log_every == 0
+        log = _write(log, state, metrics, jnp.where(due, written, rows))._replace(nonfinite_at=trouble)
+        return state, log, written + due.astype(jnp.int32), budget
+
+    def chunk(state: TrainState, n: Array, budget: Array) -> tuple[TrainState, ChunkLog]:
+        shapes = jax.eval_shape(batched, state, budget)[1]
+        carry = (state, _empty_log(shapes, rows), jnp.int32(0), budget)
+        state, log, _, _ = jax.lax.fori_loop(0, n, body, carry)
+        return state, jax.tree.map(lambda leaf: leaf[:rows] if leaf.shape[0] == rows + 1 else leaf, log)
+
+    if mesh is None:
+        return chunk
+    state_specs = jax.tree.map(lambda axis: PartitionSpec(SEEDS), AXES)
+    state_specs = state_specs._replace(
+        clock=Clock(env_steps=PartitionSpec(SEEDS), episodes=PartitionSpec(), updates=PartitionSpec()),
+        iteration=PartitionSpec(),
+    )
+    common = PartitionSpec()
+    log_specs = ChunkLog(common, common, common, PartitionSpec(None, SEEDS), PartitionSpec(SEEDS))
+    return jax.shard_map(
+        chunk, mesh=mesh, in_specs=(state_specs, common, common), out_specs=(state_specs, log_specs), check_vma=False
+    )
+
+
+def _nonfinite(metrics: Metrics) -> Array:
+    """`[K]`: whether any loss gradient of an update that took place is not finite.
+
+    Skipped updates are NaN in every learned metric, the parameter norm included; after a real update the parameter norm
+    is finite unless the update broke it, so both kinds of norm are looked at and the skipped ones told by all-NaN.
+    """
+    norms = [value for name, value in metrics.items() if name.endswith("_norm")]
+    if not norms:
+        return jnp.zeros(metrics["env_steps"].shape, bool)
+    stacked = jnp.stack(norms)
+    skipped = jnp.isnan(stacked).all(axis=0)
+    return ~jnp.isfinite(stacked).all(axis=0) & ~skipped
+
+
+def _empty_log(shapes: dict[str, jax.ShapeDtypeStruct], rows: int) -> ChunkLog:
+    """Room for `rows` rows and one more that swallows rows not asked for."""
+    counters = jnp.zeros((rows + 1,), jnp.int32)
+    metrics = {name: jnp.zeros((rows + 1, *leaf.shape), leaf.dtype) for name, leaf in shapes.items()}
+    n_seeds = shapes["env_steps"].shape[0]
+    return ChunkLog(counters, counters, counters, metrics, jnp.full((n_seeds,), -1, jnp.int32))
+
+
+def _write(log: ChunkLog, state: TrainState, metrics: Metrics, row: Array) -> ChunkLog:
+    """Write one row of the log in place."""
+    return log._replace(
+        iteration=log.iteration.at[row].set(state.iteration),
+        episodes=log.episodes.at[row].set(state.clock.episodes),
+        updates=log.updates.at[row].set(state.clock.updates),
+        metrics={name: log.metrics[name].at[row].set(value) for name, value in metrics.items()},
+    )

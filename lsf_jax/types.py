@@ -1,0 +1,179 @@
+"""Central types: what flows through the package, and the bundles of pure functions that it flows through.
+
+Axes legend, used in every docstring and annotation:
+
+    K seeds · B episodes · T steps · N agents · A actions · O observation · S state · H hidden · D message
+
+One axis order everywhere: `[seeds, episodes, time, agents, feature]`. Mathematics is written for one trajectory
+(`[T, ...]`) and lifted with `vmap`. Records are NamedTuples of arrays, behaviour is a NamedTuple of functions; build
+both with keywords, and never add two records (`+` concatenates tuples).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
+
+PRNGKey: TypeAlias = Key[Array, ""]
+"""A typed threefry key (`jax.random.key`); each key is used once."""
+
+Params: TypeAlias = PyTree
+EnvState: TypeAlias = Any
+"""Everything an environment needs for its next step; a pytree."""
+Snapshot: TypeAlias = Any
+"""The few bytes from which `Env.observe` recomputes all that anyone sees; a pytree of narrow dtypes."""
+Carry: TypeAlias = Any
+"""What an agent remembers between steps, for example hidden state `[N, H]` and last action `[N]`."""
+Hyper: TypeAlias = Any
+"""The numbers of an algorithm: a NamedTuple of float32 scalars, always traced; each algorithm file defines its own."""
+Metrics: TypeAlias = dict[str, Array]
+BufferState: TypeAlias = Any
+
+
+class EnvSpec(NamedTuple):
+    """Sizes of an environment: static, hashable, closed over, never traced."""
+
+    n_agents: int
+    n_actions: int
+    obs_dim: int
+    state_dim: int
+    episode_limit: int
+
+
+class Observation(NamedTuple):
+    """What agents and critics see of one moment."""
+
+    obs: Float[Array, "*lead agents obs"]
+    state: Float[Array, "*lead state"]
+    avail: Bool[Array, "*lead agents actions"]
+
+
+class TimeStep(NamedTuple):
+    """What one environment step returns."""
+
+    observation: Observation  # of the state after the step; equals observe(snapshot(state))
+    reward: Float[Array, ""]  # received after the action
+    terminal: Bool[Array, ""]  # the game ended: do not bootstrap
+    done: Bool[Array, ""]  # the episode ended, by the game or by the time limit; terminal implies done
+    info: dict[str, Array]  # per-step quantities to be summed over the episode, e.g. {"captures": 1.0}
+
+
+class Episode(NamedTuple):
+    """One collected episode, padded to T = episode_limit; everything after the end is zero."""
+
+    world: Any  # [T+1, ...]: env.snapshot of each state; host environments: the packed observation
+    action: UInt8[Array, "*lead time agents"]
+    reward: Float[Array, "*lead time"]
+    terminal: Bool[Array, "*lead time"]
+    valid: Bool[Array, "*lead time"]  # False after the end
+    info: dict[str, Array]  # [T] each, zero after the end
+
+
+class Trajectory(NamedTuple):
+    """What learning sees: an episode whose world has been observed."""
+
+    observation: Observation  # [T+1, ...]; the row after the last valid step is real and bootstraps
+    action: Int[Array, "*lead time agents"]
+    reward: Float[Array, "*lead time"]
+    terminal: Bool[Array, "*lead time"]
+    valid: Bool[Array, "*lead time"]
+
+
+class Clock(NamedTuple):
+    """The only thing a schedule may read. `env_steps` is per seed; the other two are common to all seeds."""
+
+    env_steps: Int[Array, ""]  # valid environment steps collected so far
+    episodes: Int[Array, ""]  # episodes collected so far
+    updates: Int[Array, ""]  # updates done so far
+
+
+class AgentState(NamedTuple):
+    """Learned state. Keys of the three dicts are parameter groups: "q" | "critic", "actor", "temperature"."""
+
+    params: dict[str, PyTree]
+    targets: dict[str, PyTree]
+    opt_state: dict[str, PyTree]
+
+
+class Kept(NamedTuple):
+    """Parameters at the first iteration boundary at or past the budget: what a finished seed is judged by."""
+
+    params: dict[str, PyTree]
+    env_steps: Int[Array, ""]
+
+
+class TrainState(NamedTuple):
+    """The whole truth about a run: saving it is saving the run."""
+
+    agent: AgentState
+    kept: Kept
+    hyper: Hyper
+    buffer: BufferState
+    clock: Clock
+    iteration: Int[Array, ""]  # common to all seeds
+    key: PRNGKey  # the seed's root key; iteration i uses fold_in(key, i)
+
+
+class JointTable(NamedTuple):
+    """A critic's view of one observation, for every joint action of a small game."""
+
+    utilities: Float[Array, "agents actions"]  # qᵢ(aᵢ), averaged over message noise
+    q_total: Float[Array, "joint"]  # Q_tot of each joint action in C order of (a₁, ..., a_N), averaged likewise
+
+
+class EpisodeStats(NamedTuple):
+    """Per-episode sums of an evaluation, `[E]` each."""
+
+    episode_return: Float[Array, "*lead episodes"]  # undiscounted, unscaled
+    length: Int[Array, "*lead episodes"]
+    terminal: Bool[Array, "*lead episodes"]  # ended by the game, not by the time limit
+    info: dict[str, Float[Array, "*lead episodes"]]  # each TimeStep.info entry summed over the episode
+    first_action: Int[Array, "*lead episodes agents"]  # joint action of the first step
+
+
+class Env(NamedTuple):
+    """A JAX environment: pure functions, no auto-reset.
+
+    `observe(snapshot(state))` equals, bit for bit, the observation that `reset` and `step` return.
+    """
+
+    spec: EnvSpec
+    reset: Callable[[PRNGKey], tuple[EnvState, Observation]]
+    step: Callable[[PRNGKey, EnvState, Array], tuple[EnvState, TimeStep]]
+    snapshot: Callable[[EnvState], Snapshot]
+    observe: Callable[[Snapshot], Observation]
+    render: Callable[[Snapshot], str]  # ASCII picture of one state; host side, takes NumPy arrays
+    success: Callable[["EpisodeStats"], Array]  # [E] bool: which episodes count as won
+    max_return: float  # best undiscounted return that any joint policy can reach
+
+
+class Algorithm(NamedTuple):
+    """A learning algorithm: acting, updating and looking inside, as pure functions of one seed."""
+
+    name: str
+    hyper: Hyper  # the configured numbers; TrainState.hyper holds the traced ones
+    init: Callable[[PRNGKey, Hyper], AgentState]
+    policy_params: Callable[[AgentState], Params]  # all that acting may see
+    start: Callable[[], Carry]
+    act: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # explores
+    act_greedy: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # evaluates
+    act_sampled: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # stochastic eval
+    update: Callable[[AgentState, Episode, PRNGKey, Clock, Hyper], tuple[AgentState, Metrics]]
+    refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
+    joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
+
+
+class Buffer(NamedTuple):
+    """Where episodes wait to be learned from."""
+
+    init: Callable[[], BufferState]
+    add: Callable[[BufferState, Clock, Episode], BufferState]  # [B, T, ...] in; packed
+    sample: Callable[[BufferState, Clock, PRNGKey], Episode]  # [B', T, ...] out; unpacked, not yet observed
+    prefill: int  # episodes that must be stored before the first sample
+
+
+Act: TypeAlias = Callable[[Carry, Observation, PRNGKey], tuple[Carry, Array]]
+"""An algorithm's `act*` with parameters, clock and hyper bound."""
+Collect: TypeAlias = Callable[[Params, Clock, Hyper, PRNGKey], Episode]
+"""Collects `[B, T, ...]` episodes with the given parameters."""
+Update: TypeAlias = Callable[[AgentState, Episode, PRNGKey, Clock, Hyper], tuple[AgentState, Metrics]]

@@ -1,0 +1,60 @@
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIST = (
+    "import json; from lsf_jax import config; print(json.dumps([str(config.config_folder()), config.list_configs()]))"
+)
+COMPOSE = "from lsf_jax import config; print(config.compose(env='matrix_game', overrides=['seeds=3']).train.seeds)"
+
+
+def run(*command, folder, **variables) -> str:
+    """Standard output of a command that must succeed, run outside the checkout."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT))
+    run(*build, folder=folder)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder with the wheel's content and nothing else of this package."""
+    folder = tmp_path_factory.mktemp("site")
+    install = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target")
+    run(*install, str(folder), str(wheel), folder=folder)
+    return folder
+
+
+def test_the_wheel_holds_every_config_and_no_test(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    shipped = {f"lsf_jax/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    assert shipped
+    assert shipped <= names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "notebooks/"))]
+
+
+def test_an_installed_package_lists_its_configs_outside_the_checkout(installed, tmp_path):
+    out = run(sys.executable, "-c", LIST, folder=tmp_path, PYTHONPATH=str(installed))
+    folder, listed = json.loads(out)
+    assert Path(folder) == installed / "lsf_jax" / "configs"
+    assert "predator_prey" in dict(listed["env"])
+    assert "lsf_sac" in dict(listed["algo"])
+    assert {"paper", "release"} <= dict(listed["preset"]).keys()
+
+
+def test_an_installed_package_composes_outside_the_checkout(installed, tmp_path):
+    assert run(sys.executable, "-c", COMPOSE, folder=tmp_path, PYTHONPATH=str(installed)).strip() == "3"
