@@ -6,7 +6,6 @@ predecessor under a temporary name, flushed, renamed, and only then is the prede
 leaves a complete one. Nothing is pickled, and nothing read here is ever unpickled.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -259,12 +258,8 @@ def _unused_name(folder: Path, step: int) -> Path:
 
 
 def _remove(folder: Path, old: list[Path]) -> None:
-    # Renamed first: a crash while files are being deleted must not leave a half-empty folder with a checkpoint's name.
-    for path in old:
-        with contextlib.suppress(OSError):  # an old checkpoint that cannot be removed does no harm
-            os.rename(path, folder / f"tmp-old-{path.name}")
-    for path in folder.glob("tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in (*old, *folder.glob("tmp-*")):
+        shutil.rmtree(path, ignore_errors=True)  # what cannot be removed does no harm: the newest counts
 
 
 def _newest(folder: Path) -> Path:
@@ -355,6 +350,6 @@ def _as_json(meta: Mapping[str, Any]) -> Any:
 
 
 def _in_thread(work: Any) -> Any:
-    # Orbax runs an event loop; in a notebook the calling thread already runs one.
+    # Orbax runs an event loop and leaves its thread without one; in a notebook the calling thread has its own.
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(work).result()

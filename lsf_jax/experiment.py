@@ -1,48 +1,24 @@
-"""The outer loop: `train`, `resume` and `evaluate` a run, with its folder, evaluations, checkpoints and signals.
+"""Train, resume and read runs: from a configuration to a run folder and its result.
 
 The host acts between chunks only. What it decides (when to look, save or stop) never changes a bit of a result.
 """
 
 import json
-import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lsf_jax import checkpoint, metrics, records, run_folder, runtime, sinks
+from lsf_jax import checkpoint, metrics, run_folder, runtime
 from lsf_jax.config import Config, ConfigError, check, differences, from_yaml, grid_points, to_yaml
-from lsf_jax.envs import payoff_of
-from lsf_jax.params_file import save_params
 from lsf_jax.planner import Plan, make_plan, plan_text, size_text
-from lsf_jax.program import (
-    Evaluation,
-    Program,
-    Rows,
-    build,
-    compile_chunk,
-    compile_evaluate,
-    compile_init,
-    compile_joint_table,
-    make_rows,
-    seed_mesh,
-    take_rows,
-)
 from lsf_jax.progress import Progress
+from lsf_jax.session import CARD, Session, run_block, write_timing
 from lsf_jax.signals import stop_requested
-from lsf_jax.training import Chunk, ChunkLog
-from lsf_jax.types import JointTable, TrainState
 
-LOG_ROWS = 512  # rows of the train table that one chunk has room for
-FLUSH_SECONDS = 20.0  # between parts of the metrics tables
-LARGEST_JOINT = 256  # joint actions whose Q table is recorded at every evaluation
-
-CONFIG, CARD = "config.yaml", "card.json"
+CONFIG = "config.yaml"
 
 
 class Result(NamedTuple):
@@ -54,80 +30,6 @@ class Result(NamedTuple):
     final: dict[str, np.ndarray]  # columns of the final evaluations, sorted by row; empty unless finished
     timing: dict[str, float]  # seconds and rates
     trouble: list[dict[str, int]]  # rows whose loss became non-finite: row, seed, iteration
-
-
-class Compiled(NamedTuple):
-    """The programs of a run."""
-
-    program: Program
-    init: Callable[[Rows], TrainState]
-    chunk: Chunk
-    evaluate: Evaluation
-    evaluate_sampled: Evaluation | None
-    joint_table: Callable[[Any, TrainState], JointTable] | None
-    payoff: np.ndarray | None
-
-
-class Session:
-    """A run in progress: everything the loop over blocks shares. Host state, hence a class."""
-
-    def __init__(self, config: Config, path: Path, plan: Plan, progress: Progress) -> None:
-        """Bind a run folder to its programs; nothing is compiled before the first block.
-
-        Args:
-          config: checked configuration.
-          path: the run folder.
-          plan: block width and micro-batch, fixed for the whole run.
-          progress: where to show what happens.
-        """
-        self.config, self.path, self.plan, self.progress = config, path, plan, progress
-        self.mesh = seed_mesh(plan.n_devices)
-        self.compiled = compile_all(config, plan)
-        self.rows = make_rows(config, self.compiled.program.algorithm)
-        self.trouble: list[dict[str, int]] = []
-        self.timing = {"compile_seconds": 0.0, "train_seconds": 0.0, "evaluate_seconds": 0.0, "save_seconds": 0.0}
-        self.counts = {"env_steps": 0, "updates": 0}
-        self.done_before = 0  # env steps of finished blocks
-        self.warm: set[str] = set()
-        self.seconds_per_iteration = 0.0
-        names = config.train.sinks
-        self.sinks = (
-            sinks.make_sinks(names, path, json.loads(json.dumps(_plain(config))), config.algo_name) if names else ()
-        )
-
-    def timed(self, what: str, kind: str, call: Callable[[], Any]) -> Any:
-        """Run device work to its end; the first call of each kind counts as compilation."""
-        start = time.monotonic()
-        if what not in self.warm:
-            with self.progress.compiling(what):
-                result = jax.block_until_ready(call())
-            self.warm.add(what)
-            self.timing["compile_seconds"] += time.monotonic() - start
-            return result
-        result = jax.block_until_ready(call())
-        self.timing[kind] += time.monotonic() - start
-        return result
-
-
-def compile_all(config: Config, plan: Plan) -> Compiled:
-    """The jitted programs of a run (each compiles at its first call)."""
-    mesh = seed_mesh(plan.n_devices)
-    program = build(config, 0 if plan.micro_batch == plan.batch_size else plan.micro_batch)
-    payoff = payoff_of(config.env_name, config.env)
-    if payoff is not None and (payoff.size > LARGEST_JOINT):
-        payoff = None
-    train = config.train
-    return Compiled(
-        program=program,
-        init=compile_init(program, train.seed, mesh),
-        chunk=compile_chunk(program, rows=LOG_ROWS, log_every=train.log_every, mesh=mesh),
-        evaluate=compile_evaluate(program, train.eval_episodes, mesh=mesh),
-        evaluate_sampled=compile_evaluate(program, train.eval_episodes, stochastic=True, mesh=mesh)
-        if train.eval_stochastic
-        else None,
-        joint_table=None if payoff is None else compile_joint_table(program, mesh),
-        payoff=payoff,
-    )
 
 
 def train(config: Config, *, progress: Progress | None = None) -> Result:
@@ -224,16 +126,6 @@ def describe_run(config: Config) -> str:
     )
 
 
-def evaluation_interval(config: Config, program: Program) -> int:
-    """Iterations between evaluations: the common grid nearest to train.evaluate_every env steps."""
-    steps = config.train.n_envs * program.env.spec.episode_limit
-    return max(1, round(config.train.evaluate_every / steps))
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    return {"algo": vars(config.algo), "env": vars(config.env), "train": vars(config.train)}
-
-
 def _total_steps(config: Config) -> int:
     return config.train.env_steps * config.train.seeds * len(grid_points(config))
 
@@ -278,227 +170,8 @@ def _run(session: Session) -> Result:
     )
 
 
-def write_timing(session: Session) -> dict[str, float]:
-    """Add this process's seconds to the card and return the run's totals with rates."""
-    card = json.loads((session.path / CARD).read_text())
-    before = card.get("timing", {})
-    timing = {key: round(before.get(key, 0.0) + value, 3) for key, value in session.timing.items()}
-    for key, value in session.counts.items():
-        timing[key] = before.get(key, 0) + value
-    seconds = max(timing["train_seconds"], 1e-9)
-    timing |= {"env_steps_per_second": timing["env_steps"] / seconds, "updates_per_second": timing["updates"] / seconds}
-    trouble = {entry["row"]: entry for entry in [*card.get("nonfinite", []), *session.trouble]}
-    run_folder.write_json_atomic(session.path / CARD, card | {"timing": timing, "nonfinite": list(trouble.values())})
-    session.timing = dict.fromkeys(session.timing, 0.0)
-    session.counts = dict.fromkeys(session.counts, 0)
-    return timing
-
-
 def final_columns(session: Session) -> dict[str, np.ndarray]:
     """The final evaluations of all rows, sorted by row."""
     table = metrics.to_arrays(metrics.read_table(session.path, "eval"))
     keep = table["final"]
     return {name: values[keep] for name, values in table.items()}
-
-
-class Block:
-    """One block of rows being trained: its state on the device and the rows not yet written."""
-
-    def __init__(self, session: Session, index: int) -> None:
-        """Start the block, or restore its last checkpoint and drop what lies past it."""
-        width = session.plan.width * session.plan.n_devices
-        self.index, self.first_row = index, index * width
-        self.rows = take_rows(session.rows, self.first_row, width)
-        self.n_rows = min(width, len(session.rows.seed) - self.first_row)
-        self.folder = session.path / "checkpoints" / f"block-{index:04d}"
-        self.pending: dict[str, list[records.Columns]] = {"train": [], "eval": []}
-        self.saved_at = self.flushed_at = time.monotonic()
-        self.finished_budget = 0
-        if checkpoint.latest(self.folder) is None:
-            self.state = session.timed("initialisation", "train_seconds", lambda: session.compiled.init(self.rows))
-        else:
-            like = jax.eval_shape(session.compiled.init, self.rows)
-            self.state, meta = checkpoint.restore(self.folder, like)
-            self.finished_budget = meta["finished_budget"]
-        iteration = int(self.state.iteration)
-        if self.finished_budget != session.config.train.env_steps:
-            metrics.drop_from(session.path, "train", index, iteration + 1)
-            metrics.drop_from(session.path, "eval", index, iteration)
-
-    def steps(self) -> np.ndarray:
-        """Env steps of each row so far, padding left out."""
-        return np.asarray(self.state.clock.env_steps)[: self.n_rows].astype(np.int64)
-
-
-def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> bool:
-    """Train one block to its budget; False if a stop was asked for first (everything is saved then)."""
-    if _already_finished(session, index):
-        session.done_before += _finished_steps(session, index)
-        return True
-    block = Block(session, index)
-    budget = session.config.train.env_steps
-    interval = evaluation_interval(session.config, session.compiled.program)
-    session.progress.begin(
-        session.done_before + int(block.steps().clip(max=budget).sum()), int(block.state.clock.updates)
-    )
-    evaluated = -1
-    while (steps := block.steps()).min() < budget:
-        iteration = int(block.state.iteration)
-        if iteration % interval == 0 and evaluated != iteration:
-            evaluate_block(session, block, final=False)
-            evaluated = iteration
-        if stopping():
-            save_block(session, block)
-            return False
-        if time.monotonic() - block.saved_at > 60.0 * session.config.train.checkpoint_minutes:
-            save_block(session, block)
-        advance(session, block, _iterations(session, iteration, int(steps.min()), interval))
-    evaluate_block(session, block, final=True)
-    block.finished_budget = budget
-    save_policies(session, block)
-    save_block(session, block)
-    session.done_before += budget * block.n_rows
-    return True
-
-
-def _already_finished(session: Session, index: int) -> bool:
-    folder = session.path / "checkpoints" / f"block-{index:04d}"
-    if checkpoint.latest(folder) is None:
-        return False
-    return checkpoint.read_meta(folder)[1]["finished_budget"] == session.config.train.env_steps
-
-
-def _finished_steps(session: Session, index: int) -> int:
-    width = session.plan.width * session.plan.n_devices
-    return session.config.train.env_steps * min(width, len(session.rows.seed) - index * width)
-
-
-def _iterations(session: Session, iteration: int, steps: int, interval: int) -> int:
-    """Length of the next chunk: until the next evaluation, no further than every seed needs, a few seconds long."""
-    train, limit = session.config.train, session.compiled.program.env.spec.episode_limit
-    until_evaluation = interval - iteration % interval
-    surely_needed = math.ceil((train.env_steps - steps) / (train.n_envs * limit))
-    pace = session.seconds_per_iteration
-    patience = max(1, int(train.chunk_seconds / pace)) if pace else 1
-    room = LOG_ROWS * train.log_every - iteration % train.log_every
-    return max(1, min(until_evaluation, surely_needed, patience, room))
-
-
-def advance(session: Session, block: Block, n: int) -> None:
-    """Run one chunk, keep its log, show progress."""
-    budget = jnp.int32(session.config.train.env_steps)
-    before, updates = block.steps(), int(block.state.clock.updates)
-    iteration = int(block.state.iteration)
-    warm = "training chunk" in session.warm
-    start = time.monotonic()
-    chunk = session.compiled.chunk
-    block.state, log = session.timed(
-        "training chunk", "train_seconds", lambda: chunk(block.state, jnp.int32(n), budget)
-    )
-    if warm:
-        session.counts["env_steps"] += int((block.steps() - before).sum())
-        session.counts["updates"] += (int(block.state.clock.updates) - updates) * block.n_rows
-        learned = int(block.state.clock.updates) > updates
-        session.seconds_per_iteration = (time.monotonic() - start) / n if learned else session.seconds_per_iteration
-    every = session.config.train.log_every
-    written = (iteration + n) // every - iteration // every
-    columns = records.train_columns(log, block.rows, block.first_row, block.n_rows, written)
-    block.pending["train"].append(columns)
-    report_trouble(session, block, log)
-    steps = block.steps().clip(max=session.config.train.env_steps)
-    latest = np.asarray(log.metrics["episode_return"])[written - 1, : block.n_rows] if written else None
-    session.progress.update(
-        env_steps=session.done_before + int(steps.sum()), updates=int(block.state.clock.updates), returns=latest
-    )
-    if session.sinks and written:
-        means = {
-            name: float(np.nanmean(values[-block.n_rows :]))
-            for name, values in columns.items()
-            if values.dtype == np.float32
-        }
-        sinks.write_all(session.sinks, int(steps.mean()), means)
-    if time.monotonic() - block.flushed_at > FLUSH_SECONDS:
-        flush(session, block)
-
-
-def report_trouble(session: Session, block: Block, log: ChunkLog) -> None:
-    """Name each row whose loss is not finite, once; the others go on."""
-    for offset, iteration in enumerate(np.asarray(log.nonfinite_at)[: block.n_rows]):
-        row = block.first_row + offset
-        if iteration < 0 or any(entry["row"] == row for entry in session.trouble):
-            continue
-        entry = {"row": row, "seed": int(block.rows.seed[offset]), "iteration": int(iteration)}
-        session.trouble.append(entry)
-        session.progress.note(
-            f"seed {entry['seed']} (row {row}): loss not finite at iteration {entry['iteration']}, "
-            f"about env step {int(block.steps()[offset]):,}; the other seeds go on"
-        )
-
-
-def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
-    """Evaluate current parameters, or for the final evaluation those kept at the budget."""
-    state, compiled = block.state, session.compiled
-    params, env_steps = (
-        (state.kept.params, state.kept.env_steps) if final else (state.agent.params, state.clock.env_steps)
-    )
-    stats = session.timed("evaluation", "evaluate_seconds", lambda: compiled.evaluate(params, state))
-    columns = records.evaluation_columns(state, block.rows, block.first_row, block.n_rows, env_steps, final)
-    columns |= records.stats_columns(compiled.program, stats, block.n_rows)
-    if compiled.evaluate_sampled is not None:
-        sampled = compiled.evaluate_sampled
-        stochastic = session.timed("stochastic evaluation", "evaluate_seconds", lambda: sampled(params, state))
-        columns |= records.stats_columns(compiled.program, stochastic, block.n_rows, "sampled_")
-    if compiled.joint_table is not None and compiled.payoff is not None:
-        joint_table = compiled.joint_table
-        table = session.timed("Q table", "evaluate_seconds", lambda: joint_table(params, state))
-        columns |= records.joint_columns(table, stats, compiled.payoff, block.n_rows)
-    block.pending["eval"].append(columns)
-    returns = columns["return"]
-    session.progress.update(
-        env_steps=session.done_before + int(block.steps().clip(max=session.config.train.env_steps).sum()),
-        updates=int(state.clock.updates),
-        evaluation=f"return {np.median(returns):.2f} [{returns.min():.2f}, {returns.max():.2f}] at "
-        f"{int(np.median(columns['env_steps'])):,} env steps",
-    )
-
-
-def flush(session: Session, block: Block) -> None:
-    """Write pending rows as parts of the tables."""
-    for table, waiting in block.pending.items():
-        if waiting:
-            columns = {name: np.concatenate([part[name] for part in waiting]) for name in waiting[0]}
-            if len(columns["row"]):
-                metrics.write_part(session.path, table, block.index, int(columns["iteration"].min()), columns)
-            block.pending[table] = []
-    block.flushed_at = time.monotonic()
-
-
-def save_block(session: Session, block: Block) -> None:
-    """Write tables, then the checkpoint that makes them count."""
-    start = time.monotonic()
-    flush(session, block)
-    filled = min(int(block.state.clock.episodes), session.config.train.buffer_capacity)
-    meta = {
-        "block": block.index,
-        "finished_budget": block.finished_budget,
-        "env_steps": block.steps().tolist(),
-        "config": to_yaml(session.config),
-    }
-    checkpoint.save(block.folder, int(block.state.iteration), block.state, meta, filled=filled)
-    session.timing["save_seconds"] += time.monotonic() - start
-    block.saved_at = time.monotonic()
-    write_timing(session)
-
-
-def save_policies(session: Session, block: Block) -> None:
-    """Parameters of the block's rows at the budget, `[rows, ...]`, as one safetensors file."""
-    params = jax.tree.map(lambda leaf: np.asarray(leaf)[: block.n_rows], block.state.kept.params)
-    metadata = {
-        "algorithm": session.config.algo_name,
-        "environment": session.config.env_name,
-        "rows": json.dumps(list(range(block.first_row, block.first_row + block.n_rows))),
-        "config": to_yaml(session.config),
-    }
-    folder = session.path / "policies"
-    folder.mkdir(exist_ok=True)
-    save_params(folder / f"block-{block.index:04d}.safetensors", params, metadata)

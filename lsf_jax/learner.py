@@ -147,8 +147,11 @@ def _apply(learner: Learner, agent: AgentState, sums: Sums, hyper: Hyper) -> tup
     params, opt_state, metrics = {}, {}, {name: value / count for name, value in sums.terms.items()}
     for group, optimizer in learner.optimizers.items():
         gradients = jax.tree.map(lambda leaf: leaf / count, sums.gradients[group])
-        steps, opt_state[group] = optimizer.update(gradients, agent.opt_state[group], agent.params[group])
-        params[group] = jax.tree.map(lambda leaf, step: leaf - rates[group] * step, agent.params[group], steps)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
+            steps, opt_state[group] = optimizer.update(gradients, agent.opt_state[group], agent.params[group])
+        params[group] = jax.tree.map(
+            lambda leaf, step, rate=rates[group]: leaf - rate * step, agent.params[group], steps
+        )
         metrics[f"{group}_gradient_norm"] = optax.global_norm(gradients)
         metrics[f"{group}_parameter_norm"] = optax.global_norm(params[group])
     return agent._replace(params=params, opt_state=opt_state), metrics

@@ -1,6 +1,7 @@
 """The planner: what one seed needs, how many fit side by side, and how the batch is sliced so that they do."""
 
 import math
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jax.extend import core as jax_core
 
 from lsf_jax.config import Config
 from lsf_jax.fields import ConfigError
-from lsf_jax.program import Program, build, make_rows
+from lsf_jax.program import LOG_ROWS, Program, build, compile_chunk, compile_init, make_rows, take_rows
 from lsf_jax.training import init_train_state
 from lsf_jax.types import TrainState
 
@@ -218,5 +219,25 @@ def plan_text(plan: Plan) -> str:
             f"batch                {plan.batch_size} episodes, {how}",
             f"memory in use        {size_text(total * plan.width):>10}   of {size_text(plan.memory_bytes)}, per device",
             f"checkpoint           {size_text(plan.disk_bytes):>10}   when replay is full",
+        ]
+    )
+
+
+def compiled_text(config: Config, plan: Plan) -> str:
+    """Compile the training chunk at the planned width and tell what memory the program itself asks for."""
+    program = build(config, 0 if plan.micro_batch == plan.batch_size else plan.micro_batch)
+    rows = take_rows(make_rows(config, program.algorithm), 0, plan.width)
+    state = jax.eval_shape(compile_init(program, config.train.seed), rows)
+    counter = jax.ShapeDtypeStruct((), jnp.int32)
+    chunk = compile_chunk(program, rows=LOG_ROWS, log_every=config.train.log_every)
+    start = time.monotonic()
+    used = chunk.lower(state, counter, counter).compile().memory_analysis()
+    seconds = time.monotonic() - start
+    estimate = plan.bytes_per_row["activations"] * plan.width
+    return "\n".join(
+        [
+            f"compiled in          {seconds:>8.1f} s",
+            f"state, donated       {size_text(used.argument_size_in_bytes):>10}",
+            f"temporary            {size_text(used.temp_size_in_bytes):>10}   (estimated {size_text(estimate)})",
         ]
     )

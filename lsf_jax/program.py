@@ -38,6 +38,9 @@ from lsf_jax.types import (
     TrainState,
 )
 
+LOG_ROWS = 512
+"""Rows of the train table that one chunk has room for."""
+
 
 class Program(NamedTuple):
     """The parts of a run, all functions of one seed; nothing is compiled yet."""
@@ -187,15 +190,7 @@ def _per_seed(function: Callable[[Any, TrainState], Any], mesh: Mesh | None) -> 
     """Jit a function of one seed's (parameters, state) over a block; replay is not handed to it."""
     batched = jax.vmap(function, in_axes=(0, AXES._replace(buffer=None)))
     if mesh is not None:
-        specs = TrainState(
-            agent=PartitionSpec(SEEDS),
-            kept=PartitionSpec(SEEDS),
-            hyper=PartitionSpec(SEEDS),
-            buffer=PartitionSpec(),
-            clock=Clock(env_steps=PartitionSpec(SEEDS), episodes=PartitionSpec(), updates=PartitionSpec()),
-            iteration=PartitionSpec(),
-            key=PartitionSpec(SEEDS),
-        )
+        specs = per_leaf(PartitionSpec(SEEDS), PartitionSpec())._replace(buffer=PartitionSpec())
         seeds = PartitionSpec(SEEDS)
         batched = jax.shard_map(batched, mesh=mesh, in_specs=(seeds, specs), out_specs=seeds, check_vma=False)
     compiled = jax.jit(batched)

@@ -80,7 +80,7 @@ def joint_columns(table: JointTable, stats: EpisodeStats, payoff: np.ndarray, n_
     return {
         "q_total": np.asarray(table.q_total)[:n_rows].astype(np.float32),
         "q_utility": np.asarray(table.utilities)[:n_rows].reshape(n_rows, -1).astype(np.float32),
-        "greedy_joint": joint.astype(np.int64),
+        "greedy_joint": np.asarray(joint, np.int64),
         "greedy_payoff": chosen.astype(np.float32),
         "q_error": np.abs(np.asarray(table.q_total)[:n_rows] - payoff.reshape(-1)).mean(axis=-1).astype(np.float32),
         "optimal": np.isclose(chosen, payoff.max()),

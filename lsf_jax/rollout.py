@@ -1,5 +1,7 @@
 """Rollouts: one episode of a JAX environment, padded to its limit, with everything after the end zero."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -11,6 +13,7 @@ from lsf_jax.types import (
     Clock,
     Collect,
     Env,
+    EnvState,
     Episode,
     Hyper,
     Observation,
@@ -20,7 +23,7 @@ from lsf_jax.types import (
 )
 
 
-def zero_unless(keep: Array, tree: object) -> object:
+def zero_unless(keep: Array, tree: Any) -> Any:
     """Every leaf of `tree`, or zeros where the scalar `keep` is False."""
     return jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), tree)
 
@@ -55,7 +58,7 @@ def rollout(env: Env, act: Act, carry: Carry, key: PRNGKey) -> Episode:
     return episode._replace(world=world)
 
 
-def _row(env: Env, state: object, action: Array, timestep: TimeStep, running: Array) -> tuple[object, Episode]:
+def _row(env: Env, state: EnvState, action: Array, timestep: TimeStep, running: Array) -> tuple[Any, Episode]:
     """The snapshot after a step, and the step's row of the episode (its `world` is filled in afterwards)."""
     row = Episode(
         world=(),

@@ -26,13 +26,22 @@ from lsf_jax.types import (
     TrainState,
 )
 
-AXES = TrainState(
-    agent=0, kept=0, hyper=0, buffer=0, clock=Clock(env_steps=0, episodes=None, updates=None), iteration=None, key=0
-)
-"""Which parts of the state carry the seed axis. Counters do not: their periodic `cond`s stay `cond`s under `vmap`."""
-
 SEEDS = "seeds"
 """Name of the mesh axis over which seeds are sharded."""
+
+
+def per_leaf(mapped: Any, common: Any) -> TrainState:
+    """A prefix of `TrainState` that says `mapped` where leaves carry the seed axis and `common` where they do not.
+
+    Counters are common to all seeds: so their periodic `cond`s stay `cond`s under `vmap`.
+    """
+    clock: Any = Clock(**{"env_steps": mapped, "episodes": common, "updates": common})
+    fields = {name: mapped for name in TrainState._fields}
+    return TrainState(**{**fields, "clock": clock, "iteration": common})
+
+
+AXES = per_leaf(0, None)
+"""The seed axis of every part of the state, for `in_axes` and `out_axes`."""
 
 TrainStep = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
 
@@ -175,15 +184,16 @@ def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1, mesh: Mesh | N
 
     if mesh is None:
         return chunk
-    state_specs = jax.tree.map(lambda axis: PartitionSpec(SEEDS), AXES)
-    state_specs = state_specs._replace(
-        clock=Clock(env_steps=PartitionSpec(SEEDS), episodes=PartitionSpec(), updates=PartitionSpec()),
-        iteration=PartitionSpec(),
-    )
     common = PartitionSpec()
-    log_specs = ChunkLog(common, common, common, PartitionSpec(None, SEEDS), PartitionSpec(SEEDS))
+    state_specs = per_leaf(PartitionSpec(SEEDS), common)
+    counters = dict.fromkeys(("iteration", "episodes", "updates"), common)
+    log_specs: Any = {**counters, "metrics": PartitionSpec(None, SEEDS), "nonfinite_at": PartitionSpec(SEEDS)}
     return jax.shard_map(
-        chunk, mesh=mesh, in_specs=(state_specs, common, common), out_specs=(state_specs, log_specs), check_vma=False
+        chunk,
+        mesh=mesh,
+        in_specs=(state_specs, common, common),
+        out_specs=(state_specs, ChunkLog(**log_specs)),
+        check_vma=False,
     )
 
 

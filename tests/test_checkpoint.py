@@ -139,8 +139,7 @@ def test_arrays_larger_than_one_chunk_come_back(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 1000)
     state = {"buffer": jnp.arange(2 * 977 * 13, dtype=jnp.int32).reshape(2, 977, 13)}
     save(tmp_path, 1, state, {}, filled=971)
-    restored, _ = restore(tmp_path, structure(state))
-    np.testing.assert_array_equal(restored["buffer"][:, :971], state["buffer"][:, :971])
+    np.testing.assert_array_equal(restore(tmp_path, structure(state))[0]["buffer"][:, :971], state["buffer"][:, :971])
 
 
 def test_works_where_an_event_loop_already_runs(tmp_path):
@@ -154,6 +153,18 @@ def test_works_where_an_event_loop_already_runs(tmp_path):
     assert bits(restored) == bits(state)
 
 
+def test_the_callers_event_loop_stays(tmp_path):
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        save(tmp_path, 1, {"a": jnp.arange(3)}, {}, filled=None)
+        restore(tmp_path, structure({"a": jnp.arange(3)}))
+        assert asyncio.get_event_loop() is loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
 def test_nothing_is_pickled_or_unpickled(tmp_path, monkeypatch):
     def refuse(*arguments: Any, **settings: Any) -> None:
         raise RuntimeError("pickle was used")
@@ -162,8 +173,7 @@ def test_nothing_is_pickled_or_unpickled(tmp_path, monkeypatch):
         monkeypatch.setattr(pickle, name, refuse)
     state = make_state()
     save(tmp_path, 1, state, {}, filled=4)
-    restored, _ = restore(tmp_path, structure(state))
-    assert bits(restored) == bits(state)
+    assert bits(restore(tmp_path, structure(state))[0]) == bits(state)
 
 
 def test_a_checkpoint_does_not_tell_where_it_was_written(tmp_path):

@@ -69,7 +69,7 @@ def test_the_table_does_not_depend_on_how_rows_were_cut_into_parts(tmp_path):
 
 
 def test_the_final_evaluation_comes_after_the_grid_evaluation_of_its_iteration(tmp_path):
-    for part, final in ((5, True), (4, False)):
+    for part, final in ((4, True), (5, False)):
         columns = {name: np.array([5]) for name in ("row", "seed", "iteration", "env_steps")}
         metrics.write_part(tmp_path, "eval", 0, part, columns | {"final": np.array([final])})
     assert metrics.to_arrays(metrics.read_table(tmp_path, "eval"))["final"].tolist() == [False, True]
@@ -122,7 +122,7 @@ def test_leftover_temporary_files_are_not_parts(tmp_path):
     assert metrics.read_table(tmp_path, "train").num_rows == 2 * N_SEEDS
 
 
-@pytest.mark.parametrize("iteration", [0, 1, 4, 6, 8, 9, 100])
+@pytest.mark.parametrize("iteration", [0, 1, 3, 4, 6, 7, 8, 9, 100])
 def test_what_lies_past_a_checkpoint_is_dropped_and_written_again(tmp_path, iteration):
     for folder in (tmp_path / "whole", tmp_path / "resumed"):
         for first, last in ((0, 4), (4, 8), (8, 9)):

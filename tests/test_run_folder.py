@@ -79,10 +79,12 @@ def test_two_processes_cannot_hold_one_folder_and_a_dead_one_does_not(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(RunFolderError, match=f"in use by process {process.pid};"), run_folder.lock(tmp_path):
-            pass
-        process.send_signal(signal.SIGKILL)
+        try:
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(RunFolderError, match=f"in use by process {process.pid};"), run_folder.lock(tmp_path):
+                pass
+        finally:
+            process.send_signal(signal.SIGKILL)
     with run_folder.lock(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
         with pytest.raises(RunFolderError, match=f"in use by process {os.getpid()};"), run_folder.lock(tmp_path):

@@ -22,7 +22,7 @@ from lsf_jax.algorithms.base import Entry, agent_acting, hyper_of
 from lsf_jax.buffers import ObserveFn
 from lsf_jax.fields import setting
 from lsf_jax.learner import Learner, Terms, adam, hard_copy, make_update
-from lsf_jax.networks.agents import AgentNetwork, agent_inputs, shift_actions, zero_hidden
+from lsf_jax.networks.agents import AgentNetwork, agent_inputs, run, shift_actions, zero_hidden
 from lsf_jax.networks.messages import (
     MessageDecoder,
     MessageEncoder,
@@ -210,19 +210,19 @@ def init_params(net: Networks, spec: EnvSpec, cfg: LsfSacConfig, key: PRNGKey, a
 
 def actor_logits(net: Networks, cfg: LsfSacConfig, params: Params, hidden: Array, inputs: Array) -> tuple[Array, Array]:
     """The actor's next hidden state and logits; it sees its own observation and action history only."""
-    hidden, logits = net.actor.apply({"params": params}, hidden, inputs)
+    hidden, logits = run(net.actor, params, hidden, inputs)
     return hidden, jnp.clip(logits, *LOGIT_RANGE) if cfg.logit_clamp else logits
 
 
 def criticise(net: Networks, cfg: LsfSacConfig, params: Params, inputs: Array, key: PRNGKey) -> Critique:
     """Encode, sample and route messages, then read [x, M] with critic and decoder (paper V.A, V.B)."""
-    mean = net.encoder.apply({"params": params["encoder"]}, inputs)
+    mean = run(net.encoder, params["encoder"], inputs)
     received = net.route(sample_messages(mean, key))
     informed = jnp.concatenate([inputs, received], axis=-1)
     critic_reads = informed if cfg.td_gradient_to_encoder else jax.lax.stop_gradient(informed)
     hidden = zero_hidden(inputs.shape[-2], cfg.hidden)
-    _, q = net.critic.apply({"params": params["critic"]}, hidden, critic_reads)
-    logits = net.decoder.apply({"params": params["decoder"]}, informed)
+    _, q = run(net.critic, params["critic"], hidden, critic_reads)
+    logits = run(net.decoder, params["decoder"], informed)
     return Critique(q=q, message_mean=mean, decoder_logits=logits)
 
 
@@ -238,9 +238,9 @@ def forward(
     return Forward(
         log_pi=masked_log_softmax(logits, avail),
         critique=criticise(net, cfg, params["critic"], inputs, key_online),
-        mixing=net.mixer.apply({"params": params["critic"]["mixer"]}, state[:-1]),
+        mixing=run(net.mixer, params["critic"]["mixer"], state[:-1]),
         target_q=criticise(net, cfg, targets["critic"], inputs, key_target).q,
-        next_mixing=net.mixer.apply({"params": targets["critic"]["mixer"]}, state[1:]),
+        next_mixing=run(net.mixer, targets["critic"]["mixer"], state[1:]),
         log_alpha=params["temperature"],
     )
 
@@ -340,7 +340,9 @@ def temperature_loss(f: Forward, t: Trajectory, clock: Clock, hyper: LsfSacHyper
     else:
         goal = hyper.target_entropy_fraction * jnp.log(avail.sum(axis=-1).astype(jnp.float32))
     excess = entropy(probabilities(log_pi, avail), log_pi) - goal
-    per_step = jnp.where(has_choice, excess, 0.0).sum(axis=-1) / jnp.maximum(has_choice.sum(axis=-1), 1)
+    per_step = jnp.where(has_choice, excess, 0.0).sum(axis=-1) / jnp.maximum(
+        has_choice.sum(axis=-1).astype(jnp.float32), 1.0
+    )
     return {"temperature": f.log_alpha * jax.lax.stop_gradient(per_step)}
 
 
@@ -355,7 +357,7 @@ def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: LsfSacHyper, *, cfg
     label = greedy(message_label(f, t, cfg), avail)
     return {
         "alpha": jnp.full(t.reward.shape, temperature(f.log_alpha, clock, hyper, cfg)),
-        "entropy": entropies.sum(axis=-1) / jnp.maximum(has_choice.sum(axis=-1), 1),
+        "entropy": entropies.sum(axis=-1) / jnp.maximum(has_choice.sum(axis=-1).astype(jnp.float32), 1.0),
         "kl_per_message": kl_to_standard_normal(f.critique.message_mean[:-1]) / n_messages,
         "decoder_accuracy": decoder_hits(f.critique.decoder_logits[:-1], label, avail),
         "q_total": mix(f.mixing, take_actions(q, t.action)),
@@ -379,7 +381,7 @@ def joint_table(
     joint = jnp.array(list(product(range(n_actions), repeat=n_agents)), jnp.int32)
     inputs = agent_inputs(observation.obs, jnp.full((n_agents,), -1, jnp.int32), n_actions)[None]
     params = agent.params["critic"]
-    mixing = net.mixer.apply({"params": params["mixer"]}, observation.state[None])
+    mixing = run(net.mixer, params["mixer"], observation.state[None])
 
     def draw(key_draw: PRNGKey) -> tuple[Array, Array]:
         q = criticise(net, cfg, params, inputs, key_draw).q[0]

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from lsf_jax.types import Params
+
 Initializer = Callable[..., Array]
 
 
@@ -23,6 +25,11 @@ def fan_in_uniform(fan_in: int) -> Initializer:
         return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
     return init
+
+
+def run(module: nn.Module, params: Params, *inputs: Array) -> Any:
+    """What a module computes from its inputs with the given parameters; modules are used in no other way."""
+    return module.apply({"params": params}, *inputs)
 
 
 class Linear(nn.Module):

@@ -25,12 +25,14 @@ def test_many_seeds_are_shown_by_quantiles(make_run):
 
 
 def test_each_grid_point_has_a_table_of_its_own_seeds(make_run):
-    text = summary_table(make_run([[1.0], [2.0], [3.0], [4.0]], grid="1e-3,1e-4"))
+    env_steps = np.array([[11], [12], [13], [14]])
+    text = summary_table(make_run([[1.0], [2.0], [3.0], [4.0]], env_steps=env_steps, grid="1e-3,1e-4"))
     first, second = text.split("lr=0.0001")
     assert "lr=0.001" in first
     assert "median 1.500" in first
     assert "median 3.500" in second
-    assert [line.split()[0] for line in second.splitlines() if line.endswith(".000")] == ["0", "1"]
+    rows = [line.split()[:2] for line in second.splitlines() if line.endswith(".000")]
+    assert rows == [["0", "13"], ["1", "14"]]
 
 
 def test_another_metric_can_be_reported(make_run):

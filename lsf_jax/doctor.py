@@ -1,0 +1,85 @@
+"""`lsf-jax doctor`: versions, devices, cache, and what is missing for what."""
+
+import importlib.metadata
+import importlib.util
+import platform
+
+import jax
+import psutil
+
+from lsf_jax.config import TrainConfig, config_folder
+from lsf_jax.planner import size_text
+from lsf_jax.runtime import cache_folder
+
+PACKAGES = ("lsf-jax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "pyarrow", "matplotlib")
+OPTIONAL = {
+    "tensorboardX": ("train.sinks=tensorboard", "pip install 'lsf-jax[tensorboard]'"),
+    "wandb": ("train.sinks=wandb", "pip install 'lsf-jax[wandb]'"),
+    "nbclient": ("running the notebooks", "pip install 'lsf-jax[notebook]'"),
+}
+
+
+def examine() -> tuple[list[str], bool]:
+    """Look at the installation and the machine.
+
+    Returns:
+      Lines for people, and whether everything that training needs is there.
+    """
+    lines, healthy = ["packages"], True
+    lines.append(f"  {'python':<18} {platform.python_version()}  ({platform.system()} {platform.machine()})")
+    for name in PACKAGES:
+        found = _version(name)
+        healthy &= found is not None or name == "lsf-jax"
+        lines.append(f"  {name:<18} {found or _absent(name)}")
+    lines += ["", "optional", *(_optional_line(package) for package in OPTIONAL)]
+    devices = jax.devices()
+    memory = psutil.virtual_memory()
+    lines += [
+        "",
+        "devices",
+        f"  backend            {jax.default_backend()} ({len(devices)} × {devices[0].device_kind})",
+        f"  host               {psutil.cpu_count()} CPU threads, {size_text(memory.total)} memory, "
+        f"{size_text(memory.available)} available",
+        *_accelerator_lines(),
+        "",
+        "compilation cache",
+        f"  {_cache_line()}",
+        "",
+        "configurations",
+        f"  {config_folder()}",
+    ]
+    return lines, healthy
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _absent(name: str) -> str:
+    return "running from a source tree, not installed" if name == "lsf-jax" else f"MISSING: pip install {name}"
+
+
+def _optional_line(package: str) -> str:
+    purpose, remedy = OPTIONAL[package]
+    present = importlib.util.find_spec(package) is not None
+    return f"  {package:<18} {'present' if present else 'missing'}, for {purpose}{'' if present else f': {remedy}'}"
+
+
+def _accelerator_lines() -> list[str]:
+    if jax.default_backend() != "cpu":
+        stats = jax.devices()[0].memory_stats() or {}
+        return [f"  device memory      {size_text(stats.get('bytes_limit', 0))}"]
+    return ["  accelerator        none seen by JAX; for a GPU: pip install 'lsf-jax[cuda]', for a TPU: [tpu]"]
+
+
+def _cache_line() -> str:
+    folder = cache_folder(TrainConfig())
+    if folder is None:
+        return "off"
+    if not folder.is_dir():
+        return f"on, empty: {folder}"
+    files = [file for file in folder.iterdir() if file.is_file()]
+    return f"on, {len(files)} files, {size_text(sum(file.stat().st_size for file in files))}: {folder}"

@@ -1,0 +1,108 @@
+"""Trained policies at work: load them from a run folder, evaluate them again, and record episodes."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsf_jax import params_file, records
+from lsf_jax.analysis.render import Picture, caption_text, draw_board, draw_text, unpack_board
+from lsf_jax.config import Config, ConfigError
+from lsf_jax.experiment import read_run
+from lsf_jax.program import Program, Rows, build, compile_evaluate, compile_init, make_rows, take_rows
+from lsf_jax.rollout import rollout
+from lsf_jax.types import Carry, Clock, Episode, Hyper, Observation, PRNGKey
+
+
+class Policies(NamedTuple):
+    """The learned parameters of a run, all rows."""
+
+    config: Config
+    program: Program
+    params: dict[str, Any]  # by parameter group, leaves [R, ...]
+    seed: np.ndarray  # [R]
+    grid: np.ndarray  # [R]
+    hyper: Hyper  # leaves [R]
+
+
+def load_policies(path: str | Path) -> Policies:
+    """Read the parameters that a finished run kept at its budget.
+
+    Args:
+      path: the run folder.
+
+    Raises:
+      ConfigError: it is not a run folder, or no block of it is finished.
+      CheckpointError: a file is damaged or foreign.
+    """
+    path = Path(path)
+    config, _ = read_run(path)
+    files = sorted((path / "policies").glob("block-*.safetensors"))
+    if not files:
+        raise ConfigError(f"run {path} has no finished policies yet; finish it with `lsf-jax resume {path}`")
+    program = build(config)
+    rows = make_rows(config, program.algorithm)
+    parts = [params_file.load_params(file)[0] for file in files]
+    params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    n_rows = len(jax.tree.leaves(params)[0])
+    rows = take_rows(rows, 0, n_rows)
+    return Policies(config=config, program=program, params=params, seed=rows.seed, grid=rows.grid, hyper=rows.hyper)
+
+
+def evaluate_policies(
+    policies: Policies, n_episodes: int, *, stochastic: bool = False, root_seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Evaluate every row over exactly `n_episodes` fresh episodes.
+
+    Returns:
+      Columns `row`, `grid`, `seed` and the evaluation's results, one entry for each row.
+    """
+    n_rows = len(policies.seed)
+    program = policies.program
+    state = compile_init(program, root_seed)(_rows_of(policies))
+    evaluate = compile_evaluate(program, n_episodes, stochastic=stochastic)
+    stats = evaluate(jax.tree.map(jnp.asarray, policies.params), state)
+    identity = {"row": np.arange(n_rows), "grid": policies.grid, "seed": policies.seed}
+    return identity | records.stats_columns(program, stats, n_rows)
+
+
+def _rows_of(policies: Policies) -> Rows:
+    return Rows(seed=policies.seed, grid=policies.grid, hyper=policies.hyper)
+
+
+def record_episode(policies: Policies, row: int, key: PRNGKey, *, stochastic: bool = False) -> Episode:
+    """Play one episode with the policy of a row; NumPy arrays, `world` holds a snapshot for each of the T+1 moments."""
+    algorithm = policies.program.algorithm
+    policy = algorithm.act_sampled if stochastic else algorithm.act_greedy
+    clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
+
+    def play(params: Any, hyper: Hyper, key_play: PRNGKey) -> Episode:
+        def act(carry: Carry, observation: Observation, key_act: PRNGKey) -> tuple[Carry, jax.Array]:
+            return policy(params, carry, observation, key_act, clock, hyper)
+
+        return rollout(policies.program.env, act, algorithm.start(), key_play)
+
+    params, hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf[row]), (policies.params, policies.hyper))
+    agent = jax.eval_shape(algorithm.init, key, algorithm.hyper)._replace(params=params)
+    return jax.tree.map(np.asarray, jax.jit(play)(algorithm.policy_params(agent), hyper, key))
+
+
+def episode_frames(policies: Policies, episode: Episode) -> list[Picture]:
+    """A picture of each moment of a recorded episode, the last state included."""
+    length = int(episode.valid.sum())
+    rewards = np.concatenate([[0.0], np.cumsum(episode.reward[:length])])
+    moments = [jax.tree.map(lambda leaf, t=t: leaf[t], episode.world) for t in range(length + 1)]
+    cfg = policies.config.env
+    if policies.config.env_name != "predator_prey":
+        render = policies.program.env.render
+        return [draw_text(f"{render(moment)}\n\nstep {t} return {rewards[t]:g}") for t, moment in enumerate(moments)]
+    captures = np.concatenate([[0.0], np.cumsum(episode.info["captures"][:length])])
+    return [
+        draw_board(
+            unpack_board(moment, cfg.n_predators, cfg.n_prey, cfg.grid_size),
+            caption_text(t, int(captures[t]), cfg.n_prey, float(rewards[t])),
+        )
+        for t, moment in enumerate(moments)
+    ]

@@ -1,0 +1,213 @@
+"""Agent networks against NumPy in float64: PyTorch's GRU, its initialisation, and the inputs of an agent."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsf_jax.networks.agents import (
+    AgentNetwork,
+    Linear,
+    Mlp,
+    agent_inputs,
+    fan_in_uniform,
+    gru_cell,
+    shift_actions,
+    zero_hidden,
+)
+
+N_AGENTS, N_INPUTS, HIDDEN, OUTPUTS, TIME = 3, 5, 7, 4, 6
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def relu(x):
+    return np.maximum(x, 0.0)
+
+
+def in_float64(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def affine(layer, x):
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def pytorch_gru(params, hidden, x):
+    """torch.nn.GRUCell's documented equations, gate by gate, with the gates stacked in the order r, z, n."""
+    size = hidden.shape[-1]
+
+    def gate(source, value, which):
+        columns = slice(which * size, (which + 1) * size)
+        return value @ params[f"gru_{source}_kernel"][:, columns] + params[f"gru_{source}_bias"][columns]
+
+    r = sigmoid(gate("input", x, 0) + gate("hidden", hidden, 0))
+    z = sigmoid(gate("input", x, 1) + gate("hidden", hidden, 1))
+    n = np.tanh(gate("input", x, 2) + r * gate("hidden", hidden, 2))
+    return (1.0 - z) * n + z * hidden
+
+
+def unroll_in_numpy(params, hidden, inputs):
+    outputs = []
+    for row in inputs:
+        hidden = pytorch_gru(params, hidden, relu(affine(params["input_layer"], row)))
+        outputs.append(affine(params["output_layer"], hidden))
+    return hidden, np.stack(outputs)
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A recurrent network, its parameters (scaled up, so that gates saturate), a hidden state and a trajectory."""
+    key_init, key_hidden, key_inputs = jax.random.split(jax.random.key(0), 3)
+    network = AgentNetwork(HIDDEN, OUTPUTS)
+    hidden = jax.random.normal(key_hidden, (N_AGENTS, HIDDEN))
+    inputs = 2.0 * jax.random.normal(key_inputs, (TIME, N_AGENTS, N_INPUTS))
+    variables = jax.tree.map(lambda leaf: 3.0 * leaf, network.init(key_init, hidden, inputs))
+    return network, variables, hidden, inputs
+
+
+def test_unrolled_gru_equals_pytorchs_equations_in_float64(case):
+    network, variables, hidden, inputs = case
+    last, outputs = jax.jit(network.apply)(variables, hidden, inputs)
+    oracle_last, oracle = unroll_in_numpy(*in_float64((variables["params"], hidden, inputs)))
+    np.testing.assert_allclose(outputs, oracle, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(last, oracle_last, rtol=1e-5, atol=1e-5)
+
+
+def test_stepping_one_row_at_a_time_equals_the_unroll(case):
+    network, variables, hidden, inputs = case
+    last, outputs = jax.jit(network.apply)(variables, hidden, inputs)
+    step = jax.jit(network.apply)
+    for row, expected in zip(inputs, outputs):
+        hidden, output = step(variables, hidden, row)
+        np.testing.assert_allclose(output, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(hidden, last, rtol=1e-6, atol=1e-6)
+
+
+def test_parameters_do_not_depend_on_whether_a_row_or_a_trajectory_initialised_them(case):
+    network, _, hidden, inputs = case
+    row, trajectory = (network.init(jax.random.key(3), hidden, x) for x in (inputs[0], inputs))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), row, trajectory))
+
+
+def test_rematerialisation_changes_neither_values_nor_gradients(case):
+    _, variables, hidden, inputs = case
+
+    def loss(variables, remat):
+        last, outputs = AgentNetwork(HIDDEN, OUTPUTS, remat=remat).apply(variables, hidden, inputs)
+        return jnp.square(outputs).sum() + last.sum()
+
+    results = [jax.jit(jax.value_and_grad(loss), static_argnums=1)(variables, remat) for remat in (True, False)]
+    for on, off in zip(*map(jax.tree.leaves, results)):
+        np.testing.assert_allclose(on, off, rtol=1e-5, atol=1e-5)
+    programs = [str(jax.make_jaxpr(lambda v, r=remat: loss(v, r))(variables)) for remat in (True, False)]
+    assert ["checkpoint" in program or "remat" in program for program in programs] == [True, False]
+
+
+def test_one_agents_input_reaches_only_its_own_output(case):
+    network, variables, hidden, inputs = case
+    outputs = network.apply(variables, hidden, inputs)[1]
+    disturbed = network.apply(variables, hidden, inputs.at[2, 1].add(1.0))[1]
+    changed = np.asarray(outputs != disturbed).any(-1)
+    assert changed[2:, 1].all()
+    assert not changed[:2].any()
+    assert not changed[:, [0, 2]].any()
+
+
+def test_feed_forward_agent_is_two_rectified_layers_and_leaves_the_hidden_state_alone(case):
+    _, _, hidden, inputs = case
+    network = AgentNetwork(HIDDEN, OUTPUTS, recurrent=False)
+    variables = network.init(jax.random.key(4), hidden, inputs)
+    last, outputs = network.apply(variables, hidden, inputs)
+    params, x = in_float64((variables["params"], inputs))
+    features = relu(affine(params["hidden_layer"], relu(affine(params["input_layer"], x))))
+    np.testing.assert_allclose(outputs, affine(params["output_layer"], features), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(last, hidden)
+
+
+def test_mlp_rectifies_between_layers_and_not_after_the_last():
+    x = jax.random.normal(jax.random.key(5), (4, 3))
+    network = Mlp((6, 5, 2))
+    variables = network.init(jax.random.key(6), x)
+    params, value = in_float64((variables["params"], x))
+    for layer in ("Linear_0", "Linear_1"):
+        value = relu(affine(params[layer], value))
+    expected = affine(params["Linear_2"], value)
+    assert (expected < 0).any()
+    np.testing.assert_allclose(network.apply(variables, x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gru_cell_by_hand_with_one_unit():
+    weights = {
+        "input_kernel": jnp.array([[0.5, -1.0, 2.0]]),
+        "input_bias": jnp.array([0.1, 0.2, -0.3]),
+        "hidden_kernel": jnp.array([[1.0, 0.5, -0.5]]),
+        "hidden_bias": jnp.array([0.0, 0.4, 0.7]),
+    }
+    r, z = sigmoid(0.5 * 2 + 0.1 + 1.0 * -1 + 0.0), sigmoid(-1.0 * 2 + 0.2 + 0.5 * -1 + 0.4)
+    n = np.tanh(2.0 * 2 - 0.3 + r * (-0.5 * -1 + 0.7))
+    after = gru_cell(weights, jnp.array([[-1.0]]), jnp.array([[2.0]]))
+    np.testing.assert_allclose(after, [[(1 - z) * n + z * -1.0]], rtol=1e-6)
+
+
+def kolmogorov_smirnov(draws, bound):
+    """Largest distance between the empirical distribution and U(-bound, bound), times √n."""
+    ordered = np.sort(np.ravel(np.asarray(draws, np.float64)))
+    n = len(ordered)
+    law = (ordered + bound) / (2 * bound)
+    return max((np.arange(1, n + 1) / n - law).max(), (law - np.arange(n) / n).max()) * n**0.5
+
+
+def test_every_weight_and_bias_starts_uniform_within_one_over_root_fan_in():
+    network = AgentNetwork(HIDDEN, OUTPUTS)
+    inputs = jnp.zeros((N_AGENTS, N_INPUTS))
+    init = jax.jit(jax.vmap(lambda key: network.init(key, zero_hidden(N_AGENTS, HIDDEN), inputs)["params"]))
+    drawn = init(jax.random.split(jax.random.key(7), 600))
+    fan_in = {"input_layer": N_INPUTS}  # every other layer reads H features
+    leaves = jax.tree_util.tree_leaves_with_path(drawn)
+    assert len(leaves) == 8
+    for path, leaf in leaves:
+        bound = fan_in.get(path[0].key, HIDDEN) ** -0.5
+        assert np.abs(leaf).max() <= bound
+        assert kolmogorov_smirnov(leaf, bound) < 1.95, path  # exceeded with probability 0.001
+    assert (drawn["gru_input_bias"] != drawn["gru_hidden_bias"]).all()
+    assert (drawn["gru_input_kernel"] != drawn["gru_hidden_kernel"]).all()
+
+
+def test_the_uniformity_check_itself_notices_another_bound_and_another_law():
+    draws = np.random.default_rng(0).uniform(-1, 1, 3000)
+    assert kolmogorov_smirnov(draws, 1.0) < 1.95
+    assert kolmogorov_smirnov(0.9 * draws, 1.0) > 1.95
+    assert kolmogorov_smirnov(np.clip(np.random.default_rng(0).normal(0, 0.577, 3000), -1, 1), 1.0) > 1.95
+
+
+def test_linear_layer_starts_from_its_own_fan_in():
+    init = jax.vmap(lambda key: Linear(3).init(key, jnp.zeros((1, 16)))["params"])
+    drawn = init(jax.random.split(jax.random.key(8), 400))
+    for name, shape in (("kernel", (400, 16, 3)), ("bias", (400, 3))):
+        assert drawn[name].shape == shape
+        assert 0.24 < np.abs(drawn[name]).max() <= 0.25
+    assert fan_in_uniform(4)(jax.random.key(0), (2,)).dtype == jnp.float32
+
+
+def test_agent_inputs_are_observation_last_action_and_id():
+    obs = jnp.array([[0.5, -1.0], [2.0, 3.0]])
+    inputs = agent_inputs(obs, jnp.array([2, -1]), 3)
+    expected = [[0.5, -1.0, 0, 0, 1, 1, 0], [2.0, 3.0, 0, 0, 0, 0, 1]]  # -1 is no action yet: zeros
+    np.testing.assert_array_equal(inputs, expected)
+
+
+def test_agent_inputs_of_a_trajectory_are_those_of_its_rows():
+    obs = jax.random.normal(jax.random.key(9), (TIME, N_AGENTS, 2))
+    last_action = jnp.arange(TIME * N_AGENTS).reshape(TIME, N_AGENTS) % 5 - 1
+    together = agent_inputs(obs, last_action, 4)
+    np.testing.assert_array_equal(together, jnp.stack([agent_inputs(o, a, 4) for o, a in zip(obs, last_action)]))
+
+
+def test_the_last_action_of_a_row_is_the_action_of_the_row_before():
+    action = jnp.array([[3, 1], [0, 2], [4, 4]], jnp.uint8)
+    shifted = shift_actions(action.astype(jnp.int32))
+    np.testing.assert_array_equal(shifted, [[-1, -1], [3, 1], [0, 2], [4, 4]])
+    assert shifted.dtype == jnp.int32

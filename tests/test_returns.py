@@ -1,0 +1,125 @@
+"""λ-returns against their definition: the mixture of n-step returns, written out with loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsf_jax.returns import discounts, td_lambda, traces
+
+TIME = 7
+
+
+def lambda_return(reward, value, length, is_terminal, gamma, lam):
+    """G^λ_t for t < length, from the n-step returns of an episode that really has `length` steps (float64).
+
+    `value[k]` is v of the observation *after* step k. Sutton & Barto eq. (12.3): the weight of all n-step returns that
+    reach the end falls on the last one; that one bootstraps from v unless the game ended there.
+    """
+
+    def n_step(t, n):
+        total = sum(gamma**k * reward[t + k] for k in range(n))
+        ended = is_terminal and t + n == length
+        return total + (0.0 if ended else gamma**n * value[t + n - 1])
+
+    def mixture(t):
+        left = length - t
+        shorter = sum((1 - lam) * lam ** (n - 1) * n_step(t, n) for n in range(1, left))
+        return shorter + lam ** (left - 1) * n_step(t, left)
+
+    return np.array([mixture(t) for t in range(length)])
+
+
+def episode(length, is_terminal, seed, garbage=0.0):
+    """Reward and next value with `garbage` after the end, and the flags of a padded episode."""
+    rng = np.random.default_rng(seed)
+    reward, value = rng.normal(size=(2, TIME)).astype(np.float32)
+    reward[length:], value[length:] = garbage, -garbage
+    valid = np.arange(TIME) < length
+    terminal = (np.arange(TIME) == length - 1) & is_terminal
+    return reward, value, jnp.asarray(valid), jnp.asarray(terminal)
+
+
+def target(reward, value, valid, terminal, gamma, lam):
+    return td_lambda(
+        jnp.asarray(reward),
+        discounts(terminal, jnp.float32(gamma)),
+        jnp.asarray(value),
+        traces(valid, jnp.float32(lam)),
+    )
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("length", [1, 2, 4, TIME - 1, TIME])
+def test_the_recursion_equals_the_mixture_of_n_step_returns(length, is_terminal):
+    for seed, (gamma, lam) in enumerate([(0.99, 0.6), (0.9, 0.0), (0.9, 1.0), (1.0, 0.3), (0.5, 0.95), (0.0, 0.5)]):
+        reward, value, valid, terminal = episode(length, is_terminal, seed)
+        got = target(reward, value, valid, terminal, gamma, lam)
+        expected = lambda_return(reward.astype(float), value.astype(float), length, is_terminal, gamma, lam)
+        np.testing.assert_allclose(got[:length], expected, rtol=2e-5, atol=1e-5)
+
+
+def test_lambda_0_is_the_one_step_target():
+    reward, value, valid, terminal = episode(TIME, True, 1)
+    expected = reward + np.where(np.asarray(terminal), 0.0, 0.9) * value
+    np.testing.assert_allclose(target(reward, value, valid, terminal, 0.9, 0.0), expected, rtol=1e-5)
+
+
+def test_lambda_1_is_the_discounted_sum_of_rewards_and_ignores_values_inside_the_episode():
+    reward, value, valid, terminal = episode(5, True, 2)
+    got = target(reward, value, valid, terminal, 0.9, 1.0)
+    expected = [sum(0.9 ** (k - t) * reward[k] for k in range(t, 5)) for t in range(5)]
+    np.testing.assert_allclose(got[:5], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(target(reward, value + 7.0, valid, terminal, 0.9, 1.0)[:5], got[:5])
+
+
+def test_a_time_limit_bootstraps_and_a_terminal_step_does_not():
+    reward, value = np.zeros(TIME, np.float32), np.full(TIME, 10.0, np.float32)
+    for length in (3, TIME):
+        _, _, valid, terminal = episode(length, True, 0)
+        last = length - 1
+        assert target(reward, value, valid, terminal, 0.5, 1.0)[last] == 0.0
+        assert target(reward, value, valid, jnp.zeros(TIME, bool), 0.5, 1.0)[last] == 5.0
+        assert target(reward, value, valid, jnp.zeros(TIME, bool), 0.5, 1.0)[last - 1] == 2.5
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("length", [1, 4, TIME - 1])
+def test_garbage_after_the_end_does_not_leak(length, is_terminal):
+    clean, dirty = (target(*episode(length, is_terminal, 3, garbage), 0.99, 0.8) for garbage in (0.0, 1e6))
+    np.testing.assert_array_equal(clean[:length], dirty[:length])
+
+
+def test_without_the_zero_trace_padding_would_leak():
+    reward, value, valid, terminal = episode(4, False, 3, 1e6)
+    leaking = td_lambda(
+        jnp.asarray(reward), discounts(terminal, jnp.float32(0.99)), jnp.asarray(value), jnp.full((TIME,), 0.8)
+    )
+    assert np.abs(leaking[:4] - target(reward, value, valid, terminal, 0.99, 0.8)[:4]).min() > 1e3
+
+
+def test_the_trace_is_zero_at_the_last_valid_step_and_after_it():
+    for length in (1, 3, TIME):
+        valid = jnp.arange(TIME) < length
+        expected = np.where(np.arange(TIME) < length - 1, np.float32(0.6), 0.0)
+        np.testing.assert_array_equal(traces(valid, jnp.float32(0.6)), expected)
+
+
+def test_the_discount_is_zero_only_where_the_game_ended():
+    got = discounts(jnp.array([False, True, False]), jnp.float32(0.97))
+    np.testing.assert_array_equal(got, np.array([0.97, 0.0, 0.97], np.float32))
+
+
+def test_vmapped_returns_are_those_of_single_trajectories():
+    episodes = [episode(length, length % 2 == 0, length) for length in range(1, TIME + 1)]
+    batch = [jnp.stack([jnp.asarray(row[i]) for row in episodes]) for i in range(4)]
+    together = jax.vmap(lambda r, v, ok, end: target(r, v, ok, end, 0.9, 0.7))(*batch)
+    for row, single in zip(together, episodes):
+        np.testing.assert_allclose(row, target(*single, 0.9, 0.7), rtol=1e-6)
+
+
+def test_the_target_is_differentiable_in_the_values():
+    reward, value, valid, terminal = episode(3, False, 4)
+    slope = jax.grad(lambda v: target(reward, v, valid, terminal, 0.9, 0.5)[0])(jnp.asarray(value))
+    expected = [0.9 * 0.5, 0.9**2 * 0.5 * 0.5, 0.9**3 * 0.5**2, 0, 0, 0, 0]
+    np.testing.assert_allclose(slope, expected, rtol=1e-6, atol=1e-7)
