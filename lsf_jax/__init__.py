@@ -39,6 +39,7 @@ _HOMES = {
     "plot_curves": "lsf_jax.analysis.plots",
     "plot_q_table": "lsf_jax.analysis.plots",
     "record_episode": "lsf_jax.playback",
+    "replace": "lsf_jax.config",
     "resume": "lsf_jax.experiment",
     "rollout": "lsf_jax.rollout",
     "summary_table": "lsf_jax.analysis.tables",

@@ -5,6 +5,7 @@ write stays one `dynamic_update_slice` under the seed axis, where a per-seed ind
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -72,6 +73,24 @@ def observe_episode(env: Env, episode: Episode) -> Trajectory:
     )
 
 
+@jax.custom_batching.custom_vmap
+def write_rows(ring: Array, rows: Array, position: Int[Array, ""]) -> Array:
+    """The ring `[capacity, ...]` with `rows [n, ...]` written from `position` on.
+
+    A rule of our own for `vmap`: JAX's turns every batched slice update into a scatter, even at one common position.
+    """
+    return jax.lax.dynamic_update_slice_in_dim(ring, rows, position, axis=0)
+
+
+@write_rows.def_vmap
+def _write_rows_of_all(axis_size: int, batched: list[bool], ring: Array, rows: Array, position: Array) -> tuple:
+    if batched == [True, True, False]:
+        return jax.lax.dynamic_update_slice_in_dim(ring, rows, position, axis=1), True
+    axes = [0 if each else None for each in batched]
+    plain = partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+    return jax.vmap(plain, in_axes=axes, axis_size=axis_size)(ring, rows, position), True
+
+
 def choose_distinct(key: PRNGKey, available: Int[Array, ""], n: int) -> Int[Array, "n"]:
     """`n` distinct indices below `available`, every subset equally likely (Floyd's algorithm).
 
@@ -113,9 +132,7 @@ def uniform(example: Episode, *, capacity: int, batch_size: int, n_envs: int) ->
     def add(state: BufferState, clock: Clock, episodes: Episode) -> BufferState:
         position = clock.episodes % capacity
         return jax.tree.map(
-            lambda ring, rows: jax.lax.dynamic_update_slice_in_dim(ring, rows.astype(ring.dtype), position, axis=0),
-            state,
-            pack(episodes),
+            lambda ring, rows: write_rows(ring, rows.astype(ring.dtype), position), state, pack(episodes)
         )
 
     def sample(state: BufferState, clock: Clock, key: PRNGKey) -> Episode:

@@ -33,6 +33,7 @@ __all__ = [
     "grid_points",
     "list_configs",
     "make_env",
+    "replace",
     "swept_keys",
     "to_yaml",
 ]
@@ -209,6 +210,18 @@ def make_env(config: Config) -> Env:
     except ValueError as error:
         message = " ".join(str(error).split())
         raise ConfigError(message if message.startswith("env.") else f"env {config.env_name}: {message}") from None
+
+
+def replace(config: Config, key: str, value: Any) -> Config:
+    """A checked copy with one setting changed: `replace(config, "train.seeds", 8)`; ConfigError if that is wrong."""
+    section, _, name = key.partition(".")
+    if section not in ("algo", "env", "train") or name not in _fields(type(getattr(config, section))):
+        raise ConfigError(f"unknown key {key}; expected one of the settings that `lsf-jax list keys` shows")
+    part = getattr(config, section)
+    part = dataclasses.replace(part, **{name: _checked(section, type(part), name, Given(value, ""))})
+    changed = dataclasses.replace(config, **{section: part})
+    check(changed)
+    return changed
 
 
 def swept_keys(algo_name: str) -> tuple[str, ...]:

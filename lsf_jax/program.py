@@ -24,6 +24,7 @@ from lsf_jax.training import (
     iteration_keys,
     make_chunk,
     make_train_step,
+    per_leaf,
 )
 from lsf_jax.types import (
     Algorithm,
@@ -125,7 +126,8 @@ def seed_mesh(n_devices: int) -> Mesh | None:
     """A one-axis mesh over the first devices, or None for a single one."""
     if n_devices == 1:
         return None
-    return jax.make_mesh((n_devices,), (SEEDS,), devices=jax.devices()[:n_devices])
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((n_devices,), (SEEDS,), auto, devices=jax.devices()[:n_devices])
 
 
 def compile_init(program: Program, root_seed: int, mesh: Mesh | None = None) -> Callable[[Rows], TrainState]:
@@ -135,23 +137,37 @@ def compile_init(program: Program, root_seed: int, mesh: Mesh | None = None) -> 
     def one(hyper: Hyper, seed: Array, root: PRNGKey) -> TrainState:
         return start(hyper, jax.random.fold_in(root, seed))
 
-    batched = jax.jit(jax.vmap(one, in_axes=(0, 0, None), out_axes=AXES))
+    batched = jax.vmap(one, in_axes=(0, 0, None), out_axes=AXES)
+    if mesh is not None:
+        seeds, common = PartitionSpec(SEEDS), PartitionSpec()
+        specs = (seeds, seeds, common), per_leaf(seeds, common)
+        # Each device makes its own share: all replays would not fit on one.
+        batched = jax.shard_map(batched, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+    compiled = jax.jit(batched)
 
     def init(rows: Rows) -> TrainState:
-        state = batched(
+        return compiled(
             jax.tree.map(jnp.asarray, rows.hyper), jnp.asarray(rows.seed, jnp.uint32), jax.random.key(root_seed)
         )
-        return state if mesh is None else jax.device_put(state, shardings(state, mesh))
 
     return init
 
 
-def shardings(state: TrainState, mesh: Mesh) -> TrainState:
-    """Where each leaf of a block's state lies: the seed axis over the mesh, counters everywhere."""
+def state_shapes(state: TrainState, mesh: Mesh | None) -> TrainState:
+    """Shapes of a block's state and where each leaf lies: the seed axis over the mesh, counters everywhere.
+
+    Args:
+      state: arrays or shapes.
+      mesh: as for `compile_init`; None says nothing about places.
+    """
+    if mesh is None:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     mapped, common = NamedSharding(mesh, PartitionSpec(SEEDS)), NamedSharding(mesh, PartitionSpec())
-    everywhere = jax.tree.map(lambda leaf: mapped, state)
-    clock = everywhere.clock._replace(episodes=common, updates=common)
-    return everywhere._replace(clock=clock, iteration=common)
+
+    def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=mapped if leaf.shape else common)
+
+    return jax.tree.map(placed, state)
 
 
 def compile_chunk(program: Program, *, rows: int, log_every: int = 1, mesh: Mesh | None = None) -> Chunk:

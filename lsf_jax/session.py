@@ -28,6 +28,7 @@ from lsf_jax.program import (
     compile_joint_table,
     make_rows,
     seed_mesh,
+    state_shapes,
     take_rows,
 )
 from lsf_jax.progress import Progress
@@ -155,7 +156,7 @@ class Block:
         if checkpoint.latest(self.folder) is None:
             self.state = session.timed("initialisation", "train_seconds", lambda: session.compiled.init(self.rows))
         else:
-            like = jax.eval_shape(session.compiled.init, self.rows)
+            like = state_shapes(jax.eval_shape(session.compiled.init, self.rows), session.mesh)
             self.state, meta = checkpoint.restore(self.folder, like)
             self.finished_budget = meta["finished_budget"]
         iteration = int(self.state.iteration)

@@ -169,8 +169,9 @@ def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1, mesh: Mesh | N
 
     def body(_: Array, carry: tuple) -> tuple:
         state, log, written, budget = carry
+        updates = state.clock.updates
         state, metrics = batched(state, budget)
-        bad = _nonfinite(metrics)
+        bad = _nonfinite(metrics) & (state.clock.updates > updates)
         trouble = jnp.where((log.nonfinite_at < 0) & bad, state.iteration, log.nonfinite_at)
         due = state.iteration % log_every == 0
         log = _write(log, state, metrics, jnp.where(due, written, rows))._replace(nonfinite_at=trouble)
@@ -198,17 +199,11 @@ def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1, mesh: Mesh | N
 
 
 def _nonfinite(metrics: Metrics) -> Array:
-    """`[K]`: whether any loss gradient of an update that took place is not finite.
-
-    Skipped updates are NaN in every learned metric, the parameter norm included; after a real update the parameter norm
-    is finite unless the update broke it, so both kinds of norm are looked at and the skipped ones told by all-NaN.
-    """
-    norms = [value for name, value in metrics.items() if name.endswith("_norm")]
+    """`[K]`: whether any norm is not finite, of the gradients or of the parameters that they led to."""
+    norms = [jnp.isfinite(value) for name, value in metrics.items() if name.endswith("_norm")]
     if not norms:
         return jnp.zeros(metrics["env_steps"].shape, bool)
-    stacked = jnp.stack(norms)
-    skipped = jnp.isnan(stacked).all(axis=0)
-    return ~jnp.isfinite(stacked).all(axis=0) & ~skipped
+    return ~jnp.stack(norms).all(axis=0)
 
 
 def _empty_log(shapes: dict[str, jax.ShapeDtypeStruct], rows: int) -> ChunkLog:

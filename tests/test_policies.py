@@ -88,9 +88,7 @@ def test_a_row_with_nothing_available_stays_finite():
 def test_entropy_is_in_nats_over_available_actions():
     uniform = jnp.zeros((3, 4))
     log_pi = masked_log_softmax(uniform, AVAIL)
-    np.testing.assert_allclose(
-        entropy(probabilities(log_pi, AVAIL), log_pi), np.log([4, 2, 1]), rtol=1e-6, atol=1e-7
-    )
+    np.testing.assert_allclose(entropy(probabilities(log_pi, AVAIL), log_pi), np.log([4, 2, 1]), rtol=1e-6, atol=1e-7)
     expected = pi_in_numpy(LOGITS, AVAIL)
     by_hand = -(expected * np.log(np.where(expected > 0, expected, 1.0))).sum(-1)
     log_pi = masked_log_softmax(LOGITS, AVAIL)

@@ -19,7 +19,7 @@ SPEC = EnvSpec(n_agents=N, n_actions=A, obs_dim=O, state_dim=S, episode_limit=T)
 ENDINGS = ((5, False), (3, True), (2, False), (4, True), (1, True), (5, True))
 BATCH = len(ENDINGS)
 
-SMALL = lsf.LsfSacConfig(
+SMALL = lsf.LsfSacConfig(  # the switches of the preset `paper`
     batch_size=BATCH,
     hidden=H,
     encoder_hidden=5,
@@ -38,8 +38,7 @@ SMALL = lsf.LsfSacConfig(
     actor_clip=0.0,
     remat=False,
 )
-PAPER = replace(SMALL, trace=0.0, reward_scale=1.0)
-RELEASE = replace(
+RELEASE = replace(  # the switches of the preset `release`
     SMALL,
     message_routing="per_receiver",
     label="actor_greedy",

@@ -8,12 +8,12 @@ import lsf_sac_cases as cases
 import numpy as np
 import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, ODD, PAPER, RELEASE, SMALL, A, N
+from lsf_sac_cases import BATCH, CLOCK, ODD, RELEASE, SMALL, A, N
 
 from lsf_jax.algorithms import lsf_sac as lsf
 from lsf_jax.algorithms.base import hyper_of
 
-PRESETS = {"paper": PAPER, "release": RELEASE, "odd": ODD}
+PRESETS = {"paper": SMALL, "release": RELEASE, "odd": ODD}
 PER_RECEIVER = replace(SMALL, message_routing="per_receiver")
 HISTORY = replace(SMALL, encoder_input="history")
 

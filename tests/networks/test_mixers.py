@@ -83,7 +83,7 @@ def test_q_total_never_falls_when_a_utility_rises(hyper_hidden):
 
     gradient, signed = jax.jit(jax.vmap(slopes))(jax.random.split(jax.random.key(1), 500))
     assert (np.asarray(gradient) >= 0).all()
-    assert (np.asarray(gradient) > 1e-3).mean() > 0.9  # and it does rise
+    assert (np.asarray(gradient) > 1e-3).mean() > 0.8  # and it does rise, unless ELU has saturated
     assert (np.asarray(signed) < 0).any()  # the check notices a kernel that may be negative
 
 

@@ -1,0 +1,155 @@
+"""Small configurations, compiled once for all files, and bitwise comparison: shared by the tests of the engine."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from lsf_jax import metrics
+from lsf_jax.config import Config, compose
+from lsf_jax.program import Program, Rows, build, compile_chunk, compile_init, make_rows, seed_mesh
+from lsf_jax.progress import Progress
+from lsf_jax.training import Chunk
+from lsf_jax.types import TrainState
+
+NETWORKS = (
+    "algo.hidden=8",
+    "algo.encoder_hidden=8",
+    "algo.decoder_hidden=8",
+    "algo.mixer_embed=4",
+    "algo.hyper_hidden=8",
+    "algo.batch_size=4",
+    "train.n_envs=2",
+    "train.buffer_capacity=16",
+    "train.devices=1",
+    "train.eval_episodes=3",
+)
+"""Two episodes an iteration and four a batch: the first iteration stores without learning."""
+HUNT = ("env.grid_size=4", "env.n_predators=2", "env.n_prey=2", "env.episode_limit=4")
+ROWS = 32  # log rows of the chunks compiled here
+FOREVER = 2**30
+
+_compilations: list[str] = []
+
+
+def _listen(event: str, seconds: float, **more: Any) -> None:
+    del seconds, more
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compilations.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+@contextlib.contextmanager
+def counted_compilations() -> Iterator[list[str]]:
+    """A list that gains one entry for each program that XLA is asked for, from disk or not, in the `with` block."""
+    before, found = len(_compilations), []
+    yield found
+    found.extend(_compilations[before:])
+
+
+def small(*overrides: str, env: str = "m_step") -> Config:
+    """A configuration that compiles in seconds. In `m_step` episodes end early, at 1 to 4 steps."""
+    game = {"m_step": ("env.n_steps=4",), "predator_prey": HUNT}.get(env, ())
+    return compose(env=env, overrides=[*NETWORKS, *game, *overrides])
+
+
+@cache
+def program_of(config: Config) -> Program:
+    return build(config)
+
+
+@cache
+def chunk_of(config: Config, devices: int = 1) -> Chunk:
+    return compile_chunk(program_of(config), rows=ROWS, mesh=seed_mesh(devices))
+
+
+@cache
+def _init_of(config: Config, devices: int = 1) -> Any:
+    return compile_init(program_of(config), config.train.seed, seed_mesh(devices))
+
+
+def rows_of(config: Config, seeds: Any = None, **hyper: Any) -> Rows:
+    """Rows with these seeds and, where given, these numbers instead of the configured ones."""
+    rows = make_rows(config, program_of(config).algorithm)
+    if seeds is not None:
+        index = np.zeros(len(seeds), np.int64)
+        rows = Rows(np.asarray(seeds), index, jax.tree.map(lambda leaf: leaf[index], rows.hyper))
+    changed = {name: np.broadcast_to(np.float32(value), rows.seed.shape) for name, value in hyper.items()}
+    return rows._replace(hyper=rows.hyper._replace(**changed))
+
+
+def start(config: Config, seeds: Any = None, devices: int = 1, **hyper: Any) -> TrainState:
+    return _init_of(config, devices)(rows_of(config, seeds, **hyper))
+
+
+def advance(chunk: Chunk, state: TrainState, n: int, budget: int = FOREVER) -> tuple[TrainState, Any]:
+    return chunk(state, jnp.int32(n), jnp.int32(budget))
+
+
+def bits(tree: Any) -> list[np.ndarray]:
+    """Copies of all leaves as unsigned integers, so that NaNs compare and -0 differs from 0."""
+
+    def one(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        data = np.array(leaf)
+        return data.view(f"u{data.itemsize}")
+
+    return [one(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_same_bits(left: Any, right: Any) -> None:
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(left)[0]]
+    different = [name for name, a, b in zip(names, bits(left), bits(right), strict=True) if not np.array_equal(a, b)]
+    assert not different
+
+
+def seed_slice(state: TrainState, rows: Any) -> TrainState:
+    """Rows of a block's state, on the host; what is common to all seeds stays."""
+    on_host = jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))
+    return jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, on_host)
+
+
+def inner_jaxprs(equation: Any) -> Iterator[Any]:
+    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+        if hasattr(value, "jaxpr"):
+            yield value.jaxpr
+        elif hasattr(value, "eqns"):
+            yield value
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a jaxpr and of the programs inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in inner_jaxprs(equation):
+            yield from equations(inner)
+
+
+def quiet(config: Config) -> Progress:
+    return Progress(config.train.env_steps, "test", stream=io.StringIO(), plain=True)
+
+
+def tables(path: Path) -> dict[str, pa.Table]:
+    return {name: metrics.read_table(path, name) for name in ("train", "eval")}
+
+
+def assert_same_tables(left: Path, right: Path) -> None:
+    """Equal bits in every column; NaN equals NaN."""
+    for name, table in tables(left).items():
+        ours, theirs = metrics.to_arrays(table), metrics.to_arrays(tables(right)[name])
+        assert_same_bits(ours, theirs)
+
+
+def policy_bytes(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted((path / "policies").glob("*.safetensors"))}
