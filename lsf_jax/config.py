@@ -64,7 +64,7 @@ class TrainConfig:
     buffer_capacity: int = setting(
         5000, low=1, high=100_000_000, doc="replay per seed, in episodes; a multiple of n_envs"
     )
-    updates_per_iteration: int = setting(1, low=1, high=100_000, doc="updates after each collection of n_envs episodes")
+    updates_per_iteration: int = setting(4, low=1, high=100_000, doc="updates after each collection of n_envs episodes")
     evaluate_every: int = setting(10_000, low=1, high=2_000_000_000, doc="environment steps between evaluations")
     eval_episodes: int = setting(32, low=1, high=1_000_000, doc="episodes of one evaluation, per seed")
     eval_stochastic: bool = setting(False, doc="also evaluate the sampled policy, beside the greedy one")

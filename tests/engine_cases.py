@@ -111,7 +111,7 @@ def assert_same_bits(left: Any, right: Any) -> None:
     assert jax.tree.structure(left) == jax.tree.structure(right)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(left)[0]]
     different = [name for name, a, b in zip(names, bits(left), bits(right), strict=True) if not np.array_equal(a, b)]
-    assert not different
+    assert not different, different
 
 
 def seed_slice(state: TrainState, rows: Any) -> TrainState:

@@ -45,7 +45,7 @@ class PredatorPreyConfig:
     capture_threshold: int = setting(2, low=1, high=4, doc="predators that must catch one prey in the same step; DCG")
     capture_reward: float = setting(10.0, above=0, doc="team reward per prey caught; DCG")
     punishment: float = setting(
-        -2.0, low=-1e6, high=1e6, doc="team reward p per prey that too few try to catch; DCG 0 to -2, LSF-SAC 0 and -2"
+        0.0, low=-1e6, high=1e6, doc="team reward p per prey that too few try to catch; DCG 0 to -2, LSF-SAC 0 and -2"
     )
     episode_limit: int = setting(200, low=1, doc="steps; reaching it truncates and is not terminal; DCG")
 
