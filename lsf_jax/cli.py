@@ -118,6 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[options.command](options)
     except (ConfigError, RunFolderError, CheckpointError) as error:
         return _complain(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("lsf-jax: stopped at once; a run keeps its last checkpoint: lsf-jax resume RUN\n")
+        return INTERRUPTED
     except BrokenPipeError:
         return 1
 

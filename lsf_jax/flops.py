@@ -176,9 +176,7 @@ def _forward_only(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     return tuple(layer._replace(passes=TARGET) for layer in layers)
 
 
-def _agent_layers(
-    name: str, rows: int, inputs: int, spec: EnvSpec, cfg: LsfSacConfig, again: int
-) -> tuple[Layer, ...]:
+def _agent_layers(name: str, rows: int, inputs: int, spec: EnvSpec, cfg: LsfSacConfig, again: int) -> tuple[Layer, ...]:
     """An agent network whose input needs no gradient."""
     first = Layer(f"{name}: input layer", rows, inputs, cfg.hidden, FIRST)
     return (first, *_trunk(name, rows, cfg.hidden, spec.n_actions, cfg.recurrent, again))

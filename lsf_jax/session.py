@@ -37,6 +37,7 @@ from lsf_jax.types import JointTable, TrainState
 
 FLUSH_SECONDS = 20.0  # between parts of the metrics tables
 LARGEST_JOINT = 256  # joint actions whose Q table is recorded at every evaluation
+SECONDS = ("compile_seconds", "train_seconds", "evaluate_seconds", "save_seconds", "total_seconds")
 CARD = "card.json"
 
 
@@ -69,9 +70,10 @@ class Session:
         self.compiled = compile_all(config, plan)
         self.rows = make_rows(config, self.compiled.program.algorithm)
         self.trouble: list[dict[str, int]] = []
-        self.timing = {"compile_seconds": 0.0, "train_seconds": 0.0, "evaluate_seconds": 0.0, "save_seconds": 0.0}
+        self.timing = dict.fromkeys(SECONDS, 0.0)
         self.counts = {"env_steps": 0, "updates": 0}
-        self.done_before = 0  # env steps of finished blocks
+        self.done_before = {"env_steps": 0, "updates": 0}  # of finished blocks, over all rows
+        self.started = time.monotonic()
         self.warm: set[str] = set()
         self.seconds_per_iteration = 0.0
         names = config.train.sinks
@@ -128,6 +130,8 @@ def write_timing(session: Session) -> dict[str, float]:
     """Add this process's seconds to the card and return the run's totals with rates."""
     card = json.loads((session.path / CARD).read_text())
     before = card.get("timing", {})
+    session.timing["total_seconds"] = time.monotonic() - session.started
+    session.started = time.monotonic()
     timing = {key: round(before.get(key, 0.0) + value, 3) for key, value in session.timing.items()}
     for key, value in session.counts.items():
         timing[key] = before.get(key, 0) + value
@@ -138,6 +142,15 @@ def write_timing(session: Session) -> dict[str, float]:
     session.timing = dict.fromkeys(session.timing, 0.0)
     session.counts = dict.fromkeys(session.counts, 0)
     return timing
+
+
+def like_state(session: Session, rows: Rows) -> TrainState:
+    """Shapes of a block's state, with the devices that each part belongs on."""
+    like = jax.eval_shape(session.compiled.init, rows)
+    if session.mesh is None:
+        return like
+    place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.tree.map(place, like, shardings(like, session.mesh))
 
 
 class Block:
@@ -171,15 +184,13 @@ class Block:
 
 def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> bool:
     """Train one block to its budget; False if a stop was asked for first (everything is saved then)."""
-    if _already_finished(session, index):
-        session.done_before += _finished_steps(session, index)
+    if finished := _finished(session, index):
+        session.done_before = {name: session.done_before[name] + finished[name] for name in finished}
         return True
     block = Block(session, index)
     budget = session.config.train.env_steps
     interval = evaluation_interval(session.config, session.compiled.program)
-    session.progress.begin(
-        session.done_before + int(block.steps().clip(max=budget).sum()), int(block.state.clock.updates)
-    )
+    session.progress.begin(**progress_of(session, block))
     evaluated = -1
     while (steps := block.steps()).min() < budget:
         iteration = int(block.state.iteration)
@@ -196,20 +207,28 @@ def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> boo
     block.finished_budget = budget
     save_policies(session, block)
     save_block(session, block)
-    session.done_before += budget * block.n_rows
+    session.done_before = progress_of(session, block)
     return True
 
 
-def _already_finished(session: Session, index: int) -> bool:
+def progress_of(session: Session, block: Block) -> dict[str, int]:
+    """Env steps (within the budget) and updates so far, over all rows of this block and those before it."""
+    steps = block.steps().clip(max=session.config.train.env_steps)
+    updates = int(block.state.clock.updates) * block.n_rows
+    before = session.done_before
+    return {"env_steps": before["env_steps"] + int(steps.sum()), "updates": before["updates"] + updates}
+
+
+def _finished(session: Session, index: int) -> dict[str, int]:
+    """Counts of a block that an earlier process brought to this budget; empty if none did."""
     folder = session.path / "checkpoints" / f"block-{index:04d}"
     if checkpoint.latest(folder) is None:
-        return False
-    return checkpoint.read_meta(folder)[1]["finished_budget"] == session.config.train.env_steps
-
-
-def _finished_steps(session: Session, index: int) -> int:
-    width = session.plan.width * session.plan.n_devices
-    return session.config.train.env_steps * min(width, len(session.rows.seed) - index * width)
+        return {}
+    meta = checkpoint.read_meta(folder)[1]
+    budget = session.config.train.env_steps
+    if meta["finished_budget"] != budget:
+        return {}
+    return {"env_steps": budget * len(meta["env_steps"]), "updates": meta["updates"] * len(meta["env_steps"])}
 
 
 def _iterations(session: Session, iteration: int, steps: int, interval: int) -> int:
@@ -244,18 +263,15 @@ def advance(session: Session, block: Block, n: int) -> None:
     columns = records.train_columns(log, block.rows, block.first_row, block.n_rows, written)
     block.pending["train"].append(columns)
     report_trouble(session, block, log)
-    steps = block.steps().clip(max=session.config.train.env_steps)
     latest = np.asarray(log.metrics["episode_return"])[written - 1, : block.n_rows] if written else None
-    session.progress.update(
-        env_steps=session.done_before + int(steps.sum()), updates=int(block.state.clock.updates), returns=latest
-    )
+    session.progress.update(**progress_of(session, block), returns=latest)
     if session.sinks and written:
         means = {
             name: float(np.nanmean(values[-block.n_rows :]))
             for name, values in columns.items()
             if values.dtype == np.float32
         }
-        sinks.write_all(session.sinks, int(steps.mean()), means)
+        sinks.write_all(session.sinks, int(block.steps().mean()), means)
     if time.monotonic() - block.flushed_at > FLUSH_SECONDS:
         flush(session, block)
 
@@ -294,8 +310,7 @@ def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
     block.pending["eval"].append(columns)
     returns = columns["return"]
     session.progress.update(
-        env_steps=session.done_before + int(block.steps().clip(max=session.config.train.env_steps).sum()),
-        updates=int(state.clock.updates),
+        **progress_of(session, block),
         evaluation=f"return {np.median(returns):.2f} [{returns.min():.2f}, {returns.max():.2f}] at "
         f"{int(np.median(columns['env_steps'])):,} env steps",
     )
@@ -321,6 +336,7 @@ def save_block(session: Session, block: Block) -> None:
         "block": block.index,
         "finished_budget": block.finished_budget,
         "env_steps": block.steps().tolist(),
+        "updates": int(block.state.clock.updates),
         "config": to_yaml(session.config),
     }
     checkpoint.save(block.folder, int(block.state.iteration), block.state, meta, filled=filled)

@@ -163,7 +163,7 @@ def test_nothing_names_a_path_of_one_machine():
 def test_no_ten_lines_appear_twice():
     seen, twice = {}, []
     for name, path in FILES.items():
-        lines = [(number, line.strip()) for number, line in enumerate(path.read_text().splitlines(), 1)]
+        lines = [(number, line.strip()) for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)]
         lines = [(n, x) for n, x in lines if x and not x.startswith(("#", "import ", "from "))]
         for start in range(len(lines) - 9):
             window = tuple(line for _, line in lines[start : start + 10])

@@ -13,8 +13,8 @@ from lsf_jax.algorithms import lsf_sac as lsf
 from lsf_jax.algorithms.base import hyper_of
 from lsf_jax.types import AgentState, Clock, EnvSpec, Episode, Observation, Trajectory
 
-T, N, A, O, S, H = 5, 3, 4, 6, 7, 8
-SPEC = EnvSpec(n_agents=N, n_actions=A, obs_dim=O, state_dim=S, episode_limit=T)
+T, N, A, OBS, S, H = 5, 3, 4, 6, 7, 8
+SPEC = EnvSpec(n_agents=N, n_actions=A, obs_dim=OBS, state_dim=S, episode_limit=T)
 # Length and how it ended: full and cut, terminated early, cut early, terminated, terminated at once, terminated at T.
 ENDINGS = ((5, False), (3, True), (2, False), (4, True), (1, True), (5, True))
 BATCH = len(ENDINGS)
@@ -31,6 +31,7 @@ SMALL = lsf.LsfSacConfig(  # the switches of the preset `paper`
     lambda_2=1.25,
     beta=0.3,
     alpha=0.8,
+    target_entropy_fraction=0.5,
     discount=0.9,
     trace=0.6,
     reward_scale=0.5,
@@ -63,7 +64,7 @@ CLOCK = Clock(env_steps=jnp.int32(40), episodes=jnp.int32(8), updates=jnp.int32(
 
 
 def make_games(seed=0):
-    """Random episodes with unavailable actions and dead agents; what lies after the end looks as `observe` leaves it."""
+    """Random episodes with unavailable actions and dead agents; rows after the end look as `observe` leaves them."""
     rng = np.random.default_rng(seed)
     games = []
     for length, terminal in ENDINGS:
@@ -77,7 +78,7 @@ def make_games(seed=0):
         action = np.array([[rng.choice(np.flatnonzero(row)) for row in rows] for rows in avail[:T]])
         games.append(
             oracle.Game(
-                obs=rng.normal(size=(T + 1, N, O)) * real[:, None, None],
+                obs=rng.normal(size=(T + 1, N, OBS)) * real[:, None, None],
                 state=rng.normal(size=(T + 1, S)) * real[:, None],
                 avail=avail,
                 action=action * valid[:, None],
@@ -174,7 +175,7 @@ def updated(cfg, micro_batch=0):
 def gradients(agent, beta_1=0.9):
     """The gradients that the first Adam step saw, read off its first moment."""
     groups = {name: state for name, state in agent.opt_state.items() if jax.tree.leaves(state)}
-    return {name: jax.tree.map(lambda m: m / (1 - beta_1), state[-1].mu) for name, state in groups.items()}
+    return {name: jax.tree.map(lambda m: np.asarray(m) / (1 - beta_1), state[-1].mu) for name, state in groups.items()}
 
 
 @cache

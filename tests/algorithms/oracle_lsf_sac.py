@@ -1,4 +1,4 @@
-"""One LSF-SAC update in plain NumPy float64: loops over episodes, steps, agents and actions, written from the equations.
+"""One LSF-SAC update in plain NumPy float64: loops over episodes, steps, agents, actions; written from the equations.
 
 Nothing is imported from the package. Parameters are the nested dicts of the code under test, as NumPy arrays; `cfg` is
 any object with the settings' names; message noise is given. Every loss is a function of the parameters, so central

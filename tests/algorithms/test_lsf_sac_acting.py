@@ -9,7 +9,7 @@ import lsf_sac_cases as cases
 import numpy as np
 import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import CLOCK, PLAIN, RELEASE, SMALL, A, N, O, S, T
+from lsf_sac_cases import CLOCK, OBS, PLAIN, RELEASE, SMALL, A, N, S, T
 
 from lsf_jax.algorithms.base import BEHAVIOURS
 from lsf_jax.policies import epsilon_greedy, linear_schedule
@@ -48,7 +48,7 @@ def observations(seed=0):
     avail[np.arange(3)[:, None], np.arange(N), rng.integers(A, size=(3, N))] = True
     avail[1, 2] = np.arange(A) == 1  # dead
     return Observation(
-        obs=jnp.asarray(rng.normal(size=(3, N, O)), jnp.float32),
+        obs=jnp.asarray(rng.normal(size=(3, N, OBS)), jnp.float32),
         state=jnp.asarray(rng.normal(size=(3, S)), jnp.float32),
         avail=jnp.asarray(avail),
     )
@@ -157,7 +157,7 @@ def test_behaviours_choose_with_the_probabilities_they_name(behaviour, env_steps
         epsilon_start=jnp.float32(0.9), epsilon_finish=jnp.float32(0.1), epsilon_anneal=jnp.float32(100.0)
     )
     clock = CLOCK._replace(env_steps=jnp.int32(env_steps))
-    observation = Observation(obs=jnp.zeros((N, O)), state=jnp.zeros((S,)), avail=AVAIL)
+    observation = Observation(obs=jnp.zeros((N, OBS)), state=jnp.zeros((S,)), avail=AVAIL)
     choose = BEHAVIOURS[behaviour]
     keys = jax.random.split(jax.random.key(3), DRAWS)
     actions = jax.vmap(lambda key: choose(VALUES, observation, key, clock, hyper))(keys)
@@ -184,6 +184,6 @@ def test_release_clips_the_logits_that_act_and_the_paper_does_not():
         layer = {"kernel": 0.0 * params["output_layer"]["kernel"], "bias": jnp.array([60.0, -60.0, 0.0, 0.0])}
         net = cases.lsf.make_networks(cases.SPEC, cfg)
         hidden = c.algorithm.start().hidden
-        inputs = jnp.zeros((N, O + A + N))
+        inputs = jnp.zeros((N, OBS + A + N))
         _, logits = cases.lsf.actor_logits(net, cfg, {**params, "output_layer": layer}, hidden, inputs)
         np.testing.assert_allclose(logits[:, 0] - logits[:, 1], largest)

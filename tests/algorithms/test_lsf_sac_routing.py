@@ -28,9 +28,15 @@ ROUTED = {
     "per_receiver_soft": replace(
         PLAIN, message_routing="per_receiver", td_target="soft_expected", label="actor_soft", policy_sign="release"
     ),
-    "double_q": replace(PLAIN, td_target="double_q", label="actor_greedy", mask_messages=False),
-    "expected": replace(PLAIN, td_target="expected", encoder_input="history", decoder_mask=True),
-    "bottleneck_only": replace(PLAIN, td_gradient_to_encoder=False),
+    "double_q_history": replace(
+        PLAIN,
+        td_target="double_q",
+        label="actor_greedy",
+        encoder_input="history",
+        decoder_mask=True,
+        mask_messages=False,
+    ),
+    "bottleneck_only": replace(PLAIN, td_target="expected", td_gradient_to_encoder=False),
 }
 
 
@@ -102,7 +108,7 @@ def test_per_receiver_block_i_of_a_sender_reaches_receiver_i_alone(sender, recei
 def rows_changed_by(cfg, params, sender, step):
     """[T+1, N] flags: whose Q-values and decoder logits move when one agent's observation of one step moves."""
     net = lsf.make_networks(SPEC, cfg)
-    obs = jnp.asarray(np.random.default_rng(4).normal(size=(T + 1, N, cases.O)), jnp.float32)
+    obs = jnp.asarray(np.random.default_rng(4).normal(size=(T + 1, N, cases.OBS)), jnp.float32)
 
     def says(obs):
         inputs = lsf.agent_inputs(obs, jnp.full((T + 1, N), -1), A)

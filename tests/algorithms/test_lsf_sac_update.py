@@ -1,4 +1,4 @@
-"""The update of LSF-SAC as a whole: padding, micro-batches, seeds, the weights of eq. (8), α, Adam and target copies."""
+"""The update of LSF-SAC as a whole: padding, micro-batches, seeds, the weights of eq. (8), α, Adam, target copies."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -16,7 +16,7 @@ from lsf_jax.envs import make
 from lsf_jax.learner import hard_copy
 from lsf_jax.types import AgentState, Clock, Observation
 
-CLIPPED_AND_FIXED = replace(PLAIN, grad_clip=0.01, actor_clip=0.02, learn_temperature=False)
+CLIPPED_AND_FIXED = replace(SMALL, grad_clip=0.01, actor_clip=0.02, learn_temperature=False)
 
 
 def assert_same(first, second):
@@ -102,9 +102,9 @@ def test_a_batch_of_padding_alone_moves_nothing():
     assert all(metrics[name] == 0 for name in oracle.TERMS)
 
 
-@pytest.mark.parametrize(("cfg", "size"), [(PLAIN, 1), (PLAIN, 3), (SMALL, 2), (SMALL, BATCH)])
-def test_micro_batches_give_the_update_of_the_whole_batch(cfg, size):
-    whole, sliced = cases.updated(cfg), cases.updated(cfg, size)
+@pytest.mark.parametrize("size", [2, 3])
+def test_micro_batches_give_the_update_of_the_whole_batch(size):
+    whole, sliced = cases.updated(SMALL), cases.updated(SMALL, size)
     assert_gradients_close(sliced[0], whole[0])
     for name, value in whole[1].items():
         np.testing.assert_allclose(sliced[1][name], value, rtol=2e-6, atol=1e-6, err_msg=name)
@@ -202,11 +202,11 @@ def test_a_fixed_alpha_never_moves():
     agent = c.agent
     for _ in range(3):
         agent, metrics = c.update(agent, c.episodes, c.key, CLOCK, c.hyper)
-        assert metrics["alpha"] == pytest.approx(PLAIN.alpha, rel=1e-6)
+        assert metrics["alpha"] == pytest.approx(SMALL.alpha, rel=1e-6)
     assert_same(agent.params["temperature"], c.agent.params["temperature"])
     assert jax.tree.leaves(agent.opt_state["temperature"]) == []
     doubled = c.update(c.agent, c.episodes, c.key, CLOCK, c.hyper._replace(alpha=2 * c.hyper.alpha))[1]
-    assert doubled["alpha"] == pytest.approx(2 * PLAIN.alpha, rel=1e-6)
+    assert doubled["alpha"] == pytest.approx(2 * SMALL.alpha, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -220,17 +220,18 @@ def test_first_adam_step_descends_by_the_learning_rate_of_its_group(group, rate)
     rates = {"critic": hyper.lr, "actor": hyper.actor_lr, "temperature": hyper.alpha_lr}
     assert rates[group] == jnp.float32(0.02)
     for name, step in rates.items():
-        moved = jax.tree.map(jnp.subtract, agent.params[name], c.agent.params[name])
+        before, after = cases.numpy_tree(c.agent.params[name]), cases.numpy_tree(agent.params[name])
+        moved = jax.tree.map(np.subtract, after, before)
         for change, gradient in zip(jax.tree.leaves(moved), jax.tree.leaves(gradients[name])):
-            wanted = -float(step) * gradient / (jnp.abs(gradient) + 1e-8)
+            wanted = -float(step) * gradient / (np.abs(gradient) + 1e-8)
             np.testing.assert_allclose(change, wanted, rtol=1e-3, atol=5e-7)
 
 
 def test_gradients_are_clipped_to_the_global_norm_of_their_group():
-    (free, free_metrics), (clipped, metrics) = cases.updated(PLAIN), cases.updated(CLIPPED_AND_FIXED)
+    (free, free_metrics), (clipped, metrics) = cases.updated(SMALL), cases.updated(CLIPPED_AND_FIXED)
     for group, norm in (("critic", 0.01), ("actor", 0.02)):
         before, after = (jax.tree.leaves(cases.gradients(agent)[group]) for agent in (free, clipped))
-        length = np.sqrt(sum(float((leaf**2).sum()) for leaf in before))
+        length = np.sqrt(sum(float((leaf.astype(float) ** 2).sum()) for leaf in before))
         assert length > 2 * norm
         for a, b in zip(after, before):
             np.testing.assert_allclose(a, b * norm / length, rtol=1e-4, atol=1e-8)
@@ -272,5 +273,5 @@ def test_a_new_agent_has_its_own_targets_and_a_critic_that_reads_every_message()
     assert set(agent.targets) == {"critic"}
     assert agent.targets["critic"] == agent.params["critic"]
     kernel = agent.params["critic"]["critic"]["input_layer"]["kernel"]
-    assert kernel.shape == (cases.O + A + N + N * PLAIN.message_dim, cases.H)
-    assert agent.params["actor"]["input_layer"]["kernel"].shape == (cases.O + A + N, cases.H)
+    assert kernel.shape == (cases.OBS + A + N + N * PLAIN.message_dim, cases.H)
+    assert agent.params["actor"]["input_layer"]["kernel"].shape == (cases.OBS + A + N, cases.H)
