@@ -2,7 +2,6 @@
 
 Later layers win: defaults of the dataclasses < `configs/algo/<algo>.yaml` < `configs/env/<env>.yaml` <
 `configs/train/<train>.yaml` < presets in order < the user's files in order < overrides such as `algo.lr=3e-4`.
-Nothing is written back, and after this module no text chooses behaviour.
 """
 
 import dataclasses
@@ -22,7 +21,6 @@ __all__ = [
     "MAY_CHANGE_ON_RESUME",
     "Config",
     "ConfigError",
-    "KeyDoc",
     "TrainConfig",
     "check",
     "compose",
@@ -213,7 +211,7 @@ def make_env(config: Config) -> Env:
 
 
 def replace(config: Config, key: str, value: Any) -> Config:
-    """A checked copy with one setting changed: `replace(config, "train.seeds", 8)`; ConfigError if that is wrong."""
+    """A checked copy with one setting changed, as in `replace(config, "train.seeds", 8)`."""
     section, _, name = key.partition(".")
     if section not in ("algo", "env", "train") or name not in _fields(type(getattr(config, section))):
         raise ConfigError(f"unknown key {key}; expected one of the settings that `lsf-jax list keys` shows")

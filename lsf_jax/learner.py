@@ -142,11 +142,11 @@ def _over_slices(
 
 def _apply(learner: Learner, agent: AgentState, sums: Sums, hyper: Hyper) -> tuple[AgentState, Metrics]:
     """Divide by the number of valid steps and take one optimiser step in every group."""
-    count = jnp.maximum(sums.count, 1.0)
+    per_step = 1.0 / jnp.maximum(sums.count, 1.0)
     rates = learner.learning_rates(hyper)
-    params, opt_state, metrics = {}, {}, {name: value / count for name, value in sums.terms.items()}
+    params, opt_state, metrics = {}, {}, {name: value * per_step for name, value in sums.terms.items()}
     for group, optimizer in learner.optimizers.items():
-        gradients = jax.tree.map(lambda leaf: leaf / count, sums.gradients[group])
+        gradients = jax.tree.map(lambda leaf: leaf * per_step, sums.gradients[group])
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
             steps, opt_state[group] = optimizer.update(gradients, agent.opt_state[group], agent.params[group])
         params[group] = jax.tree.map(
@@ -160,7 +160,25 @@ def _apply(learner: Learner, agent: AgentState, sums: Sums, hyper: Hyper) -> tup
 def adam(clip: float) -> optax.GradientTransformation:
     """Adam (β 0.9/0.999, ε 1e-8, PyTorch's defaults) after clipping the global norm; `clip` 0 leaves it out.
 
-    Without a learning rate: that is a traced number, applied by `make_update`.
+    Without a learning rate: that is a traced number, applied by `make_update`. The state is optax's; the arithmetic is
+    spelled with reciprocals of scalars, because XLA rewrites arrays divided by a scalar in an order that is not the
+    same in programs for one device and for several, and a sharded run would differ in its last bits.
     """
-    parts = [optax.clip_by_global_norm(clip)] if clip else []
-    return optax.chain(*parts, optax.scale_by_adam())
+    decay, decay_square, smallest = 0.9, 0.999, 1e-8
+
+    def update(gradients: Params, state: Any, params: Params | None = None) -> tuple[Params, optax.ScaleByAdamState]:
+        del params
+        if clip:
+            scale = jnp.minimum(1.0, clip * (1.0 / optax.global_norm(gradients)))
+            gradients = jax.tree.map(lambda leaf: leaf * scale, gradients)
+        count = state.count + 1
+        mean = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.mu, gradients)
+        square = jax.tree.map(lambda old, new: decay_square * old + (1 - decay_square) * new * new, state.nu, gradients)
+        age = count.astype(jnp.float32)
+        unbias, unbias_square = 1.0 / (1.0 - decay**age), 1.0 / (1.0 - decay_square**age)
+        steps = jax.tree.map(
+            lambda first, second: first * unbias / (jnp.sqrt(second * unbias_square) + smallest), mean, square
+        )
+        return steps, optax.ScaleByAdamState(count=count, mu=mean, nu=square)
+
+    return optax.GradientTransformation(optax.scale_by_adam().init, update)

@@ -16,7 +16,7 @@ READING_ORDER = """
 types fields yaml12
 envs.base envs.tabular envs.matrix_game envs.predator_prey envs.probes envs
 networks networks.agents networks.mixers networks.messages
-policies rollout buffers returns learner algorithms.base algorithms.lsf_sac algorithms flops
+policies rollout buffers returns learner algorithms.base algorithms.lsf_sac_config algorithms.lsf_sac algorithms flops
 training evaluation
 layers config run_folder manifest params_file checkpoint metrics sinks progress signals runtime program planner records
 analysis analysis.runs analysis.statistics analysis.tables analysis.plots analysis.render

@@ -1,0 +1,155 @@
+"""Counting matrix products, and the bound that nothing in an update is computed twice."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lsf_jax import flops
+from lsf_jax.config import Config, compose
+from lsf_jax.flops import Product
+from lsf_jax.program import build
+from lsf_jax.training import init_train_state
+
+BOUND = 1.15
+ROWS = jnp.zeros((5, 3))
+SQUARE = jnp.zeros((3, 3))
+
+
+def count(function, *arguments) -> int:
+    return flops.count_flops(flops.count_products(function, *arguments))
+
+
+def count_update(config: Config, n_seeds: int = 0) -> flops.Count:
+    """Products of sample → update → target copy, of one seed or of several side by side."""
+    program = build(config, config.train.micro_batch)
+
+    def learn(key):
+        state = init_train_state(program.algorithm, program.buffer, program.algorithm.hyper, key)
+        episodes = program.buffer.sample(state.buffer, state.clock, key)
+        agent, metrics = program.algorithm.update(state.agent, episodes, key, state.clock, state.hyper)
+        return program.algorithm.refresh(agent, state.clock, state.clock), metrics
+
+    keys = jax.random.key(0) if not n_seeds else jax.random.split(jax.random.key(0), n_seeds)
+    return flops.count_products(jax.vmap(learn) if n_seeds else learn, keys)
+
+
+def config_of(*overrides: str) -> Config:
+    return compose(overrides=["train.buffer_capacity=64", *overrides])
+
+
+def test_a_product_counts_two_operations_for_each_multiplication_and_addition():
+    counted = flops.count_products(lambda a, b: a @ b, jnp.zeros((2, 3)), jnp.zeros((3, 7)))
+    assert counted.products == (Product(batch=1, m=2, n=7, k=3, times=1),)
+    assert flops.count_flops(counted) == 2 * 2 * 3 * 7
+
+
+def test_batched_products_keep_their_batch():
+    counted = flops.count_products(jax.vmap(jnp.dot), jnp.zeros((4, 2, 3)), jnp.zeros((4, 3, 7)))
+    assert counted.products == (Product(batch=4, m=2, n=7, k=3, times=1),)
+
+
+def test_a_vector_product_has_one_row():
+    assert count(lambda a, b: a @ b, jnp.zeros(3), jnp.zeros((3, 7))) == 2 * 3 * 7
+
+
+def test_the_body_of_a_scan_counts_once_for_each_step():
+    def scan(x):
+        return jax.lax.scan(lambda h, _: (h @ SQUARE, None), x, None, length=11)[0]
+
+    assert count(scan, ROWS) == 11 * 2 * 5 * 3 * 3
+    assert count(lambda x: jax.lax.scan(lambda h, _: (scan(h), None), x, None, length=7)[0], ROWS) == 77 * 90
+
+
+def test_a_cond_counts_its_dearest_branch():
+    branches = (lambda x: x, lambda x: x @ SQUARE @ SQUARE, lambda x: x @ SQUARE)
+    assert count(lambda i, x: jax.lax.switch(i, branches, x), jnp.int32(0), ROWS) == 2 * 90
+
+
+def test_a_loop_of_unknown_length_counts_once_and_is_reported():
+    counted = flops.count_products(
+        lambda n, x: jax.lax.fori_loop(0, n, lambda _, h: h @ SQUARE, x), jnp.int32(9), ROWS
+    )
+    assert flops.count_flops(counted) == 90
+    assert counted.unknown_loops == 1
+    known = flops.count_products(lambda x: jax.lax.fori_loop(0, 9, lambda _, h: h @ SQUARE, x), ROWS)
+    assert (flops.count_flops(known), known.unknown_loops) == (9 * 90, 0)
+
+
+def test_inner_jits_and_rematerialised_functions_are_looked_into():
+    assert count(jax.jit(lambda x: jax.jit(lambda y: y @ SQUARE)(x)), ROWS) == 90
+
+    def loss(weights, step):
+        return jax.lax.scan(lambda h, _: (step(h, weights), None), ROWS, None, length=4)[0].sum()
+
+    plain = count(jax.grad(lambda w: loss(w, lambda h, w: jnp.tanh(h @ w))), SQUARE)
+    again = count(jax.grad(lambda w: loss(w, jax.checkpoint(lambda h, w: jnp.tanh(h @ w)))), SQUARE)
+    assert plain == 4 * 3 * 90
+    assert again == 4 * 4 * 90
+
+
+def test_products_that_no_output_depends_on_are_left_out():
+    def wasteful(x):
+        unused = jax.lax.scan(lambda h, _: (h @ SQUARE, h @ SQUARE), x, None, length=4)
+        return x + (x @ SQUARE), unused[0]
+
+    assert count(lambda x: wasteful(x)[0], ROWS) == 90
+    assert count(wasteful, ROWS) == 90 + 4 * 90
+
+
+def test_a_network_of_two_layers_costs_what_the_rule_says():
+    def loss(params, x):
+        return (jnp.maximum(x @ params[0], 0.0) @ params[1]).sum()
+
+    params = (jnp.zeros((3, 4)), jnp.zeros((4, 2)))
+    layers = (flops.Layer("1", 5, 3, 4, flops.FIRST), flops.Layer("2", 5, 4, 2, flops.TRAINED))
+    # The gradient of a sum needs no product for the last layer's output, only shapes decide here.
+    assert count(jax.value_and_grad(loss), params, ROWS) == sum(flops.layer_flops(layer) for layer in layers)
+
+
+def test_the_reference_size_needs_about_34_gflop():
+    program = build(config_of())
+    total = flops.analytic_update_flops(program.env.spec, config_of().algo)
+    assert total == pytest.approx(34e9, rel=0.02)  # independent count in the design, section 9
+    names = [layer.name for layer in flops.lsf_sac_layers(program.env.spec, config_of().algo)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("algo.message_routing=per_receiver",),
+        ("algo.recurrent=false",),
+        ("algo.encoder_input=history",),
+        ("algo.td_gradient_to_encoder=false",),
+        ("algo.hyper_hidden=0",),
+        ("algo.td_target=double_q", "algo.label=actor_soft"),
+        ("train.micro_batch=8",),
+    ],
+    ids=lambda overrides: overrides[0] if overrides else "default",
+)
+def test_nothing_in_an_update_is_computed_twice(overrides):
+    plain = config_of("algo.remat=false", *overrides)
+    spec = build(plain).env.spec
+    counted = count_update(plain)
+    assert counted.unknown_loops == 0
+    assert 0.99 < flops.count_flops(counted) / flops.analytic_update_flops(spec, plain.algo) <= BOUND
+    repeated = replace(plain, algo=replace(plain.algo, remat=True))
+    declared = flops.analytic_update_flops(spec, repeated.algo, recompute=True)
+    assert 0.99 < flops.count_flops(count_update(repeated)) / declared <= BOUND
+
+
+def test_rematerialisation_repeats_the_recurrences_and_nothing_else():
+    plain, repeated = config_of("algo.remat=false"), config_of("algo.remat=true")
+    spec = build(plain).env.spec
+    declared = flops.analytic_update_flops(spec, repeated.algo, recompute=True)
+    extra = declared - flops.analytic_update_flops(spec, plain.algo)
+    assert flops.count_flops(count_update(repeated)) - flops.count_flops(count_update(plain)) == extra
+
+
+def test_seeds_side_by_side_cost_what_they_cost_alone():
+    config = config_of("env.episode_limit=5", "algo.batch_size=4")
+    one, three = count_update(config), count_update(config, n_seeds=3)
+    assert flops.count_flops(three) == 3 * flops.count_flops(one)
