@@ -22,6 +22,13 @@ from lsf_jax.config import Config, ConfigError, compose
 from lsf_jax.flops import Product, product_flops
 from lsf_jax.run_folder import card
 
+REFERENCE = (  # the size that the published figures are for: pymarl2's QMIX on predator-prey
+    "algo.batch_size=32",
+    "algo.hidden=64",
+    "train.n_envs=8",
+    "train.updates_per_iteration=1",
+    "train.buffer_capacity=5000",
+)
 PROBED_SHARE = 0.9  # of a program's operations: the shapes that the GEMM probe times one by one
 LONGEST_PROBE = 256  # products of one shape in a row
 WIDEST = 9  # columns of a table; a wider one is printed on its side
@@ -165,14 +172,15 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def configure(arguments: argparse.Namespace, *overrides: str, cache: str = "off") -> Config:
     """The configuration that the command line asks for, its runtime settings applied.
 
-    Exits with code 2 and one line if a setting is wrong.
+    Without a preset the sizes are those of `REFERENCE`, whatever configs/ recommends for learning. Exits with code 2 and one line if a setting is wrong.
 
     Args:
       arguments: from `parse`.
       *overrides: of the benchmark itself; the command line's win.
       cache: folder of the compilation cache; by default there is none, so that compile times are cold.
     """
-    words = [*overrides, f"train.cache_dir={cache}"]
+    words = [] if arguments.preset else list(REFERENCE)
+    words += [*overrides, f"train.cache_dir={cache}"]
     words += [f"algo.batch_size={arguments.batch}"] if arguments.batch else []
     try:
         config = compose(

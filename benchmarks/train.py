@@ -145,7 +145,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure every number of seeds, then a whole run at the last, and report."""
     small = (*SMALL, *SMALL_RUN) if arguments.quick else ()
     if arguments.quick:
-        arguments.iterations = 2
+        arguments.iterations, arguments.run_seconds = 2, 1.0
     with scratch() as folder:
         config = configure(arguments, *small, cache=f"{folder}/cache")
         rows, shares = [], []

@@ -132,6 +132,25 @@ def read_meta(folder: Path) -> tuple[int, dict[str, Any]]:
     return body["step"], body["meta"]
 
 
+def read_whole_meta(folder: Path) -> dict[str, Any]:
+    """Read what was saved with the newest checkpoint after checking every file of it, as `restore` would.
+
+    Args:
+      folder: where `save` wrote.
+
+    Returns:
+      `meta`.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged or foreign.
+    """
+    path = _newest(folder)
+    try:
+        return verify(path)["meta"]
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_advice(path)}") from error
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """List a folder's checkpoints, oldest first; leftovers of interrupted writes are not among them.
 

@@ -4,6 +4,7 @@ Bad input ends in one line on standard error and exit code 2; a run stopped by C
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,14 +120,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lsf_jax.run_folder import RunFolderError
 
     try:
-        return COMMANDS[options.command](options)
+        code = COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return code
     except (ConfigError, RunFolderError, CheckpointError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         sys.stderr.write("lsf-jax: stopped at once; a run keeps its last checkpoint: lsf-jax resume RUN\n")
         return INTERRUPTED
     except BrokenPipeError:
-        return 1
+        # The reader has had enough, as in `| head`; Python flushes again at exit and would complain about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _complain(message: str) -> int:

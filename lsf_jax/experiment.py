@@ -55,12 +55,12 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
     with shown:
         shown.note(describe_run(config))
         plan = make_plan(config)
+        layout = {key: getattr(plan, key) for key in ("width", "n_devices", "n_blocks", "micro_batch")}
+        card = run_folder.card() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}
         path = run_folder.create(config.train.run_dir, name)
         _check_disk(plan, path)
         shown.note(plan_text(plan))
         run_folder.write_text_atomic(path / CONFIG, to_yaml(config))
-        layout = {key: getattr(plan, key) for key in ("width", "n_devices", "n_blocks", "micro_batch")}
-        card = run_folder.card() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}
         run_folder.write_json_atomic(path / CARD, card)
         with run_folder.lock(path):
             return _run(Session(config, path, plan, shown))
@@ -94,6 +94,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
     with shown, run_folder.lock(path):
         shown.note(f"resuming {path}")
         plan = _saved_plan(wanted, card)
+        _check_checkpoints(path, wanted)
         if wanted != saved:
             run_folder.write_text_atomic(path / CONFIG, to_yaml(wanted))
         return _run(Session(wanted, path, plan, shown))
@@ -136,6 +137,22 @@ def _saved_plan(config: Config, card: dict[str, Any]) -> Plan:
     fixed = replace(config.train, block=layout["width"], micro_batch=layout["micro_batch"], devices=layout["n_devices"])
     plan = make_plan(replace(config, train=fixed))
     return plan._replace(width=layout["width"], n_blocks=layout["n_blocks"])
+
+
+def _check_checkpoints(path: Path, config: Config) -> None:
+    """Refuse, before anything is written, damaged checkpoints and budgets whose parameters are gone."""
+    budget = config.train.env_steps
+    for folder in sorted((path / "checkpoints").glob("block-*")):
+        if checkpoint.latest(folder) is None:
+            continue
+        meta = checkpoint.read_whole_meta(folder)
+        before = from_yaml(meta["config"]).train.env_steps
+        furthest = max(meta["env_steps"])
+        if budget != before and budget <= furthest:
+            raise ConfigError(
+                f"train.env_steps is {budget}; expected {before}, or more than {furthest}: a seed of this run went on "
+                f"to there, and its parameters at {budget} were not kept"
+            )
 
 
 def _check_disk(plan: Plan, path: Path) -> None:

@@ -14,7 +14,7 @@ import jax
 from jax.extend import core as jax_core
 from jax.interpreters import partial_eval
 
-from lsf_jax.algorithms.lsf_sac import LsfSacConfig
+from lsf_jax.algorithms.lsf_sac_config import LsfSacConfig
 from lsf_jax.types import EnvSpec
 
 TRAINED = 3  # passes of a trained layer: forward, gradient of the weights, gradient of the input
@@ -150,7 +150,7 @@ def lsf_sac_layers(
     steps = batch * spec.episode_limit
     return (
         *_agent_layers("actor", rows, _own_inputs(spec), spec, cfg, again),
-        *_encoder_layers("encoder", rows, spec, cfg, again, trained=True),
+        *_encoder_layers("encoder", rows, spec, cfg, int(recompute), trained=True),
         *_critic_layers("critic", rows, spec, cfg, again),
         *_decoder_layers(rows, spec, cfg),
         *_mixer_layers("mixer", steps, spec, cfg, TRAINED),
@@ -209,7 +209,7 @@ def _encoder_layers(
     hidden = cfg.encoder_hidden
     sent = cfg.message_dim * (spec.n_agents if cfg.message_routing == "per_receiver" else 1)
     first = Layer(f"{name}: layer 1", rows, _own_inputs(spec), hidden, FIRST)
-    # The encoder's own GRU always recomputes its gates (`MessageEncoder`).
+    # Whatever algo.remat says, the encoder's own GRU recomputes its gates (`MessageEncoder`).
     rest = _trunk(name, rows, hidden, sent, cfg.encoder_input == "history", again)
     return (first, *rest) if trained else _forward_only((first, *rest))
 

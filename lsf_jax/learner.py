@@ -166,11 +166,10 @@ def adam(clip: float) -> optax.GradientTransformation:
     """
     decay, decay_square, smallest = 0.9, 0.999, 1e-8
 
-    def update(gradients: Params, state: Any, params: Params | None = None) -> tuple[Params, optax.ScaleByAdamState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
         del params
-        if clip:
-            scale = jnp.minimum(1.0, clip * (1.0 / optax.global_norm(gradients)))
-            gradients = jax.tree.map(lambda leaf: leaf * scale, gradients)
+        scale = jnp.minimum(1.0, clip * (1.0 / optax.global_norm(updates))) if clip else 1.0
+        gradients = jax.tree.map(lambda leaf: leaf * scale, updates)
         count = state.count + 1
         mean = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.mu, gradients)
         square = jax.tree.map(lambda old, new: decay_square * old + (1 - decay_square) * new * new, state.nu, gradients)

@@ -194,7 +194,7 @@ def _too_large(needs: dict[str, int], limit: int, config: Config) -> str:
     )
 
 
-def size_text(size: float) -> str:
+def size_text(size: int | float) -> str:
     """Bytes for people, in binary units."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:

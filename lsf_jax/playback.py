@@ -61,7 +61,9 @@ def evaluate_policies(
     """
     n_rows = len(policies.seed)
     program = policies.program
-    state = compile_init(program, root_seed)(_rows_of(policies))
+    init = compile_init(program, root_seed)
+    rows = _rows_of(policies)
+    state = jax.jit(lambda: init(rows)._replace(buffer=()))()  # replay is not needed, and so never made
     evaluate = compile_evaluate(program, n_episodes, stochastic=stochastic)
     stats = evaluate(jax.tree.map(jnp.asarray, policies.params), state)
     identity = {"row": np.arange(n_rows), "grid": policies.grid, "seed": policies.seed}

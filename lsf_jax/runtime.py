@@ -45,5 +45,6 @@ def configure(train: TrainConfig) -> None:
             f"train.cache_dir is {str(folder)!r}; the folder cannot be made ({error.strerror}); "
             f"name another or use train.cache_dir=off"
         ) from None
+    jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

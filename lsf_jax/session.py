@@ -41,6 +41,13 @@ SECONDS = ("compile_seconds", "train_seconds", "evaluate_seconds", "save_seconds
 CARD = "card.json"
 
 
+class Counts(NamedTuple):
+    """What has been done, summed over rows."""
+
+    env_steps: int  # within the budget
+    updates: int
+
+
 class Compiled(NamedTuple):
     """The programs of a run."""
 
@@ -69,10 +76,10 @@ class Session:
         self.mesh = seed_mesh(plan.n_devices)
         self.compiled = compile_all(config, plan)
         self.rows = make_rows(config, self.compiled.program.algorithm)
-        self.trouble: list[dict[str, int]] = []
-        self.timing = dict.fromkeys(SECONDS, 0.0)
+        self.trouble: list[dict[str, int]] = json.loads((path / CARD).read_text()).get("nonfinite", [])
+        self.timing: dict[str, float] = dict.fromkeys(SECONDS, 0.0)
         self.counts = {"env_steps": 0, "updates": 0}
-        self.done_before = {"env_steps": 0, "updates": 0}  # of finished blocks, over all rows
+        self.done_before = Counts(0, 0)  # of finished blocks
         self.started = time.monotonic()
         self.warm: set[str] = set()
         self.seconds_per_iteration = 0.0
@@ -137,20 +144,10 @@ def write_timing(session: Session) -> dict[str, float]:
         timing[key] = before.get(key, 0) + value
     seconds = max(timing["train_seconds"], 1e-9)
     timing |= {"env_steps_per_second": timing["env_steps"] / seconds, "updates_per_second": timing["updates"] / seconds}
-    trouble = {entry["row"]: entry for entry in [*card.get("nonfinite", []), *session.trouble]}
-    run_folder.write_json_atomic(session.path / CARD, card | {"timing": timing, "nonfinite": list(trouble.values())})
+    run_folder.write_json_atomic(session.path / CARD, card | {"timing": timing, "nonfinite": session.trouble})
     session.timing = dict.fromkeys(session.timing, 0.0)
     session.counts = dict.fromkeys(session.counts, 0)
     return timing
-
-
-def like_state(session: Session, rows: Rows) -> TrainState:
-    """Shapes of a block's state, with the devices that each part belongs on."""
-    like = jax.eval_shape(session.compiled.init, rows)
-    if session.mesh is None:
-        return like
-    place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-    return jax.tree.map(place, like, shardings(like, session.mesh))
 
 
 class Block:
@@ -185,12 +182,12 @@ class Block:
 def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> bool:
     """Train one block to its budget; False if a stop was asked for first (everything is saved then)."""
     if finished := _finished(session, index):
-        session.done_before = {name: session.done_before[name] + finished[name] for name in finished}
+        session.done_before = _add(session.done_before, finished)
         return True
     block = Block(session, index)
     budget = session.config.train.env_steps
     interval = evaluation_interval(session.config, session.compiled.program)
-    session.progress.begin(**progress_of(session, block))
+    session.progress.begin(*progress_of(session, block))
     evaluated = -1
     while (steps := block.steps()).min() < budget:
         iteration = int(block.state.iteration)
@@ -211,24 +208,28 @@ def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> boo
     return True
 
 
-def progress_of(session: Session, block: Block) -> dict[str, int]:
+def progress_of(session: Session, block: Block) -> Counts:
     """Env steps (within the budget) and updates so far, over all rows of this block and those before it."""
     steps = block.steps().clip(max=session.config.train.env_steps)
     updates = int(block.state.clock.updates) * block.n_rows
-    before = session.done_before
-    return {"env_steps": before["env_steps"] + int(steps.sum()), "updates": before["updates"] + updates}
+    return _add(session.done_before, Counts(env_steps=int(steps.sum()), updates=updates))
 
 
-def _finished(session: Session, index: int) -> dict[str, int]:
-    """Counts of a block that an earlier process brought to this budget; empty if none did."""
+def _add(first: Counts, second: Counts) -> Counts:
+    return Counts(env_steps=first.env_steps + second.env_steps, updates=first.updates + second.updates)
+
+
+def _finished(session: Session, index: int) -> Counts | None:
+    """Counts of a block that an earlier process brought to this budget, if one did."""
     folder = session.path / "checkpoints" / f"block-{index:04d}"
     if checkpoint.latest(folder) is None:
-        return {}
+        return None
     meta = checkpoint.read_meta(folder)[1]
     budget = session.config.train.env_steps
     if meta["finished_budget"] != budget:
-        return {}
-    return {"env_steps": budget * len(meta["env_steps"]), "updates": meta["updates"] * len(meta["env_steps"])}
+        return None
+    n_rows = len(meta["env_steps"])
+    return Counts(env_steps=budget * n_rows, updates=meta["updates"] * n_rows)
 
 
 def _iterations(session: Session, iteration: int, steps: int, interval: int) -> int:
@@ -264,7 +265,8 @@ def advance(session: Session, block: Block, n: int) -> None:
     block.pending["train"].append(columns)
     report_trouble(session, block, log)
     latest = np.asarray(log.metrics["episode_return"])[written - 1, : block.n_rows] if written else None
-    session.progress.update(**progress_of(session, block), returns=latest)
+    done = progress_of(session, block)
+    session.progress.update(env_steps=done.env_steps, updates=done.updates, returns=latest)
     if session.sinks and written:
         means = {
             name: float(np.nanmean(values[-block.n_rows :]))
@@ -309,8 +311,10 @@ def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
         columns |= records.joint_columns(table, stats, compiled.payoff, block.n_rows)
     block.pending["eval"].append(columns)
     returns = columns["return"]
+    done = progress_of(session, block)
     session.progress.update(
-        **progress_of(session, block),
+        env_steps=done.env_steps,
+        updates=done.updates,
         evaluation=f"return {np.median(returns):.2f} [{returns.min():.2f}, {returns.max():.2f}] at "
         f"{int(np.median(columns['env_steps'])):,} env steps",
     )

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracle_lsf_sac as oracle
 
 from lsf_jax.algorithms import lsf_sac as lsf
@@ -31,6 +32,16 @@ SMALL = lsf.LsfSacConfig(  # the switches of the preset `paper`
     lambda_2=1.25,
     beta=0.3,
     alpha=0.8,
+    lr=1e-3,
+    actor_lr=1e-3,
+    alpha_lr=3e-4,
+    message_routing="broadcast",
+    encoder_input="current",
+    label="critic_greedy",
+    td_target="greedy_actor",
+    policy_sign="paper",
+    behaviour="sample",
+    target_entropy="fraction",
     target_entropy_fraction=0.5,
     discount=0.9,
     trace=0.6,
@@ -174,8 +185,15 @@ def updated(cfg, micro_batch=0):
 
 def gradients(agent, beta_1=0.9):
     """The gradients that the first Adam step saw, read off its first moment."""
-    groups = {name: state for name, state in agent.opt_state.items() if jax.tree.leaves(state)}
-    return {name: jax.tree.map(lambda m: np.asarray(m) / (1 - beta_1), state[-1].mu) for name, state in groups.items()}
+
+    def is_adam(state):
+        return isinstance(state, optax.ScaleByAdamState)
+
+    out = {}
+    for group, state in agent.opt_state.items():
+        for moments in filter(is_adam, jax.tree.leaves(state, is_leaf=is_adam)):
+            out[group] = jax.tree.map(lambda m: np.asarray(m) / (1 - beta_1), moments.mu)
+    return out
 
 
 @cache

@@ -13,7 +13,7 @@ from lsf_sac_cases import BATCH, CLOCK, ODD, PLAIN, RELEASE, SMALL, A, N, T
 
 from lsf_jax.buffers import observe_episode
 from lsf_jax.envs import make
-from lsf_jax.learner import hard_copy
+from lsf_jax.learner import adam, hard_copy
 from lsf_jax.types import AgentState, Clock, Observation
 
 CLIPPED_AND_FIXED = replace(SMALL, grad_clip=0.01, actor_clip=0.02, learn_temperature=False)
@@ -94,8 +94,9 @@ def test_observing_an_episode_clears_nan_from_padded_snapshots():
         assert_same(observe_episode(env, episode._replace(world=world)), cases.observe(episode))
 
 
-def test_a_batch_of_padding_alone_moves_nothing():
-    c = cases.case(SMALL)
+@pytest.mark.parametrize("cfg", [SMALL, CLIPPED_AND_FIXED], ids=["free", "clipped"])
+def test_a_batch_of_padding_alone_moves_nothing(cfg):
+    c = cases.case(cfg)
     empty = c.episodes._replace(valid=jnp.zeros_like(c.episodes.valid))
     agent, metrics = c.update(c.agent, empty, c.key, CLOCK, c.hyper)
     assert_same(agent.params, c.agent.params)
@@ -225,6 +226,24 @@ def test_first_adam_step_descends_by_the_learning_rate_of_its_group(group, rate)
         for change, gradient in zip(jax.tree.leaves(moved), jax.tree.leaves(gradients[name])):
             wanted = -float(step) * gradient / (np.abs(gradient) + 1e-8)
             np.testing.assert_allclose(change, wanted, rtol=1e-3, atol=5e-7)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.5])
+def test_adam_follows_its_published_recursion_over_several_steps(clip):
+    rng, optimizer = np.random.default_rng(0), adam(clip)
+    params = {"a": np.zeros(3, np.float32), "b": np.zeros((), np.float32)}
+    state, mean, square = optimizer.init(params), np.zeros(4), np.zeros(4)
+    for count in range(1, 7):
+        gradient = rng.normal(size=4) * (0.0 if count == 3 else 10.0 ** rng.uniform(-3, 1))
+        tree = {"a": jnp.asarray(gradient[:3], jnp.float32), "b": jnp.float32(gradient[3])}
+        steps, state = optimizer.update(tree, state, params)
+        norm = np.sqrt((gradient**2).sum())
+        if clip and norm > clip:
+            gradient = gradient * clip / norm
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        wanted = mean / (1 - 0.9**count) / (np.sqrt(square / (1 - 0.999**count)) + 1e-8)
+        np.testing.assert_allclose(np.append(steps["a"], steps["b"]), wanted, rtol=2e-5)
+        assert state.count == count
 
 
 def test_gradients_are_clipped_to_the_global_norm_of_their_group():

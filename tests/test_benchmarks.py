@@ -1,0 +1,52 @@
+"""The benchmarks run, write JSON and name no place on the machine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lsf_jax.config import config_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = {
+    "update": ("updates", "dearest products of the last"),
+    "env": ("predator_prey", "against NumPy", "matrix_game"),
+    "train": ("fused chunk", "pieces, compiled apart", "whole run, `lsf_jax.train`"),
+    "memory": ("one seed, by component", "planner against the compiled chunk", "the same small chunk, 20 times"),
+}
+
+
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(config_folder().parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_every_benchmark_runs_quickly_and_writes_json_without_paths(name, tmp_path):
+    file = tmp_path / "result.json"
+    done = run(name, "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    content = json.loads(file.read_text())
+    assert tuple(content["tables"]) == TABLES[name]
+    assert all(rows for rows in content["tables"].values())
+    assert content["quick"] is True
+    assert all(title in done.stdout for title in TABLES[name])
+    assert str(tmp_path) not in file.read_text()
+    assert str(Path.home()) not in file.read_text()
+
+
+def test_a_misspelt_setting_of_a_benchmark_is_one_line_and_exit_code_2():
+    done = run("env", "env.grid_sise=3")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "env.grid_size" in done.stderr
