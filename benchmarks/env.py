@@ -152,7 +152,7 @@ def main(arguments: argparse.Namespace) -> None:
         tables["against NumPy"] = compare(rows, config.env, arguments)
         arguments.env, arguments.overrides = "matrix_game", []
         game = make_env(configure(arguments))
-        tables["matrix_game"] = [one_row(game, n, 16 * target, arguments.repeats) for n in copies]
+        tables["matrix_game"] = [one_row(game, n, 4 * target, arguments.repeats) for n in copies]
     report(arguments, QUESTION, tables)
 
 

@@ -172,7 +172,8 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def configure(arguments: argparse.Namespace, *overrides: str, cache: str = "off") -> Config:
     """The configuration that the command line asks for, its runtime settings applied.
 
-    Without a preset the sizes are those of `REFERENCE`, whatever configs/ recommends for learning. Exits with code 2 and one line if a setting is wrong.
+    Without a preset the sizes are those of `REFERENCE`, whatever configs/ recommends for learning. Exits with code 2
+    and one line if a setting is wrong.
 
     Args:
       arguments: from `parse`.

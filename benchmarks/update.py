@@ -25,10 +25,10 @@ def one_row(config: Config, program: Program, parts: Parts, repeats: int) -> tup
     analytic = n_seeds * analytic_update_flops(program.env.spec, config.algo)
     declared = n_seeds * analytic_update_flops(program.env.spec, config.algo, recompute=True)
     fused = compile_program(parts.learn, state)
-    before = probe(count.products, repeats)
+    before = probe(count.products, min(repeats, 3))
     timing = measure(lambda: fused.call(state), repeats)
     alone = _update_alone(state, parts, repeats)
-    after = probe(count.products, repeats)
+    after = probe(count.products, min(repeats, 3))
     rate = (before.flops_per_second + after.flops_per_second) / 2
     counted = count_flops(count)
     row = {

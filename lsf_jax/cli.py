@@ -139,7 +139,7 @@ def _complain(message: str) -> int:
     return WRONG_INPUT
 
 
-def _compose(options: argparse.Namespace):
+def _compose(options: argparse.Namespace) -> "Config":
     from lsf_jax.config import compose
 
     return compose(
@@ -168,7 +168,7 @@ def _resume(options: argparse.Namespace) -> int:
     return _report(experiment.resume(path, config=config))
 
 
-def _report(result) -> int:
+def _report(result: "Result") -> int:
     from lsf_jax.analysis.plots import plot_curves
     from lsf_jax.analysis.runs import load_run
     from lsf_jax.analysis.tables import summary_table

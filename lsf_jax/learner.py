@@ -147,8 +147,7 @@ def _apply(learner: Learner, agent: AgentState, sums: Sums, hyper: Hyper) -> tup
     params, opt_state, metrics = {}, {}, {name: value * per_step for name, value in sums.terms.items()}
     for group, optimizer in learner.optimizers.items():
         gradients = jax.tree.map(lambda leaf: leaf * per_step, sums.gradients[group])
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
-            steps, opt_state[group] = optimizer.update(gradients, agent.opt_state[group], agent.params[group])
+        steps, opt_state[group] = optimizer.update(gradients, agent.opt_state[group], agent.params[group])
         params[group] = jax.tree.map(
             lambda leaf, step, rate=rates[group]: leaf - rate * step, agent.params[group], steps
         )

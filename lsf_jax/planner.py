@@ -137,7 +137,8 @@ def make_plan(config: Config) -> Plan:
     """Choose the block of rows and the micro-batch so that the run fits.
 
     All rows go side by side if they can, with the batch whole if it can be; then with a smaller micro-batch; then in
-    blocks of equal width, one after another. Settings that are given (train.block, train.micro_batch) are taken.
+    blocks of equal width, one after another. Settings that are given (train.block, train.micro_batch) are taken, also
+    a block wider than there are rows: it is filled up, so that a single seed gives the bits that it has in a sweep.
 
     Raises:
       ConfigError: if not even one row fits, with what it needs and what there is.
@@ -154,16 +155,14 @@ def make_plan(config: Config) -> Plan:
         fits = int(limit * USABLE // sum(needs.values()))
         if best is None or fits > best[0]:
             best = (fits, micro, needs)
-        if fits >= min(share, config.train.block or share):
+        if fits >= (config.train.block or share):
             break
     fits, micro, needs = best if best else (0, batch, {})
-    width = min(share, config.train.block or share, fits if not config.train.block else share)
+    width = config.train.block or min(share, fits)
     if width < 1:
         raise ConfigError(_too_large(needs, limit, config))
-    n_blocks = -(-rows // (width * devices))
-    width = (
-        config.train.block if config.train.block and config.train.block <= share else -(-rows // (n_blocks * devices))
-    )
+    if not config.train.block:  # as equal as they can be
+        width = -(-share // -(-share // width))
     disk = sum(needs[name] for name in ("parameters", "targets", "optimiser", "kept parameters", "replay"))
     return Plan(
         rows=rows,

@@ -33,7 +33,9 @@ def td_lambda(
 
     def step(following: Array, row: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
         r, gamma, value, lam = row
-        present = r + gamma * ((1.0 - lam) * value + lam * following)
+        # Products with zero are left out, not taken: what follows an episode's end may be anything, NaN included.
+        mixed = jnp.where(lam < 1.0, (1.0 - lam) * value, 0.0) + jnp.where(lam > 0.0, lam * following, 0.0)
+        present = r + jnp.where(gamma > 0.0, gamma * mixed, 0.0)
         return present, present
 
     return jax.lax.scan(step, next_value[-1], (reward, discount, next_value, trace), reverse=True)[1]

@@ -298,16 +298,17 @@ def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
     params, env_steps = (
         (state.kept.params, state.kept.env_steps) if final else (state.agent.params, state.clock.env_steps)
     )
-    stats = session.timed("evaluation", "evaluate_seconds", lambda: compiled.evaluate(params, state))
+    seen = _judged_state(state, session.config.train.env_steps) if final else state
+    stats = session.timed("evaluation", "evaluate_seconds", lambda: compiled.evaluate(params, seen))
     columns = records.evaluation_columns(state, block.rows, block.first_row, block.n_rows, env_steps, final)
     columns |= records.stats_columns(compiled.program, stats, block.n_rows)
     if compiled.evaluate_sampled is not None:
         sampled = compiled.evaluate_sampled
-        stochastic = session.timed("stochastic evaluation", "evaluate_seconds", lambda: sampled(params, state))
+        stochastic = session.timed("stochastic evaluation", "evaluate_seconds", lambda: sampled(params, seen))
         columns |= records.stats_columns(compiled.program, stochastic, block.n_rows, "sampled_")
     if compiled.joint_table is not None and compiled.payoff is not None:
         joint_table = compiled.joint_table
-        table = session.timed("Q table", "evaluate_seconds", lambda: joint_table(params, state))
+        table = session.timed("Q table", "evaluate_seconds", lambda: joint_table(params, seen))
         columns |= records.joint_columns(table, stats, compiled.payoff, block.n_rows)
     block.pending["eval"].append(columns)
     returns = columns["return"]
@@ -318,6 +319,15 @@ def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
         evaluation=f"return {np.median(returns):.2f} [{returns.min():.2f}, {returns.max():.2f}] at "
         f"{int(np.median(columns['env_steps'])):,} env steps",
     )
+
+
+def _judged_state(state: TrainState, budget: int) -> TrainState:
+    """The state as the final evaluation may see it: without how long the seed had to wait for its neighbours.
+
+    Its keys are those of iteration `budget`, which no regular evaluation reaches.
+    """
+    iteration = jax.device_put(jnp.int32(budget), state.iteration.sharding)
+    return state._replace(iteration=iteration, clock=state.clock._replace(env_steps=state.kept.env_steps))
 
 
 def flush(session: Session, block: Block) -> None:

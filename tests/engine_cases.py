@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from lsf_jax import metrics
-from lsf_jax.config import Config, compose
+from lsf_jax import metrics, planner, session
+from lsf_jax.config import MAY_CHANGE_ON_RESUME, Config, TrainConfig, compose
 from lsf_jax.program import Program, Rows, build, compile_chunk, compile_init, make_rows, seed_mesh
 from lsf_jax.progress import Progress
 from lsf_jax.training import Chunk
@@ -40,6 +42,7 @@ NETWORKS = (
 HUNT = ("env.grid_size=4", "env.n_predators=2", "env.n_prey=2", "env.episode_limit=4")
 ROWS = 32  # log rows of the chunks compiled here
 FOREVER = 2**30
+HOST_ONLY = tuple(key.removeprefix("train.") for key in MAY_CHANGE_ON_RESUME)
 
 _compilations: list[str] = []
 
@@ -158,3 +161,31 @@ def assert_same_tables(left: Path, right: Path) -> None:
 
 def policy_bytes(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted((path / "policies").glob("*.safetensors"))}
+
+
+@contextlib.contextmanager
+def shared_programs() -> Iterator[None]:
+    """Runs of one static configuration compile once in this process, where each would trace and load its own."""
+    compile_all, row_bytes = session.compile_all, planner.row_bytes
+    compiled, needs = {}, {}
+
+    def static(config: Config) -> Config:
+        free = {name: getattr(TrainConfig(), name) for name in (*HOST_ONLY, "seeds", "block", "devices")}
+        return replace(config, train=replace(config.train, **free), grid=())
+
+    def compile_once(config: Config, plan: planner.Plan) -> session.Compiled:
+        key = static(config), plan.n_devices, plan.micro_batch
+        if key not in compiled:
+            compiled[key] = compile_all(config, plan)
+        return compiled[key]
+
+    def bytes_once(config: Config, micro_batch: int) -> dict[str, int]:
+        key = static(config), micro_batch
+        if key not in needs:
+            needs[key] = row_bytes(config, micro_batch)
+        return needs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "compile_all", compile_once)
+        patch.setattr(planner, "row_bytes", bytes_once)
+        yield

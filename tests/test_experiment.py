@@ -1,20 +1,25 @@
 """Runs from a configuration to a folder: budgets, evaluations, blocks, trouble, and resuming to the same bits."""
 
+import contextlib
+import io
+import itertools
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from engine_cases import assert_same_bits, assert_same_tables, policy_bytes, program_of, quiet, small, tables
+from engine_cases import assert_same_bits, assert_same_tables, policy_bytes, quiet, shared_programs, small, tables
 
-from lsf_jax import checkpoint, experiment, metrics, session
+from lsf_jax import checkpoint, experiment, metrics
 from lsf_jax.analysis.runs import load_run
 from lsf_jax.config import Config
 from lsf_jax.fields import ConfigError
 from lsf_jax.manifest import CheckpointError
+from lsf_jax.progress import Progress
 
 BUDGET = 60  # 8 to 20 iterations: episodes of m_step end after 1 to 4 steps
 SMALLEST = ("algo.recurrent=false", "algo.hyper_hidden=0", "train.evaluate_every=24", "train.checkpoint_minutes=1e-9")
@@ -22,7 +27,8 @@ SMALLEST = ("algo.recurrent=false", "algo.hyper_hidden=0", "train.evaluate_every
 
 def config_of(folder: Path, *overrides: str, env: str = "m_step") -> Config:
     """Evaluation every third iteration, a checkpoint before every chunk."""
-    return small(*SMALLEST, f"train.env_steps={BUDGET}", f"train.run_dir={folder}", *overrides, env=env)
+    own = ("train.eval_stochastic=true", f"train.env_steps={BUDGET}", f"train.run_dir={folder}", "train.name=straight")
+    return small(*SMALLEST, *own, *overrides, env=env)
 
 
 def run(config: Config) -> experiment.Result:
@@ -55,25 +61,43 @@ def weights(path: Path) -> bytes:
     return data[8 + int.from_bytes(data[:8], "little") :]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    with shared_programs():
+        yield
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> experiment.Result:
-    return run(config_of(tmp_path_factory.mktemp("runs"), "train.name=straight", "train.eval_stochastic=true"))
+    return run(config_of(tmp_path_factory.mktemp("runs")))
+
+
+@contextlib.contextmanager
+def stopping_after(n_looks: int) -> Iterator[None]:
+    """Runs in this context are asked to stop when they have looked `n_looks` times."""
+    looks, run_block = itertools.count(), experiment.run_block
+
+    def counted(current: Any, index: int, stopping: Any) -> bool:
+        return run_block(current, index, lambda: stopping() or next(looks) >= n_looks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "run_block", counted)
+        yield
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    with stopping_after(4):
+        result = run(config_of(folder))
+    assert not result.finished
+    return result.path
 
 
 @pytest.fixture
-def stop_after(monkeypatch):
-    """`stop_after(n)`: the next run is asked to stop when it has looked n times."""
-
-    def arrange(n: int) -> None:
-        looks = iter(range(10**6))
-        asked = session.run_block
-
-        def counted(current: Any, index: int, stopping: Any) -> bool:
-            return asked(current, index, lambda: stopping() or next(looks) >= n)
-
-        monkeypatch.setattr(experiment, "run_block", counted)
-
-    return arrange
+def stopped(stopped_once, tmp_path) -> Path:
+    """A run that was stopped after a few chunks; a copy for each test."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "straight"))
 
 
 # Budgets and evaluations.
@@ -122,8 +146,10 @@ def test_the_folder_tells_what_ran(straight):
     assert experiment.read_run(straight.path)[0] == straight.config
 
 
-def test_a_matrix_game_records_its_q_table_beside_the_payoff(tmp_path):
-    result = run(config_of(tmp_path, "seeds=2", "train.env_steps=6", env="matrix_game"))
+def test_a_matrix_game_records_its_q_table_and_every_fourth_iteration(tmp_path):
+    settings = ("seeds=2", "train.env_steps=18", "train.log_every=4", "train.eval_stochastic=false")
+    result = run(config_of(tmp_path, *settings, env="matrix_game"))
+    assert set(metrics.to_arrays(tables(result.path)["train"])["iteration"]) == {4, 8}
     payoff = np.array([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]])
     columns = metrics.to_arrays(tables(result.path)["eval"])
     assert columns["q_total"].shape[1] == 9
@@ -134,54 +160,37 @@ def test_a_matrix_game_records_its_q_table_beside_the_payoff(tmp_path):
     np.testing.assert_array_equal(columns["return"], chosen)  # one step: the greedy payoff is the return
     error = np.abs(columns["q_total"] - payoff.reshape(-1)).mean(axis=1)
     np.testing.assert_allclose(columns["q_error"], error, rtol=1e-6)
-
-
-def test_log_every_thins_the_table_and_changes_nothing_else(tmp_path, straight):
-    thin = run(config_of(tmp_path, "train.log_every=4", "train.eval_stochastic=true"))
-    ours, theirs = (metrics.to_arrays(tables(path)["train"]) for path in (thin.path, straight.path))
-    keep = theirs["iteration"] % 4 == 0
-    assert_same_bits(ours, {name: values[keep] for name, values in theirs.items()})
-    assert_same_bits(thin.final, straight.final)
+    assert "sampled_return" not in columns
 
 
 # Resuming.
 
 
-def test_a_stopped_run_resumes_to_the_bits_of_an_uninterrupted_one(tmp_path, straight, stop_after):
-    config = replace(straight.config, train=replace(straight.config.train, run_dir=str(tmp_path)))
-    stop_after(4)
-    stopped = run(config)
-    assert not stopped.finished
-    assert not (stopped.path / "policies").exists()
-    for looks in (3, 10**6):
-        stop_after(looks)
-        result = go_on(stopped.path, config)
+def test_a_stopped_run_resumes_to_the_bits_of_an_uninterrupted_one(stopped, straight):
+    assert not (stopped / "policies").exists()
+    with stopping_after(3):
+        assert not go_on(stopped, straight.config).finished
+    result = go_on(stopped, straight.config)
     assert result.finished
     assert_same_run(result.path, straight.path)
     assert_same_bits(result.final, straight.final)
 
 
-def test_rows_past_the_checkpoint_are_written_again_and_only_once(tmp_path, straight, stop_after):
-    config = replace(straight.config, train=replace(straight.config.train, run_dir=str(tmp_path)))
-    stop_after(4)
-    path = run(config).path
-    for name in ("train", "eval"):  # as a run that was killed after writing tables and before its checkpoint
-        table = metrics.to_arrays(tables(path)[name])
+def test_rows_past_the_checkpoint_are_dropped(stopped, straight):
+    for name in ("train", "eval"):  # as a run leaves it that was killed after writing tables, before its checkpoint
+        table = metrics.to_arrays(tables(stopped)[name])
         last = table["iteration"] == table["iteration"].max()
-        later = {key: values[last] + (1000 if key == "iteration" else 0) for key, values in table.items() if key != "final"}
-        later |= {"final": table["final"][last]} if "final" in table else {}
-        metrics.write_part(path, name, 0, int(later["iteration"].min()), later)
-    stop_after(10**6)
-    assert_same_run(go_on(path, config).path, straight.path)
+        later = {key: values[last] for key, values in table.items()}
+        later["iteration"] = later["iteration"] + 1000
+        metrics.write_part(stopped, name, 0, int(later["iteration"].min()), later)
+    assert_same_run(go_on(stopped, straight.config).path, straight.path)
 
 
 def test_training_n_and_extending_to_2n_equals_2n(tmp_path, straight):
-    config = replace(straight.config, train=replace(straight.config.train, run_dir=str(tmp_path)))
-    longer = replace(config, train=replace(config.train, env_steps=2 * BUDGET, name="extended"))
+    longer = replace(straight.config, train=replace(straight.config.train, env_steps=2 * BUDGET, run_dir=str(tmp_path)))
     whole = run(longer)
-    half = run(config)
-    extended = go_on(half.path, replace(longer, train=replace(longer.train, name=config.train.name)))
-    assert_same_run(extended.path, whole.path)
+    half = Path(shutil.copytree(straight.path, tmp_path / "half"))
+    assert_same_run(go_on(half, longer).path, whole.path)
 
 
 def test_a_budget_whose_parameters_are_gone_is_refused(straight):
@@ -190,40 +199,54 @@ def test_a_budget_whose_parameters_are_gone_is_refused(straight):
     before = (straight.path / "config.yaml").read_bytes()
     for steps in (BUDGET + 1, BUDGET - 1):
         config = replace(straight.config, train=replace(straight.config.train, env_steps=steps))
-        with pytest.raises(ConfigError, match=f"train.env_steps is {steps}; expected {BUDGET}, or more than {furthest}"):
+        with pytest.raises(
+            ConfigError, match=f"train.env_steps is {steps}; expected {BUDGET}, or more than {furthest}"
+        ):
             go_on(straight.path, config)
     assert (straight.path / "config.yaml").read_bytes() == before
 
 
 def test_resuming_a_finished_run_changes_nothing(straight):
-    before = {path: path.read_bytes() for path in straight.path.rglob("*") if path.suffix in (".parquet", ".safetensors")}
+    before = file_bytes(straight.path, ".parquet", ".safetensors")
     again = go_on(straight.path, straight.config)
     assert_same_bits(again.final, straight.final)
-    assert {path: path.read_bytes() for path in before} == before
+    assert file_bytes(straight.path, ".parquet", ".safetensors") == before
 
 
-def test_a_damaged_checkpoint_is_named_and_nothing_is_changed(tmp_path, stop_after):
-    config = config_of(tmp_path, "seeds=2")
-    stop_after(3)
-    path = run(config).path
-    damaged = max((path / "checkpoints").rglob("arrays/**/*"), key=lambda file: file.stat().st_size * file.is_file())
+def file_bytes(path: Path, *suffixes: str) -> dict[Path, bytes]:
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != ".lock"]
+    return {file: file.read_bytes() for file in files if not suffixes or file.suffix in suffixes}
+
+
+def test_a_damaged_checkpoint_is_named_and_nothing_is_changed(stopped, straight):
+    arrays = [file for file in (stopped / "checkpoints").rglob("arrays/**/*") if file.is_file()]
+    damaged = max(arrays, key=lambda file: file.stat().st_size)
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != ".lock"}
-    longer = replace(config, train=replace(config.train, env_steps=10 * BUDGET))
+    before = file_bytes(stopped)
+    longer = replace(straight.config, train=replace(straight.config.train, env_steps=10 * BUDGET))
     with pytest.raises(CheckpointError, match="is damaged"):
-        go_on(path, longer)
-    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != ".lock"} == before
+        go_on(stopped, longer)
+    assert file_bytes(stopped) == before
+
+
+def test_a_changed_setting_is_named_and_nothing_is_changed(stopped, straight):
+    before = file_bytes(stopped)
+    other = replace(straight.config, algo=replace(straight.config.algo, beta=0.5))
+    with pytest.raises(ConfigError, match=r"cannot be resumed with algo\.beta: 0\.001 -> 0\.5"):
+        go_on(stopped, other)
+    assert file_bytes(stopped) == before
 
 
 # Blocks, devices, grids.
 
 
-def seed_rows(path: Path, seed: int) -> dict[str, dict[str, np.ndarray]]:
+def seed_rows(path: Path, seed: int, grid: int = 0) -> dict[str, dict[str, np.ndarray]]:
     """What counts of one seed, without what says where it stood in the run."""
     loaded = load_run(path)
     found = {}
     for name, table in (("train", loaded.train), ("eval", loaded.evaluation)):
-        keep = table["seed"] == seed
+        keep = (table["seed"] == seed) & (table["grid"] == grid)
+        assert keep.any()
         found[name] = {key: values[keep] for key, values in table.items() if key != "row"}
         if name == "eval":  # the final one is noted at the iteration at which the block was done
             last = found[name].pop("final")
@@ -232,37 +255,46 @@ def seed_rows(path: Path, seed: int) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def test_a_seed_does_not_depend_on_how_the_sweep_is_cut_nor_on_how_many_there_are(tmp_path):
-    def of(n: int) -> Path:
-        result = run(config_of(tmp_path, f"seeds={n}", "train.block=2", f"train.name=of{n}"))
-        layout = json.loads((result.path / "card.json").read_text())["layout"]
-        assert (layout["width"], layout["n_blocks"]) == (2, -(-n // 2))
-        return result.path
-
-    three, two, one = of(3), of(2), of(1)
-    for seed, others in ((0, (two, one)), (1, (two,))):
-        for other in others:
-            assert_same_bits(seed_rows(three, seed), seed_rows(other, seed))
-    assert load_run(three).evaluation["row"].max() == 2  # the padding of the second block leaves no trace
-    assert len(policy_bytes(three)) == 2
+def layout(path: Path) -> tuple[int, int, int]:
+    found = json.loads((path / "card.json").read_text())["layout"]
+    return found["n_devices"], found["n_blocks"], found["width"]
 
 
-def test_eight_devices_give_the_run_of_one_with_blocks_of_their_width(tmp_path, stop_after):
-    common = ("seeds=8", "train.env_steps=24")
-    sharded = config_of(tmp_path, *common, "train.devices=8", "train.name=sharded")
-    stop_after(3)
-    stopped = run(sharded)
-    stop_after(10**6)
-    left = go_on(stopped.path, sharded).path
-    right = run(config_of(tmp_path, *common, "train.block=1", "train.name=blocks")).path
-    for seed in range(8):
-        assert_same_bits(seed_rows(left, seed), seed_rows(right, seed))
+def test_a_seed_does_not_depend_on_how_many_there_are_nor_on_how_they_are_cut_into_blocks(tmp_path, straight):
+    five = run(config_of(tmp_path, "seeds=5", "train.block=4", "train.name=five")).path
+    one = run(config_of(tmp_path, "seeds=1", "train.block=4", "train.name=one")).path
+    assert (layout(five), layout(one)) == ((1, 2, 4), (1, 1, 4))
+    assert_same_bits(seed_rows(one, 0), seed_rows(straight.path, 0))
+    for seed in range(4):
+        assert_same_bits(seed_rows(five, seed), seed_rows(straight.path, seed))
+    assert load_run(five).evaluation["row"].max() == 4  # what fills the second block up leaves no trace
+    assert next(weights(file) for file in sorted((five / "policies").iterdir())) == weights(
+        straight.path / "policies" / "block-0000.safetensors"
+    )
 
 
-def test_a_grid_row_equals_a_run_with_that_number_and_a_row_that_blows_up_hurts_nobody(tmp_path):
-    swept = run(config_of(tmp_path, "seeds=2", "algo.lr=1e-3,1e38", "algo.actor_lr=1e-3,1e38", "train.name=swept"))
-    assert [entry["row"] for entry in swept.trouble] == [5, 7] or {entry["row"] for entry in swept.trouble} <= {1, 2, 3, 4, 5, 6, 7}
-    assert swept.final["grid"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    alone = run(config_of(tmp_path, "seeds=2", "algo.lr=1e38", "algo.actor_lr=1e38", "train.block=8", "train.name=alone"))
-    assert {entry["seed"] for entry in alone.trouble} == {0, 1}
-    del jax
+def test_eight_devices_give_the_run_of_one_with_blocks_of_their_width_also_when_resumed(tmp_path, straight):
+    config = config_of(tmp_path, "seeds=32", "train.devices=8")
+    with stopping_after(3):
+        stopped = run(config).path
+    result = go_on(stopped, config)
+    assert layout(result.path) == (8, 1, 4)
+    for seed in range(4):
+        sharded, alone = seed_rows(result.path, seed), seed_rows(straight.path, seed)
+        for name in ("q_total", "q_utility", "q_error"):  # a diagnostic, whose products XLA orders by itself
+            np.testing.assert_allclose(sharded["eval"].pop(name), alone["eval"].pop(name), rtol=1e-5, atol=1e-6)
+        assert_same_bits(sharded, alone)
+
+
+def test_a_grid_row_equals_its_own_run_and_a_row_that_blows_up_is_named_and_hurts_nobody(tmp_path, straight):
+    config = config_of(tmp_path, "seeds=2", "algo.lr=1e-3,1e38")
+    shown = io.StringIO()
+    swept = experiment.train(config, progress=Progress(BUDGET, "test", stream=shown, plain=True))
+    for seed in (0, 1):
+        assert_same_bits(seed_rows(swept.path, seed), seed_rows(straight.path, seed))
+    assert [(entry["row"], entry["seed"]) for entry in swept.trouble] == [(2, 0), (3, 1)]
+    for entry in swept.trouble:
+        line = f"seed {entry['seed']} (row {entry['row']}): loss not finite at iteration {entry['iteration']}"
+        assert shown.getvalue().count(line) == 1
+    assert json.loads((swept.path / "card.json").read_text())["nonfinite"] == swept.trouble
+    assert experiment.resume(swept.path, progress=quiet(config)).trouble == swept.trouble

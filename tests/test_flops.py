@@ -69,9 +69,7 @@ def test_a_cond_counts_its_dearest_branch():
 
 
 def test_a_loop_of_unknown_length_counts_once_and_is_reported():
-    counted = flops.count_products(
-        lambda n, x: jax.lax.fori_loop(0, n, lambda _, h: h @ SQUARE, x), jnp.int32(9), ROWS
-    )
+    counted = flops.count_products(lambda n, x: jax.lax.fori_loop(0, n, lambda _, h: h @ SQUARE, x), jnp.int32(9), ROWS)
     assert flops.count_flops(counted) == 90
     assert counted.unknown_loops == 1
     known = flops.count_products(lambda x: jax.lax.fori_loop(0, 9, lambda _, h: h @ SQUARE, x), ROWS)

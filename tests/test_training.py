@@ -205,7 +205,9 @@ def test_other_widths_agree_to_rounding_after_a_few_updates():
     wide, _ = advance(chunk_of(CONFIG), start(CONFIG), 6)
     narrow, _ = advance(chunk_of(CONFIG), start(CONFIG, [2, 3]), 6)
     left, right = seed_slice(wide, slice(2, 4)), seed_slice(narrow, slice(None))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), left.agent.params, right.agent.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), left.agent.params, right.agent.params
+    )
     assert_same_bits(left.buffer, right.buffer)
 
 
@@ -221,7 +223,7 @@ def test_eight_devices_give_the_bits_of_one_that_runs_blocks_of_their_width():
 
 
 def test_nothing_is_learned_before_a_batch_is_stored():
-    state, log = advance(chunk_of(CONFIG), start(CONFIG), PREFILL)
+    _, log = advance(chunk_of(CONFIG), start(CONFIG), PREFILL)
     assert np.asarray(log.updates)[:PREFILL].tolist() == [0, 1]
     assert np.isnan(log.metrics["td"][0]).all()
     assert np.isfinite(log.metrics["td"][1]).all()
@@ -251,9 +253,7 @@ def test_a_seed_that_blows_up_is_named_and_the_others_keep_their_bits():
     state, log = advance(chunk_of(CONFIG), start(CONFIG, lr=lr), 8)
     assert np.asarray(log.nonfinite_at).tolist() == [-1, PREFILL, -1, -1]
     others = np.array([0, 2, 3])
-    assert_same_bits(
-        seed_slice(state, others)._replace(hyper=()), seed_slice(clean, others)._replace(hyper=())
-    )
+    assert_same_bits(seed_slice(state, others)._replace(hyper=()), seed_slice(clean, others)._replace(hyper=()))
     assert np.isnan(jax.tree.leaves(state.agent.params["critic"])[0][1]).any()
 
 

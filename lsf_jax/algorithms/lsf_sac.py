@@ -198,7 +198,11 @@ def decoder_log_odds(f: Forward, t: Trajectory, cfg: LsfSacConfig) -> Float[Arra
 
 
 def include_padding(term: Float[Array, "time"], valid: Bool[Array, "time"]) -> Float[Array, "time"]:
-    """Moves what padded steps contribute into the first step, which is always valid: the release's unmasked sums."""
+    """Moves what padded steps contribute into the first step, which is always valid: the release's unmasked sums.
+
+    Close to the release, not equal: its batches are cut to their longest episode and ours are padded to the limit, and
+    a padded row shows it no available action where ours shows all.
+    """
     return term.at[0].add(jnp.where(valid, 0.0, term).sum())
 
 
@@ -260,7 +264,7 @@ def temperature_loss(f: Forward, t: Trajectory, clock: Clock, hyper: LsfSacHyper
 
 
 def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: LsfSacHyper, *, cfg: LsfSacConfig, net: Networks) -> Terms:
-    """Per-step quantities for people; averaged over valid steps."""
+    """Per-step quantities for people, averaged over valid steps; without the weights λ1, β, λ2 of the loss terms."""
     avail, log_pi, q = t.observation.avail[:-1], f.log_pi[:-1], f.critique.q[:-1]
     has_choice = avail.sum(axis=-1) > 1
     entropies = jnp.where(has_choice, entropy(probabilities(log_pi, avail), log_pi), 0.0)
@@ -272,6 +276,8 @@ def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: LsfSacHyper, *, cfg
         "alpha": jnp.full(t.reward.shape, temperature(f.log_alpha, clock, hyper, cfg)),
         "entropy": entropies.sum(axis=-1) / jnp.maximum(has_choice.sum(axis=-1).astype(jnp.float32), 1.0),
         "kl_per_message": kl_to_standard_normal(f.critique.message_mean[:-1]) / n_messages,
+        "decoder_cross_entropy": label_cross_entropy(f.critique.decoder_logits[:-1], message_label(f, t, cfg))
+        / q.shape[1],
         "decoder_accuracy": decoder_hits(f.critique.decoder_logits[:-1], label, avail),
         "q_total": mix(f.mixing, take_actions(q, t.action)),
         "q_utility": take_actions(q, t.action).mean(axis=-1),

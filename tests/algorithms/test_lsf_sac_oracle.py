@@ -131,15 +131,18 @@ def test_eq_15_temperature_loss_matches_numpy_oracle(goal, fraction):
     assert_close(actual["temperature"][valid], expected["temperature"][valid])
 
 
-def test_eq_15_agents_with_one_action_are_left_out_of_the_mean():
+@pytest.mark.parametrize("target", ["fraction", "minus_n_actions"])
+def test_eq_15_agents_with_one_action_are_left_out_of_the_mean(target):
     c, f = cases.case(SMALL), cases.forwards(SMALL)
-    single = np.stack([game.avail[:-1].sum(-1) == 1 for game in c.games])
+    avail = np.asarray(c.episodes.world.avail)[:, :-1]
+    single = avail.sum(-1) == 1
     assert (single & cases.valid_steps()[..., None]).any()
-    entropy = -np.where(c.episodes.world.avail, np.exp(f.log_pi) * f.log_pi, 0.0).sum(-1)[:, :-1]
-    goal = 0.5 * np.log(np.asarray(c.episodes.world.avail)[:, :-1].sum(-1))
+    log_pi = np.asarray(f.log_pi)[:, :-1]
+    entropy = -np.where(avail, np.exp(log_pi) * log_pi, 0.0).sum(-1)
+    goal = 0.5 * np.log(avail.sum(-1)) if target == "fraction" else -float(A)
     excess = np.where(single, 0.0, entropy - goal).sum(-1) / np.maximum((~single).sum(-1), 1)
-    expected = np.log(SMALL.alpha) * excess
-    np.testing.assert_allclose(cases.losses(SMALL, SMALL)["temperature"], expected, rtol=1e-4, atol=1e-6)
+    actual = cases.losses(SMALL, replace(SMALL, target_entropy=target))["temperature"]
+    np.testing.assert_allclose(actual, np.log(SMALL.alpha) * excess, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PRESETS)
