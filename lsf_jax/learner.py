@@ -151,8 +151,8 @@ def _apply(learner: Learner, agent: AgentState, sums: Sums, hyper: Hyper) -> tup
         params[group] = jax.tree.map(
             lambda leaf, step, rate=rates[group]: leaf - rate * step, agent.params[group], steps
         )
-        metrics[f"{group}_gradient_norm"] = optax.global_norm(gradients)
-        metrics[f"{group}_parameter_norm"] = optax.global_norm(params[group])
+        metrics[f"{group}_gradient_norm"] = optax.tree.norm(gradients)
+        metrics[f"{group}_parameter_norm"] = optax.tree.norm(params[group])
     return agent._replace(params=params, opt_state=opt_state), metrics
 
 
@@ -167,7 +167,7 @@ def adam(clip: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
         del params
-        scale = jnp.minimum(1.0, clip * (1.0 / optax.global_norm(updates))) if clip else 1.0
+        scale = jnp.minimum(1.0, clip * (1.0 / optax.tree.norm(updates))) if clip else 1.0
         gradients = jax.tree.map(lambda leaf: leaf * scale, updates)
         count = state.count + 1
         mean = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.mu, gradients)

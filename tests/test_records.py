@@ -1,0 +1,82 @@
+"""From device logs to table columns, by hand-made numbers."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+from engine_cases import program_of, small
+
+from lsf_jax import records
+from lsf_jax.program import Rows
+from lsf_jax.training import ChunkLog
+from lsf_jax.types import EpisodeStats, JointTable
+
+ROWS = Rows(seed=np.array([0, 1, 9]), grid=np.array([2, 2, 2]), hyper=())  # the third one fills the block up
+
+
+def test_train_columns_have_one_entry_for_each_logged_iteration_and_row_without_padding():
+    log = ChunkLog(
+        iteration=jnp.array([5, 6, 0, 0]),
+        episodes=jnp.array([10, 12, 0, 0]),
+        updates=jnp.array([4, 5, 0, 0]),
+        metrics={"env_steps": jnp.arange(12).reshape(4, 3), "td": jnp.arange(12.0).reshape(4, 3) / 2},
+        nonfinite_at=jnp.full((3,), -1),
+    )
+    columns = records.train_columns(log, ROWS, first_row=4, n_rows=2, written=2)
+    assert columns["row"].tolist() == [4, 5, 4, 5]
+    assert columns["seed"].tolist() == [0, 1, 0, 1]
+    assert columns["grid"].tolist() == [2, 2, 2, 2]
+    assert columns["iteration"].tolist() == [5, 5, 6, 6]
+    assert columns["episodes"].tolist() == [10, 10, 12, 12]
+    assert columns["updates"].tolist() == [4, 4, 5, 5]
+    assert columns["env_steps"].tolist() == [0, 1, 3, 4]
+    assert columns["td"].tolist() == [0.0, 0.5, 1.5, 2.0]
+    assert columns["td"].dtype == np.float32
+
+
+def test_a_chunk_without_a_logged_row_leaves_empty_columns():
+    log = ChunkLog(
+        jnp.zeros(2, int), jnp.zeros(2, int), jnp.zeros(2, int), {"td": jnp.zeros((2, 3))}, jnp.zeros(3, int)
+    )
+    assert {len(values) for values in records.train_columns(log, ROWS, 0, 2, 0).values()} == {0}
+
+
+def test_evaluation_columns_carry_each_seeds_own_env_steps():
+    state = SimpleNamespace(iteration=jnp.int32(7), clock=SimpleNamespace(episodes=jnp.int32(14), updates=jnp.int32(6)))
+    columns = records.evaluation_columns(state, ROWS, 0, 2, jnp.array([30, 41, 50]), True)
+    assert columns["env_steps"].tolist() == [30, 41]
+    assert columns["iteration"].tolist() == [7, 7]
+    assert columns["final"].tolist() == [True, True]
+
+
+def test_evaluations_are_averaged_over_episodes_and_success_is_a_share():
+    program = program_of(small("algo.recurrent=false"))
+    stats = EpisodeStats(
+        episode_return=jnp.array([[1.0, 3.0], [7.0, 7.0], [0.0, 0.0]]),
+        length=jnp.array([[1, 4], [4, 4], [1, 1]]),
+        terminal=jnp.array([[True, False], [True, True], [False, False]]),
+        info={"bonus": jnp.array([[0.0, 1.0], [2.0, 2.0], [0.0, 0.0]])},
+        first_action=jnp.zeros((3, 2, 2), jnp.int32),
+    )
+    columns = records.stats_columns(program, stats, 2, "sampled_")
+    assert columns["sampled_return"].tolist() == [2.0, 7.0]
+    assert columns["sampled_return_std"].tolist() == [1.0, 0.0]
+    assert columns["sampled_length"].tolist() == [2.5, 4.0]
+    assert columns["sampled_terminal"].tolist() == [0.5, 1.0]
+    assert columns["sampled_bonus"].tolist() == [0.5, 2.0]
+    expected = np.asarray(program.env.success(stats))[:2].mean(axis=1)
+    assert columns["sampled_success"].tolist() == expected.tolist()
+
+
+def test_joint_columns_compare_the_greedy_choice_and_the_whole_table_with_the_payoff():
+    payoff = np.array([[8.0, -12.0], [-12.0, 1.0]])
+    stats = SimpleNamespace(first_action=jnp.array([[[1, 1]], [[0, 0]], [[0, 1]]]))  # [K, E, N]
+    table = JointTable(
+        utilities=jnp.arange(12.0).reshape(3, 2, 2), q_total=jnp.array([[8.0, -12.0, -12.0, 5.0], [0.0] * 4, [0.0] * 4])
+    )
+    columns = records.joint_columns(table, stats, payoff, 2)
+    assert columns["greedy_joint"].tolist() == [3, 0]
+    assert columns["greedy_payoff"].tolist() == [1.0, 8.0]
+    assert columns["optimal"].tolist() == [False, True]
+    assert columns["q_error"].tolist() == [1.0, 8.25]
+    assert columns["q_utility"].tolist() == [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]
