@@ -234,8 +234,8 @@ def _render(options: argparse.Namespace) -> int:
     episode = playback.record_episode(policies, options.row, key, stochastic=options.stochastic)
     length, total = int(episode.valid.sum()), float(episode.reward.sum())
     if options.ascii:
-        for t in range(length + 1):
-            print(f"step {t}\n{policies.program.env.render(jax.tree.map(lambda leaf, t=t: leaf[t], episode.world))}\n")
+        for t, moment in enumerate(playback.episode_moments(episode)):
+            print(f"step {t}\n{policies.program.env.render(moment)}\n")
     else:
         target = Path(options.output or Path(options.run) / f"episode-row{options.row}.gif")
         print(f"wrote {frames_to_gif(playback.episode_frames(policies, episode), target, fps=options.fps)}")

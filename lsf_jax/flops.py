@@ -141,8 +141,8 @@ def lsf_sac_layers(
       spec: sizes of the environment.
       cfg: settings.
       batch: episodes; None takes the config's.
-      recompute: count the declared recomputation of `algo.remat` too: the forward products of the recurrences once
-        more in the backward pass.
+      recompute: count the declared recomputation of `algo.remat` too: the recurrences' forward products of their input
+        once more in the backward pass.
     """
     batch = cfg.batch_size if batch is None else batch
     rows = batch * (spec.episode_limit + 1) * spec.n_agents
@@ -150,7 +150,7 @@ def lsf_sac_layers(
     steps = batch * spec.episode_limit
     return (
         *_agent_layers("actor", rows, _own_inputs(spec), spec, cfg, again),
-        *_encoder_layers("encoder", rows, spec, cfg, int(recompute), trained=True),
+        *_encoder_layers("encoder", rows, spec, cfg, again, trained=True),
         *_critic_layers("critic", rows, spec, cfg, again),
         *_decoder_layers(rows, spec, cfg),
         *_mixer_layers("mixer", steps, spec, cfg, TRAINED),
@@ -172,6 +172,11 @@ def _own_inputs(spec: EnvSpec) -> int:
     return spec.obs_dim + spec.n_actions + spec.n_agents
 
 
+def _message_rows(rows: int, spec: EnvSpec, cfg: LsfSacConfig) -> int:
+    """Rows of received messages: one for each agent, or one for all where everyone receives the same."""
+    return rows // spec.n_agents if cfg.message_routing == "broadcast" else rows
+
+
 def _forward_only(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     return tuple(layer._replace(passes=TARGET) for layer in layers)
 
@@ -189,7 +194,7 @@ def _trunk(name: str, rows: int, hidden: int, outputs: int, recurrent: bool, aga
         return Layer(f"{name}: hidden layer", rows, hidden, hidden, TRAINED), last
     return (
         Layer(f"{name}: GRU, from the input", rows, hidden, 3 * hidden, TRAINED + again),
-        Layer(f"{name}: GRU, from the hidden state", rows, hidden, 3 * hidden, TRAINED + again),
+        Layer(f"{name}: GRU, from the hidden state", rows, hidden, 3 * hidden, TRAINED),
         last,
     )
 
@@ -198,7 +203,7 @@ def _critic_layers(name: str, rows: int, spec: EnvSpec, cfg: LsfSacConfig, again
     """The critic: its own input needs no gradient, the messages carry one to the encoder."""
     received = spec.n_agents * cfg.message_dim
     passes = TRAINED if cfg.td_gradient_to_encoder else FIRST
-    messages = Layer(f"{name}: input layer, messages", rows, received, cfg.hidden, passes)
+    messages = Layer(f"{name}: input layer, messages", _message_rows(rows, spec, cfg), received, cfg.hidden, passes)
     first, *rest = _agent_layers(name, rows, _own_inputs(spec), spec, cfg, again)
     return (first, messages, *rest)
 
@@ -209,16 +214,16 @@ def _encoder_layers(
     hidden = cfg.encoder_hidden
     sent = cfg.message_dim * (spec.n_agents if cfg.message_routing == "per_receiver" else 1)
     first = Layer(f"{name}: layer 1", rows, _own_inputs(spec), hidden, FIRST)
-    # Whatever algo.remat says, the encoder's own GRU recomputes its gates (`MessageEncoder`).
     rest = _trunk(name, rows, hidden, sent, cfg.encoder_input == "history", again)
     return (first, *rest) if trained else _forward_only((first, *rest))
 
 
 def _decoder_layers(rows: int, spec: EnvSpec, cfg: LsfSacConfig) -> tuple[Layer, ...]:
-    hidden = cfg.decoder_hidden or 4 * cfg.message_dim * spec.n_agents
+    received = spec.n_agents * cfg.message_dim
+    hidden = cfg.decoder_hidden or 4 * received
     return (
         Layer("decoder: layer 1, own input", rows, _own_inputs(spec), hidden, FIRST),
-        Layer("decoder: layer 1, messages", rows, spec.n_agents * cfg.message_dim, hidden, TRAINED),
+        Layer("decoder: layer 1, messages", _message_rows(rows, spec, cfg), received, hidden, TRAINED),
         Layer("decoder: layer 2", rows, hidden, hidden, TRAINED),
         Layer("decoder: layer 3", rows, hidden, spec.n_actions, TRAINED),
     )

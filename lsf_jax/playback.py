@@ -13,7 +13,7 @@ from lsf_jax.config import Config, ConfigError
 from lsf_jax.experiment import read_run
 from lsf_jax.program import Program, Rows, build, compile_evaluate, compile_init, make_rows, take_rows
 from lsf_jax.rollout import rollout
-from lsf_jax.types import Carry, Clock, Episode, Hyper, Observation, PRNGKey
+from lsf_jax.types import Carry, Clock, Episode, Hyper, Observation, PRNGKey, Snapshot
 
 
 class Policies(NamedTuple):
@@ -91,11 +91,17 @@ def record_episode(policies: Policies, row: int, key: PRNGKey, *, stochastic: bo
     return jax.tree.map(np.asarray, jax.jit(play)(algorithm.policy_params(agent), hyper, key))
 
 
+def episode_moments(episode: Episode) -> list[Snapshot]:
+    """The snapshots of a recorded episode, NumPy arrays, the last state included."""
+    length = int(episode.valid.sum())
+    return [jax.tree.map(lambda leaf, t=t: np.asarray(leaf[t]), episode.world) for t in range(length + 1)]
+
+
 def episode_frames(policies: Policies, episode: Episode) -> list[Picture]:
     """A picture of each moment of a recorded episode, the last state included."""
     length = int(episode.valid.sum())
     rewards = np.concatenate([[0.0], np.cumsum(episode.reward[:length])])
-    moments = [jax.tree.map(lambda leaf, t=t: leaf[t], episode.world) for t in range(length + 1)]
+    moments = episode_moments(episode)
     cfg = policies.config.env
     if policies.config.env_name != "predator_prey":
         render = policies.program.env.render

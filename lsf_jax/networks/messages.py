@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from lsf_jax.networks.agents import AgentNetwork, Mlp, zero_hidden
 from lsf_jax.types import PRNGKey
 
-Route = Callable[[Float[Array, "time agents out"]], Float[Array, "time agents received"]]
+Route = Callable[[Float[Array, "time agents out"]], Float[Array, "time receivers received"]]
+"""Who reads what: `[T, N, out]` sent to `[T, N, received]`, or `[T, 1, received]` where all receive alike."""
 
 
 class MessageEncoder(nn.Module):
@@ -20,19 +21,21 @@ class MessageEncoder(nn.Module):
       hidden: width of the hidden layers.
       outputs: D for broadcast routing, N·D for one block per receiver.
       history: read the agent's history with its own GRU; False reads the current input only (the released code).
+      remat: as in `AgentNetwork`, for the GRU.
     Reference: TonghanWang/NDQ `information_bottleneck_comm_full.py`; hanhanAnderson/LSF-SAC.
     """
 
     hidden: int
     outputs: int
     history: bool = False
+    remat: bool = True
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "time agents inputs"]) -> Float[Array, "time agents outputs"]:
         """Message means of every agent at every step."""
         if self.history:
             hidden = zero_hidden(inputs.shape[-2], self.hidden)
-            return AgentNetwork(self.hidden, self.outputs, name="history")(hidden, inputs)[1]
+            return AgentNetwork(self.hidden, self.outputs, remat=self.remat, name="history")(hidden, inputs)[1]
         return Mlp((self.hidden, self.hidden, self.outputs), name="current")(inputs)
 
 
@@ -47,9 +50,11 @@ class MessageDecoder(nn.Module):
     n_actions: int
 
     @nn.compact
-    def __call__(self, informed: Float[Array, "time agents inputs"]) -> Float[Array, "time agents actions"]:
+    def __call__(
+        self, inputs: Float[Array, "time agents inputs"], received: Float[Array, "time receivers received"]
+    ) -> Float[Array, "time agents actions"]:
         """Unnormalised log-probabilities from [x_i, M_i]."""
-        return Mlp((self.hidden, self.hidden, self.n_actions))(informed)
+        return Mlp((self.hidden, self.hidden, self.n_actions))(inputs, received)
 
 
 def sample_messages(mean: Float[Array, "*shape"], key: PRNGKey) -> Float[Array, "*shape"]:
@@ -57,11 +62,12 @@ def sample_messages(mean: Float[Array, "*shape"], key: PRNGKey) -> Float[Array, 
     return mean + jax.random.normal(key, mean.shape)
 
 
-def route_broadcast(sent: Float[Array, "time agents message"]) -> Float[Array, "time agents received"]:
-    """Every receiver gets the whole pool ⟨m_1, ..., m_n⟩, itself included (paper: "all-to-all", V.A)."""
-    n_agents = sent.shape[1]
-    pool = sent.reshape(sent.shape[0], 1, -1)
-    return jnp.broadcast_to(pool, (sent.shape[0], n_agents, pool.shape[-1]))
+def route_broadcast(sent: Float[Array, "time agents message"]) -> Float[Array, "time 1 received"]:
+    """Every receiver gets the whole pool ⟨m_1, ..., m_n⟩, itself included (paper: "all-to-all", V.A).
+
+    One row stands for all receivers, so that the layers that read it multiply it once.
+    """
+    return sent.reshape(sent.shape[0], 1, -1)
 
 
 def route_per_receiver(sent: Float[Array, "time agents blocks"]) -> Float[Array, "time agents received"]:

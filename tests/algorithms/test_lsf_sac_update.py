@@ -105,7 +105,13 @@ def test_a_batch_of_padding_alone_moves_nothing(cfg):
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_micro_batches_give_the_update_of_the_whole_batch(size):
-    whole, sliced = cases.updated(SMALL), cases.updated(SMALL, size)
+    # At the size that weights have in training: larger ones amplify rounding, of any order of summation.
+    updates = []
+    for micro_batch in (0, size):
+        c = cases.case(SMALL, micro_batch)
+        agent = c.algorithm.init(jax.random.key(1), c.hyper)
+        updates.append(c.update(agent, c.episodes, c.key, CLOCK, c.hyper))
+    whole, sliced = updates
     assert_gradients_close(sliced[0], whole[0])
     for name, value in whole[1].items():
         np.testing.assert_allclose(sliced[1][name], value, rtol=2e-6, atol=1e-6, err_msg=name)

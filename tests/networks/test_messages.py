@@ -27,10 +27,9 @@ def normal(seed, *shape):
 def test_broadcast_gives_everyone_the_whole_pool_in_the_order_of_senders():
     sent = jnp.arange(TIME * N_AGENTS * DIM, dtype=jnp.float32).reshape(TIME, N_AGENTS, DIM)
     received = route_broadcast(sent)
-    assert received.shape == (TIME, N_AGENTS, N_AGENTS * DIM)
+    assert received.shape == (TIME, 1, N_AGENTS * DIM)  # one row for all receivers
     for t in range(TIME):
-        pool = [float(x) for sender in range(N_AGENTS) for x in sent[t, sender]]
-        assert received[t].tolist() == [pool] * N_AGENTS
+        assert received[t, 0].tolist() == [float(x) for sender in range(N_AGENTS) for x in sent[t, sender]]
 
 
 def test_per_receiver_gives_block_i_of_every_sender_to_receiver_i():
@@ -55,6 +54,7 @@ def test_a_disturbed_sender_is_heard_at_its_own_place_by_those_it_speaks_to(rout
     for sender in range(N_AGENTS):
         for where in range(width):
             changed = np.asarray(route(sent) != route(sent.at[1, sender, where].add(1.0)))
+            changed = np.broadcast_to(changed, (TIME, N_AGENTS, N_AGENTS * DIM))
             assert not changed[[0, 2, 3]].any()
             expected = np.zeros((N_AGENTS, N_AGENTS * DIM), bool)
             for receiver in range(N_AGENTS):
@@ -76,11 +76,16 @@ def test_the_encoder_reads_this_step_only_or_the_history_and_never_other_agents(
 
 def test_the_decoder_answers_each_receiver_from_its_own_row():
     network = MessageDecoder(6, N_ACTIONS)
-    informed = normal(3, TIME, N_AGENTS, 4)
-    variables = network.init(jax.random.key(4), informed)
-    clean, disturbed = (network.apply(variables, x) for x in (informed, informed.at[1, 2].add(3.0)))
+    inputs, received = normal(3, TIME, N_AGENTS, 4), normal(5, TIME, N_AGENTS, 2)
+    variables = network.init(jax.random.key(4), inputs, received)
+    clean, disturbed = (network.apply(variables, x, received) for x in (inputs, inputs.at[1, 2].add(3.0)))
     assert clean.shape == (TIME, N_AGENTS, N_ACTIONS)
     assert np.argwhere(np.asarray(clean != disturbed).any(-1)).tolist() == [[1, 2]]
+    heard = network.apply(variables, inputs, received.at[2, 1].add(3.0))
+    assert np.argwhere(np.asarray(clean != heard).any(-1)).tolist() == [[2, 1]]
+    pooled = network.apply(variables, inputs, received[:, :1])  # one row for all receivers
+    repeated = network.apply(variables, inputs, jnp.repeat(received[:, :1], N_AGENTS, axis=1))
+    np.testing.assert_allclose(pooled, repeated, rtol=1e-6)
 
 
 def test_messages_are_normal_around_their_mean_with_unit_variance():
