@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIST = (
     "import json; from lsf_jax import config; print(json.dumps([str(config.config_folder()), config.list_configs()]))"
 )
+COMMAND = "import sys; from lsf_jax.cli import main; sys.exit(main(['list']))"
 COMPOSE = "from lsf_jax import config; print(config.compose(env='matrix_game', overrides=['seeds=3']).train.seeds)"
 
 
@@ -58,3 +59,10 @@ def test_an_installed_package_lists_its_configs_outside_the_checkout(installed, 
 
 def test_an_installed_package_composes_outside_the_checkout(installed, tmp_path):
     assert run(sys.executable, "-c", COMPOSE, folder=tmp_path, PYTHONPATH=str(installed)).strip() == "3"
+
+
+def test_the_installed_command_lists_everything_outside_the_checkout(installed, tmp_path):
+    out = run(sys.executable, "-c", COMMAND, folder=tmp_path, PYTHONPATH=str(installed))
+    assert {"lsf_sac", "predator_prey", "matrix", "paper", "release"} <= {line.split()[0] for line in out.splitlines()}
+    scripts = (next(installed.glob("lsf_jax-*.dist-info")) / "entry_points.txt").read_text()
+    assert "lsf-jax = lsf_jax.cli:main" in scripts
