@@ -40,11 +40,15 @@ NETWORKS = (
 )
 """Two episodes an iteration and four a batch: the first iteration stores without learning."""
 HUNT = ("env.grid_size=4", "env.n_predators=2", "env.n_prey=2", "env.episode_limit=4")
+QUICK = (*NETWORKS, "env.n_steps=4", "algo.recurrent=false", "algo.hyper_hidden=0", "train.eval_stochastic=true")
+"""Whole runs of `m_step` in several files: four rows side by side share one set of compiled programs."""
 ROWS = 32  # log rows of the chunks compiled here
 FOREVER = 2**30
 HOST_ONLY = tuple(key.removeprefix("train.") for key in MAY_CHANGE_ON_RESUME)
 
 _compilations: list[str] = []
+_compiled: dict[Any, session.Compiled] = {}
+_needs: dict[Any, dict[str, int]] = {}
 
 
 def _listen(event: str, seconds: float, **more: Any) -> None:
@@ -167,23 +171,24 @@ def policy_bytes(path: Path) -> dict[str, bytes]:
 def shared_programs() -> Iterator[None]:
     """Runs of one static configuration compile once in this process, where each would trace and load its own."""
     compile_all, row_bytes = session.compile_all, planner.row_bytes
-    compiled, needs = {}, {}
 
     def static(config: Config) -> Config:
-        free = {name: getattr(TrainConfig(), name) for name in (*HOST_ONLY, "seeds", "block", "devices")}
+        free = {
+            name: getattr(TrainConfig(), name) for name in (*HOST_ONLY, "seeds", "block", "devices", "evaluate_every")
+        }
         return replace(config, train=replace(config.train, **free), grid=())
 
     def compile_once(config: Config, plan: planner.Plan) -> session.Compiled:
         key = static(config), plan.n_devices, plan.micro_batch
-        if key not in compiled:
-            compiled[key] = compile_all(config, plan)
-        return compiled[key]
+        if key not in _compiled:
+            _compiled[key] = compile_all(config, plan)
+        return _compiled[key]
 
     def bytes_once(config: Config, micro_batch: int) -> dict[str, int]:
         key = static(config), micro_batch
-        if key not in needs:
-            needs[key] = row_bytes(config, micro_batch)
-        return needs[key]
+        if key not in _needs:
+            _needs[key] = row_bytes(config, micro_batch)
+        return _needs[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "compile_all", compile_once)

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_cases import HUNT, NETWORKS, assert_same_bits, assert_same_tables, shared_programs, tables
+from engine_cases import HUNT, NETWORKS, QUICK, assert_same_bits, assert_same_tables, shared_programs, tables
 from PIL import Image
 
 from lsf_jax import checkpoint, cli, metrics
 from lsf_jax.analysis.runs import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
-GAME = ("--env", "m_step", *NETWORKS, "env.n_steps=4", "algo.recurrent=false", "algo.hyper_hidden=0")
+GAME = ("--env", "m_step", *QUICK)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,10 +91,10 @@ def test_list_shows_names_and_keys_with_ranges(capsys):
 
 
 def test_plan_shows_components_blocks_and_the_compiled_program(capsys):
-    arguments = ["plan", *GAME, "seeds=2", "train.memory_gib=1"]
+    arguments = ["plan", *GAME, "seeds=4", "train.memory_gib=1"]
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
-    for word in ("replay", "activations", "optimiser", "1 block(s) of 2", "seeds per GiB", "temporary", "compiled in"):
+    for word in ("replay", "activations", "optimiser", "1 block(s) of 4", "seeds per GiB", "temporary", "compiled in"):
         assert word in shown
     assert cli.main([*arguments, "--no-compile"]) == 0
     assert "compiled in" not in capsys.readouterr().out
@@ -124,7 +124,7 @@ def test_training_leaves_a_folder_with_everything(trained):
 
 
 def test_sweep_ends_with_a_table_and_the_path(tmp_path, capsys):
-    arguments = ["sweep", *GAME, "seeds=1", "algo.lr=1e-3,3e-3", "train.env_steps=12", f"train.run_dir={tmp_path}"]
+    arguments = ["sweep", *GAME, "seeds=2", "algo.lr=1e-3,3e-3", "train.env_steps=12", f"train.run_dir={tmp_path}"]
     assert cli.main([*arguments, "train.name=grid"]) == 0
     shown = capsys.readouterr().out
     assert "2 grid points" in shown.splitlines()[0]

@@ -7,28 +7,31 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
-from engine_cases import assert_same_bits, assert_same_tables, policy_bytes, quiet, shared_programs, small, tables
+from engine_cases import QUICK, assert_same_bits, assert_same_tables, policy_bytes, quiet, shared_programs, tables
 
 from lsf_jax import checkpoint, experiment, metrics
 from lsf_jax.analysis.runs import load_run
-from lsf_jax.config import Config
+from lsf_jax.config import Config, compose
 from lsf_jax.fields import ConfigError
 from lsf_jax.manifest import CheckpointError
 from lsf_jax.progress import Progress
 
 BUDGET = 60  # 8 to 20 iterations: episodes of m_step end after 1 to 4 steps
-SMALLEST = ("algo.recurrent=false", "algo.hyper_hidden=0", "train.evaluate_every=24", "train.checkpoint_minutes=1e-9")
+SAVING = ("train.evaluate_every=24", "train.checkpoint_minutes=1e-9")
 
 
 def config_of(folder: Path, *overrides: str, env: str = "m_step") -> Config:
     """Evaluation every third iteration, a checkpoint before every chunk."""
-    own = ("train.eval_stochastic=true", f"train.env_steps={BUDGET}", f"train.run_dir={folder}", "train.name=straight")
-    return small(*SMALLEST, *own, *overrides, env=env)
+    quick = QUICK if env == "m_step" else [word for word in QUICK if not word.startswith("env.")]
+    own = (f"train.env_steps={BUDGET}", f"train.run_dir={folder}", "train.name=straight")
+    return compose(env=env, overrides=[*quick, *SAVING, *own, *overrides])
 
 
 def run(config: Config) -> experiment.Result:
@@ -281,9 +284,9 @@ def test_eight_devices_give_the_run_of_one_with_blocks_of_their_width_also_when_
     assert layout(result.path) == (8, 1, 4)
     for seed in range(4):
         sharded, alone = seed_rows(result.path, seed), seed_rows(straight.path, seed)
-        for name in ("q_total", "q_utility", "q_error"):  # a diagnostic, whose products XLA orders by itself
-            np.testing.assert_allclose(sharded["eval"].pop(name), alone["eval"].pop(name), rtol=1e-5, atol=1e-6)
-        assert_same_bits(sharded, alone)
+        for table in ("train", "eval"):  # bits: see test_training, which can switch contraction off
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), sharded[table], alone[table])
+            assert_same_bits(sharded[table]["env_steps"], alone[table]["env_steps"])
 
 
 def test_a_grid_row_equals_its_own_run_and_a_row_that_blows_up_is_named_and_hurts_nobody(tmp_path, straight):

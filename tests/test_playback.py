@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from engine_cases import assert_same_bits, quiet, shared_programs, small
+from engine_cases import QUICK, assert_same_bits, quiet, shared_programs
 
 from lsf_jax import checkpoint, experiment, playback
+from lsf_jax.config import compose
 from lsf_jax.fields import ConfigError
 from lsf_jax.program import compile_init, make_rows, take_rows
 
@@ -18,9 +19,10 @@ def programs():
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """Three rows in blocks of two: two policy files, the second one without its padding."""
-    settings = ("algo.recurrent=false", "seeds=3", "train.block=2", "train.env_steps=24", "train.name=games")
-    config = small(*settings, f"train.run_dir={tmp_path_factory.mktemp('runs')}")
+    """Five rows in blocks of four: two policy files, the second one without its padding."""
+    settings = ("seeds=5", "train.block=4", "train.env_steps=24", "train.name=games")
+    folder = tmp_path_factory.mktemp("runs")
+    config = compose(env="m_step", overrides=[*QUICK, *settings, f"train.run_dir={folder}"])
     return experiment.train(config, progress=quiet(config))
 
 
@@ -30,18 +32,18 @@ def policies(result):
 
 
 def test_policies_of_all_blocks_are_the_parameters_kept_at_the_budget(result, policies):
-    assert policies.seed.tolist() == [0, 1, 2]
-    assert {len(leaf) for leaf in jax.tree.leaves(policies.params)} == {3}
+    assert policies.seed.tolist() == [0, 1, 2, 3, 4]
+    assert {len(leaf) for leaf in jax.tree.leaves(policies.params)} == {5}
     folder = result.path / "checkpoints" / "block-0000"
-    rows = take_rows(make_rows(policies.config, policies.program.algorithm), 0, 2)
+    rows = take_rows(make_rows(policies.config, policies.program.algorithm), 0, 4)
     state, _ = checkpoint.restore(folder, jax.eval_shape(compile_init(policies.program, 0), rows))
-    assert_same_bits(state.kept.params, jax.tree.map(lambda leaf: leaf[:2], policies.params))
+    assert_same_bits(state.kept.params, jax.tree.map(lambda leaf: leaf[:4], policies.params))
 
 
 def test_evaluation_is_repeatable_and_agrees_with_the_final_one_of_the_run(result, policies):
     first = playback.evaluate_policies(policies, 4)
     assert_same_bits(first, playback.evaluate_policies(policies, 4))
-    assert first["row"].tolist() == [0, 1, 2]
+    assert first["row"].tolist() == [0, 1, 2, 3, 4]
     # m_step has one start: greedy play is the same game whatever the randomness.
     np.testing.assert_array_equal(first["return"], result.final["return"])
     np.testing.assert_array_equal(first["length"], result.final["length"])
