@@ -17,8 +17,8 @@ from lsf_jax.evaluation import make_evaluate
 from lsf_jax.rollout import device_collector
 from lsf_jax.training import (
     AXES,
-    SEEDS,
     Chunk,
+    ChunkLog,
     TrainStep,
     init_train_state,
     iteration_keys,
@@ -41,6 +41,18 @@ from lsf_jax.types import (
 
 LOG_ROWS = 512
 """Rows of the train table that one chunk has room for."""
+
+SEEDS = "seeds"
+"""Name of the mesh axis over which seeds are sharded."""
+
+COMMON = PartitionSpec()
+"""On every device alike: the counters."""
+
+BY_SEED = PartitionSpec(SEEDS)
+"""Rows over devices, by the first axis."""
+
+PLACES = per_leaf(BY_SEED, COMMON)
+"""Where every part of the state lies."""
 
 
 class Program(NamedTuple):
@@ -130,20 +142,62 @@ def seed_mesh(n_devices: int) -> Mesh | None:
     return jax.make_mesh((n_devices,), (SEEDS,), auto, devices=jax.devices()[:n_devices])
 
 
+def over_devices(
+    function: Callable[..., Any], mesh: Mesh | None, in_places: tuple[Any, ...], out_places: Any
+) -> Callable[..., Any]:
+    """Call a jitted function of one device on each device's share of the seeds, all devices at the same time.
+
+    Not one program partitioned over the mesh: XLA fuses, and so rounds, that one differently from the program of a
+    single device. Here every device runs the latter on its own rows, so results are bitwise those of one device that
+    runs blocks of that width. Each device asks for the program at its first call; on GPUs the compilation cache on
+    disk answers all but the first. Shares of arguments that are in place already are not copied and can be donated.
+
+    Args:
+      function: jitted, of positional arguments.
+      mesh: devices with one axis `SEEDS`; None returns `function` as it is.
+      in_places: of each argument, a tree prefix of partition specs; what lies elsewhere is moved there.
+      out_places: a tree prefix of partition specs of the result.
+
+    Returns:
+      The function of whole arrays: `[K, ...]` over the mesh, what is common on every device.
+    """
+    if mesh is None:
+        return function
+    shardings = jax.tree.map(partial(NamedSharding, mesh), in_places)
+
+    def everywhere(*arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(jax.device_put(arguments, shardings))
+        shares = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
+        results = [function(*structure.unflatten(share)) for share in zip(*shares, strict=True)]
+        return jax.tree.map(partial(_join, mesh), out_places, *results)
+
+    return everywhere
+
+
+def _join(mesh: Mesh, place: PartitionSpec, *shares: Any) -> Any:
+    """Each device's result as one tree of arrays over the mesh; nothing is copied."""
+
+    def join(*parts: Array) -> Array:
+        names = (*place, *(None,) * parts[0].ndim)
+        sizes = zip(parts[0].shape, names, strict=False)
+        shape = tuple(size * mesh.size if name == SEEDS else size for size, name in sizes)
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, place), list(parts))
+
+    return jax.tree.map(join, *shares)
+
+
 def compile_init(program: Program, root_seed: int, mesh: Mesh | None = None) -> Callable[[Rows], TrainState]:
-    """`init(rows) -> TrainState` of a block; seed k starts from `fold_in(key(root_seed), k)`."""
+    """`init(rows) -> TrainState` of a block; seed k starts from `fold_in(key(root_seed), k)`.
+
+    With a mesh each device makes its own rows: all replays would not fit on one.
+    """
     start = partial(init_train_state, program.algorithm, program.buffer)
 
     def one(hyper: Hyper, seed: Array, root: PRNGKey) -> TrainState:
         return start(hyper, jax.random.fold_in(root, seed))
 
-    batched = jax.vmap(one, in_axes=(0, 0, None), out_axes=AXES)
-    if mesh is not None:
-        seeds, common = PartitionSpec(SEEDS), PartitionSpec()
-        specs = (seeds, seeds, common), per_leaf(seeds, common)
-        # Each device makes its own share: all replays would not fit on one.
-        batched = jax.shard_map(batched, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
-    compiled = jax.jit(batched)
+    batched = jax.jit(jax.vmap(one, in_axes=(0, 0, None), out_axes=AXES))
+    compiled = over_devices(batched, mesh, (BY_SEED, BY_SEED, COMMON), PLACES)
 
     def init(rows: Rows) -> TrainState:
         return compiled(
@@ -162,7 +216,7 @@ def state_shapes(state: TrainState, mesh: Mesh | None) -> TrainState:
     """
     if mesh is None:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    mapped, common = NamedSharding(mesh, PartitionSpec(SEEDS)), NamedSharding(mesh, PartitionSpec())
+    mapped, common = NamedSharding(mesh, BY_SEED), NamedSharding(mesh, COMMON)
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=mapped if leaf.shape else common)
@@ -172,7 +226,10 @@ def state_shapes(state: TrainState, mesh: Mesh | None) -> TrainState:
 
 def compile_chunk(program: Program, *, rows: int, log_every: int = 1, mesh: Mesh | None = None) -> Chunk:
     """The jitted chunk of a block (see `make_chunk`); its state argument is donated."""
-    return jax.jit(make_chunk(program.step, rows=rows, log_every=log_every, mesh=mesh), donate_argnums=0)
+    chunk = jax.jit(make_chunk(program.step, rows=rows, log_every=log_every), donate_argnums=0)
+    counters = dict.fromkeys(("iteration", "episodes", "updates"), COMMON)
+    log_places: Any = {**counters, "metrics": PartitionSpec(None, SEEDS), "nonfinite_at": BY_SEED}
+    return over_devices(chunk, mesh, (PLACES, COMMON, COMMON), (PLACES, ChunkLog(**log_places)))
 
 
 Evaluation = Callable[[Any, TrainState], EpisodeStats]
@@ -204,12 +261,8 @@ def compile_joint_table(program: Program, mesh: Mesh | None = None) -> Callable[
 
 def _per_seed(function: Callable[[Any, TrainState], Any], mesh: Mesh | None) -> Callable[[Any, TrainState], Any]:
     """Jit a function of one seed's (parameters, state) over a block; replay is not handed to it."""
-    batched = jax.vmap(function, in_axes=(0, AXES._replace(buffer=None)))
-    if mesh is not None:
-        specs = per_leaf(PartitionSpec(SEEDS), PartitionSpec())._replace(buffer=PartitionSpec())
-        seeds = PartitionSpec(SEEDS)
-        batched = jax.shard_map(batched, mesh=mesh, in_specs=(seeds, specs), out_specs=seeds, check_vma=False)
-    compiled = jax.jit(batched)
+    batched = jax.jit(jax.vmap(function, in_axes=(0, AXES._replace(buffer=None))))
+    compiled = over_devices(batched, mesh, (BY_SEED, PLACES), BY_SEED)
     return lambda params, state: compiled(params, state._replace(buffer=()))
 
 

@@ -166,7 +166,8 @@ class Block:
         if checkpoint.latest(self.folder) is None:
             self.state = session.timed("initialisation", "train_seconds", lambda: session.compiled.init(self.rows))
         else:
-            like = state_shapes(jax.eval_shape(session.compiled.init, self.rows), session.mesh)
+            init = compile_init(session.compiled.program, session.config.train.seed)
+            like = state_shapes(jax.eval_shape(init, self.rows), session.mesh)
             self.state, meta = checkpoint.restore(self.folder, like)
             self.finished_budget = meta["finished_budget"]
         iteration = int(self.state.iteration)

@@ -1,7 +1,7 @@
 """The fused train step and the compiled chunk: collect, store, learn, for many seeds at once, without the host.
 
-`make_train_step` is written for one seed. `make_chunk` vmaps it over a block of seeds, loops it a traced number of
-times and, with several devices, shards the seed axis; nothing inside a chunk touches the host.
+`make_train_step` is written for one seed. `make_chunk` vmaps it over a block of seeds and loops it a traced number of
+times; nothing inside a chunk touches the host.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
 from lsf_jax.types import (
@@ -25,9 +24,6 @@ from lsf_jax.types import (
     PRNGKey,
     TrainState,
 )
-
-SEEDS = "seeds"
-"""Name of the mesh axis over which seeds are sharded."""
 
 
 def per_leaf(mapped: Any, common: Any) -> TrainState:
@@ -153,7 +149,7 @@ def _keep(state: TrainState, agent: AgentState, clock: Clock, budget: Array) -> 
     return jax.tree.map(lambda new, held: jnp.where(running, new, held), current, state.kept)
 
 
-def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1, mesh: Mesh | None = None) -> Chunk:
+def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1) -> Chunk:
     """`chunk(state, n, budget)`: n iterations of a block of seeds, as one program.
 
     The number of iterations is traced, so a shorter chunk compiles nothing; cutting a run into other chunks changes no
@@ -163,7 +159,6 @@ def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1, mesh: Mesh | N
       step: one iteration of one seed.
       rows: log rows that a chunk has room for; n must be at most `rows · log_every`.
       log_every: a row is written after every `log_every`-th iteration, counted from the start of the run.
-      mesh: devices with one axis `SEEDS`; each runs its share of the block by itself, without communication.
     """
     batched = jax.vmap(step, in_axes=(AXES, None), out_axes=(AXES, 0))
 
@@ -183,19 +178,7 @@ def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1, mesh: Mesh | N
         state, log, _, _ = jax.lax.fori_loop(0, n, body, carry)
         return state, jax.tree.map(lambda leaf: leaf[:rows] if leaf.shape[0] == rows + 1 else leaf, log)
 
-    if mesh is None:
-        return chunk
-    common = PartitionSpec()
-    state_specs = per_leaf(PartitionSpec(SEEDS), common)
-    counters = dict.fromkeys(("iteration", "episodes", "updates"), common)
-    log_specs: Any = {**counters, "metrics": PartitionSpec(None, SEEDS), "nonfinite_at": PartitionSpec(SEEDS)}
-    return jax.shard_map(
-        chunk,
-        mesh=mesh,
-        in_specs=(state_specs, common, common),
-        out_specs=(state_specs, ChunkLog(**log_specs)),
-        check_vma=False,
-    )
+    return chunk
 
 
 def _nonfinite(metrics: Metrics) -> Array:

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lsf_jax.analysis.runs import load_run
 from lsf_jax.config import Config, compose
 from lsf_jax.fields import ConfigError
 from lsf_jax.manifest import CheckpointError
+from lsf_jax.params_file import load_params
 from lsf_jax.progress import Progress
 
 BUDGET = 60  # 8 to 20 iterations: episodes of m_step end after 1 to 4 steps
@@ -276,17 +276,20 @@ def test_a_seed_does_not_depend_on_how_many_there_are_nor_on_how_they_are_cut_in
     )
 
 
-def test_eight_devices_give_the_run_of_one_with_blocks_of_their_width_also_when_resumed(tmp_path, straight):
+def test_eight_devices_give_the_bits_of_one_with_blocks_of_their_width_also_when_resumed(tmp_path):
     config = config_of(tmp_path, "seeds=32", "train.devices=8")
     with stopping_after(3):
-        stopped = run(config).path
-    result = go_on(stopped, config)
-    assert layout(result.path) == (8, 1, 4)
-    for seed in range(4):
-        sharded, alone = seed_rows(result.path, seed), seed_rows(straight.path, seed)
-        for table in ("train", "eval"):  # bits: see test_training, which can switch contraction off
-            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), sharded[table], alone[table])
-            assert_same_bits(sharded[table]["env_steps"], alone[table]["env_steps"])
+        stopped = run(config)
+    assert not stopped.finished
+    resumed = go_on(stopped.path, config).path
+    whole = run(config_of(tmp_path, "seeds=32", "train.devices=8", "train.name=whole")).path
+    blocks = run(config_of(tmp_path, "seeds=32", "train.block=4", "train.name=blocks")).path
+    assert (layout(resumed), layout(whole), layout(blocks)) == ((8, 1, 4), (8, 1, 4), (1, 8, 4))
+    assert_same_run(resumed, whole)
+    for seed in range(32):
+        assert_same_bits(seed_rows(whole, seed), seed_rows(blocks, seed))
+    one, eight = ([load_params(file)[0] for file in sorted((path / "policies").iterdir())] for path in (blocks, whole))
+    assert_same_bits(eight, [jax.tree.map(lambda *parts: np.concatenate(parts), *one)])
 
 
 def test_a_grid_row_equals_its_own_run_and_a_row_that_blows_up_is_named_and_hurts_nobody(tmp_path, straight):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from engine_cases import advance, assert_same_bits, chunk_of, counted_compilations, program_of, rows_of, small, start
 
-from lsf_jax.program import compile_evaluate, compile_init, compile_joint_table, make_rows, returns_summary, take_rows
+from lsf_jax.program import (
+    compile_evaluate,
+    compile_init,
+    compile_joint_table,
+    make_rows,
+    returns_summary,
+    seed_mesh,
+    take_rows,
+)
 from lsf_jax.training import init_train_state
 
 CONFIG = small("train.buffer_capacity=65536")  # the program of test_training
@@ -95,3 +103,17 @@ def test_the_joint_table_lists_every_joint_action_in_c_order():
         assert (np.argsort(q[k].mean(axis=1)) == np.argsort(table.utilities[k, 0])).all()
         assert (np.argsort(q[k].mean(axis=0)) == np.argsort(table.utilities[k, 1])).all()
     assert jnp.isfinite(table.q_total).all()
+
+
+def test_eight_devices_give_the_bits_of_one_also_for_states_that_lie_elsewhere():
+    config = small("algo.recurrent=false", env="matrix_game")
+    state = start(config, range(16))
+    table = compile_joint_table(program_of(config), seed_mesh(8))(state.agent.params, state)
+    alone = compile_joint_table(program_of(config))
+    assert len(table.q_total.sharding.device_set) == 8
+    for first in range(0, 16, 2):
+        rows = slice(first, first + 2)
+        pair = jax.tree.map(lambda leaf, rows=rows: leaf[rows] if leaf.ndim else leaf, state)
+        assert_same_bits(
+            jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[rows], table), alone(pair.agent.params, pair)
+        )
