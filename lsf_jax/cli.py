@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     pass
@@ -31,9 +31,17 @@ Continues from the last checkpoint, to the same bits as an uninterrupted run."""
 }
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that complains in one line, like every other error; `--help` shows the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Write what is wrong with the arguments and end with exit code 2."""
+        self.exit(WRONG_INPUT, f"lsf-jax: {message}; see `{self.prog} --help`\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The argument parser of all commands."""
-    top = argparse.ArgumentParser(
+    top = OneLineParser(
         prog="lsf-jax",
         description="LSF-SAC in JAX: multi-agent learning on device, many seeds at once.",
         epilog="`lsf-jax COMMAND --help` explains each command.",

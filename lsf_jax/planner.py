@@ -141,7 +141,7 @@ def make_plan(config: Config) -> Plan:
     a block wider than there are rows: it is filled up, so that a single seed gives the bits that it has in a sweep.
 
     Raises:
-      ConfigError: if not even one row fits, with what it needs and what there is.
+      ConfigError: if not even one row, or not the given block, fits, with what it needs and what there is.
     """
     batch = config.algo.batch_size
     rows = len(make_rows(config, build(config).algorithm).seed)
@@ -159,8 +159,13 @@ def make_plan(config: Config) -> Plan:
             break
     fits, micro, needs = best if best else (0, batch, {})
     width = config.train.block or min(share, fits)
-    if width < 1:
+    if fits < 1:
         raise ConfigError(_too_large(needs, limit, config))
+    if width > fits:
+        raise ConfigError(
+            f"train.block is {width}; {fits} seeds side by side fit into {size_text(int(limit * USABLE))}; "
+            f"lower train.block, or raise train.memory_gib"
+        )
     if not config.train.block:  # as equal as they can be
         width = -(-share // -(-share // width))
     disk = sum(needs[name] for name in ("parameters", "targets", "optimiser", "kept parameters", "replay"))

@@ -172,12 +172,20 @@ class Block:
             self.finished_budget = meta["finished_budget"]
         iteration = int(self.state.iteration)
         if self.finished_budget != session.config.train.env_steps:
-            metrics.drop_from(session.path, "train", index, iteration + 1)
-            metrics.drop_from(session.path, "eval", index, iteration)
+            _drop_tables(session.path, index, iteration)
 
     def steps(self) -> np.ndarray:
         """Env steps of each row so far, padding left out."""
         return np.asarray(self.state.clock.env_steps)[: self.n_rows].astype(np.int64)
+
+
+def _drop_tables(path: Path, index: int, iteration: int) -> None:
+    """Remove a block's rows that are about to be written again."""
+    try:
+        metrics.drop_from(path, "train", index, iteration + 1)
+        metrics.drop_from(path, "eval", index, iteration)
+    except ValueError as error:
+        raise checkpoint.CheckpointError(str(error)) from error
 
 
 def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> bool:
@@ -269,11 +277,8 @@ def advance(session: Session, block: Block, n: int) -> None:
     done = progress_of(session, block)
     session.progress.update(env_steps=done.env_steps, updates=done.updates, returns=latest)
     if session.sinks and written:
-        means = {
-            name: float(np.nanmean(values[-block.n_rows :]))
-            for name, values in columns.items()
-            if values.dtype == np.float32
-        }
+        latest_rows = {name: values[-block.n_rows :] for name, values in columns.items() if values.dtype == np.float32}
+        means = {name: float(values.mean()) for name, values in latest_rows.items() if not np.isnan(values).any()}
         sinks.write_all(session.sinks, int(block.steps().mean()), means)
     if time.monotonic() - block.flushed_at > FLUSH_SECONDS:
         flush(session, block)

@@ -262,6 +262,28 @@ def test_damage_is_named_and_the_files_are_left_alone(trained, tmp_path, capsys)
     assert contents(copy) == before
 
 
+def test_a_damaged_table_is_named_on_resume_and_left_alone(trained, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    part = max((copy / "metrics" / "train").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+    assert part.name in complaint(["resume", str(copy), "train.env_steps=960"], capsys)
+    assert part.stat().st_size == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["trian"], "'trian'"), (["train", "--nope"], "--nope"), (["evaluate", "x", "--episodes", "0"], "0 is below 1")],
+)
+def test_wrong_arguments_end_in_one_line(arguments, named, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert named in lines[0]
+
+
 def test_a_row_or_a_metric_that_is_not_there_is_named(trained, capsys):
     before = contents(trained)
     assert "--row is 2; expected 0 to 1" in complaint(["render", str(trained), "--row", "2"], capsys)

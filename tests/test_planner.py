@@ -137,6 +137,11 @@ def test_what_cannot_fit_is_refused_with_needs_and_remedies():
         make_plan(with_train(CONFIG, memory_gib=1e-6))
 
 
+def test_a_given_block_that_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match=r"train\.block is 100000; \d+ seeds side by side fit into"):
+        make_plan(replace(CONFIG, train=replace(CONFIG.train, block=100_000, memory_gib=0.05)))
+
+
 def test_disk_is_what_a_checkpoint_of_a_block_holds():
     plan = make_plan(CONFIG)
     state = start(CONFIG)
