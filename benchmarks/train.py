@@ -13,7 +13,7 @@ from parts import filled, make_parts, start
 from timing import Timing, compile_program, configure, make_parser, measure, parse, report, scratch, spread, summarise
 
 from lsf_jax import experiment
-from lsf_jax.config import Config
+from lsf_jax.config import Config, updates_per_iteration
 from lsf_jax.program import LOG_ROWS, Program, build, compile_chunk, compile_evaluate
 from lsf_jax.progress import Progress
 from lsf_jax.session import evaluation_interval
@@ -85,7 +85,7 @@ def chunk_rate(config: Config, program: Program, arguments: argparse.Namespace) 
         "prefill": filled_at - built,
         "iteration": summarise(seconds),
         "rate": summarise(rates),
-        "updates/s": config.train.updates_per_iteration * config.train.seeds / summarise(seconds).median,
+        "updates/s": updates_per_iteration(config) * config.train.seeds / summarise(seconds).median,
     }
 
 
@@ -95,7 +95,7 @@ def one_row(config: Config, arguments: argparse.Namespace) -> tuple[dict[str, An
     fused = chunk_rate(config, program, arguments)
     pieces = piece_seconds(config, program, filled(config, program, config.train.seeds), arguments.repeats)
     weights = dict.fromkeys(pieces, 1.0)
-    weights |= dict.fromkeys(("sample", "update"), float(config.train.updates_per_iteration))
+    weights |= dict.fromkeys(("sample", "update"), float(updates_per_iteration(config)))
     weights["target copy"] = min(1.0, config.train.n_envs / config.algo.target_interval)
     weights["evaluate"] = 1.0 / evaluation_interval(config, program)
     each = {name: weights[name] * timing.median for name, timing in pieces.items()}

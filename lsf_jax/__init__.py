@@ -30,6 +30,8 @@ _HOMES = {
     "TrainConfig": "lsf_jax.config",
     "TrainState": "lsf_jax.types",
     "Trajectory": "lsf_jax.types",
+    "compare_runs": "lsf_jax.setup_card",
+    "comparison_text": "lsf_jax.setup_card",
     "compose": "lsf_jax.config",
     "evaluate_policies": "lsf_jax.playback",
     "load_policies": "lsf_jax.playback",

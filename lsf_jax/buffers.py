@@ -16,6 +16,8 @@ from lsf_jax.types import Buffer, BufferState, Clock, Env, Episode, Observation,
 
 ObserveFn: TypeAlias = Callable[[Episode], Trajectory]
 """Turns one stored episode `[T, ...]` into what learning sees."""
+AddFn: TypeAlias = Callable[[BufferState, Clock, Episode], BufferState]
+"""Stores fresh episodes `[B, T, ...]`; the clock is that before they were counted."""
 
 
 class PackedEpisodes(NamedTuple):
@@ -124,9 +126,67 @@ def uniform(example: Episode, *, capacity: int, batch_size: int, n_envs: int) ->
         raise ValueError(f"train.buffer_capacity {capacity} is not a multiple of train.n_envs {n_envs}.")
     if batch_size > capacity:
         raise ValueError(f"algo.batch_size {batch_size} exceeds train.buffer_capacity {capacity}.")
+
+    def sample(state: BufferState, clock: Clock, key: PRNGKey) -> Episode:
+        chosen = choose_distinct(key, jnp.minimum(clock.episodes, capacity), batch_size)
+        return unpack(jax.tree.map(lambda ring: ring[chosen], state))
+
+    init, add = _ring(example, capacity)
+    return Buffer(init=init, add=add, sample=sample, prefill=batch_size)
+
+
+def latest(example: Episode, *, batch_size: int, n_envs: int) -> Buffer:
+    """The newest `batch_size` episodes, all of them in every sample, by slot and not by age (on-policy data).
+
+    With `batch_size` equal to `n_envs` the batch is exactly what has just been collected.
+
+    Args:
+      example: shapes and dtypes of one episode `[T, ...]`, for instance from `jax.eval_shape`.
+      batch_size: episodes kept and sampled; a multiple of `n_envs`, so that a write never wraps.
+      n_envs: episodes added at a time.
+
+    Raises:
+      ValueError: if the sizes do not fit together.
+    """
+    if batch_size % n_envs:
+        raise ValueError(
+            f"algo.batch_size {batch_size} is not a multiple of train.n_envs {n_envs}; on-policy learning takes whole "
+            "collections."
+        )
+
+    def sample(state: BufferState, clock: Clock, key: PRNGKey) -> Episode:
+        del clock, key  # there is nothing to choose
+        return unpack(state)
+
+    init, add = _ring(example, batch_size)
+    return Buffer(init=init, add=add, sample=sample, prefill=batch_size)
+
+
+def bundle(**buffers: Buffer) -> Buffer:
+    """Several buffers that are given the same episodes; state and sample are dicts by name.
+
+    Args:
+      buffers: by name; each samples with a key of its own, once the one that waits longest can.
+    """
+
+    def init() -> BufferState:
+        return {name: buffer.init() for name, buffer in buffers.items()}
+
+    def add(state: BufferState, clock: Clock, episodes: Episode) -> BufferState:
+        return {name: buffer.add(state[name], clock, episodes) for name, buffer in buffers.items()}
+
+    def sample(state: BufferState, clock: Clock, key: PRNGKey) -> dict[str, Any]:
+        keys = dict(zip(buffers, jax.random.split(key, len(buffers)), strict=True))
+        return {name: buffer.sample(state[name], clock, keys[name]) for name, buffer in buffers.items()}
+
+    return Buffer(init=init, add=add, sample=sample, prefill=max(buffer.prefill for buffer in buffers.values()))
+
+
+def _ring(example: Episode, capacity: int) -> tuple[Callable[[], BufferState], AddFn]:
+    """`init` and `add` of the newest `capacity` episodes, packed; episodes must come in divisors of `capacity`."""
     packed = jax.eval_shape(pack, example)
 
-    def init() -> PackedEpisodes:
+    def init() -> BufferState:
         return jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), packed)
 
     def add(state: BufferState, clock: Clock, episodes: Episode) -> BufferState:
@@ -135,8 +195,4 @@ def uniform(example: Episode, *, capacity: int, batch_size: int, n_envs: int) ->
             lambda ring, rows: write_rows(ring, rows.astype(ring.dtype), position), state, pack(episodes)
         )
 
-    def sample(state: BufferState, clock: Clock, key: PRNGKey) -> Episode:
-        chosen = choose_distinct(key, jnp.minimum(clock.episodes, capacity), batch_size)
-        return unpack(jax.tree.map(lambda ring: ring[chosen], state))
-
-    return Buffer(init=init, add=add, sample=sample, prefill=batch_size)
+    return init, add

@@ -52,7 +52,8 @@ def save(folder: Path, step: int, state: PyTree, meta: Mapping[str, Any], *, fil
       state: a `TrainState` of K seeds; any pytree of arrays whose entry `buffer`, if any, has leaves
         `[K, capacity, ...]`. Typed random keys are allowed.
       meta: what goes with it, JSON-ready (tuples come back as lists): configuration, block, versions.
-      filled: episodes of replay that hold data, min(clock.episodes, capacity); the rest must be zero. None saves all.
+      filled: episodes that replay was given so far, clock.episodes: of each ring at most so many entries hold data, and
+        the rest must be zero. None saves all.
 
     Returns:
       The checkpoint's folder.
@@ -181,7 +182,7 @@ def checkpoint_bytes(like: PyTree, filled: int | None) -> int:
 
     Args:
       like: the state, or its `jax.ShapeDtypeStruct` structure.
-      filled: episodes of replay that hold data; None for all of its capacity.
+      filled: episodes that replay was given so far; None for all of its capacity.
 
     Returns:
       Bytes. Compression usually makes it less: an upper bound, 1 % above the arrays plus names and checksums.
@@ -209,7 +210,8 @@ def leaf_records(tree: PyTree, filled: int | None) -> list[LeafRecord]:
 
     Args:
       tree: arrays or `jax.ShapeDtypeStruct` leaves.
-      filled: leaves under `buffer` keep this many entries of axis 1 on disk; None keeps all.
+      filled: leaves under `buffer` keep at most this many entries of axis 1 on disk, each ring by its own capacity;
+        None keeps all.
 
     Returns:
       One record per leaf.

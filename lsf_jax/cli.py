@@ -7,8 +7,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from lsf_jax import cli_suites
 
 if TYPE_CHECKING:
     pass
@@ -78,10 +81,17 @@ def parser() -> argparse.ArgumentParser:
         "--metric", default="return", help="what to plot: an evaluation column, or train/NAME (default return)"
     )
     plot.add_argument("--output", default="", help="file to write (default: curves-METRIC.png in the first run)")
+    compare = _command(commands, "compare", "hold the protocols of runs against each other; differences are marked")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="two or more run folders")
+    compare.add_argument("--all", action="store_true", help="show what is equal too")
+    compare.add_argument("--markdown", action="store_true", help="print Markdown tables")
     listing = _command(commands, "list", "names of algorithms, environments and presets; `list keys` for every setting")
-    listing.add_argument("what", nargs="?", default="all", choices=("all", "algo", "env", "train", "preset", "keys"))
+    listing.add_argument(
+        "what", nargs="?", default="all", choices=("all", "algo", "env", "train", "preset", "suite", "keys")
+    )
     listing.add_argument("--algo", default=None, help="for `list keys`: whose settings")
     listing.add_argument("--env", default=None, help="for `list keys`: whose settings")
+    cli_suites.add_commands(partial(_command, commands), _positive)
     _command(commands, "doctor", "versions, devices, cache, and what is missing for what")
     return top
 
@@ -122,7 +132,7 @@ def _positive(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    options = parser().parse_args(arguments)
+    options = _parse(arguments)
     from lsf_jax.checkpoint import CheckpointError
     from lsf_jax.config import ConfigError
     from lsf_jax.run_folder import RunFolderError
@@ -140,6 +150,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has had enough, as in `| head`; Python flushes again at exit and would complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, settings wherever they stand: argparse itself wants positional words in one place."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    words = [word for word in rest if "=" in word and not word.startswith("-")]
+    if not hasattr(options, "overrides") or len(words) < len(rest):
+        top.parse_args(arguments)  # complains
+    else:
+        options.overrides = [*options.overrides, *words]
+    return options
 
 
 def _complain(message: str) -> int:
@@ -269,6 +291,13 @@ def _plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from lsf_jax.setup_card import compare_runs, comparison_text
+
+    print(comparison_text(compare_runs(options.runs), everything=options.all, markdown=options.markdown))
+    return 0
+
+
 def _list(options: argparse.Namespace) -> int:
     from lsf_jax.config import compose, describe, list_configs, swept_keys
 
@@ -309,7 +338,10 @@ COMMANDS = {
     "evaluate": _evaluate,
     "render": _render,
     "plot": _plot,
+    "compare": _compare,
     "list": _list,
+    "suite": cli_suites.run_suite,
+    "matrix-table": cli_suites.matrix_table,
     "doctor": _doctor,
 }
 

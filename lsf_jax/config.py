@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from lsf_jax import layers, yaml12
-from lsf_jax.fields import ConfigError, freeze, range_problem, range_text, setting, type_problem, type_text
+from lsf_jax.fields import ConfigError, freeze, range_problem, range_text, type_problem, type_text
 from lsf_jax.layers import Given, Layer, Sweep, config_folder, list_configs
+from lsf_jax.train_config import MAY_CHANGE_ON_RESUME, TrainConfig
 from lsf_jax.types import Env
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "config_folder",
     "describe",
     "differences",
+    "flat_settings",
     "from_yaml",
     "grid_points",
     "list_configs",
@@ -34,55 +36,8 @@ __all__ = [
     "replace",
     "swept_keys",
     "to_yaml",
+    "updates_per_iteration",
 ]
-
-MAY_CHANGE_ON_RESUME = (
-    "train.env_steps",
-    "train.chunk_seconds",
-    "train.checkpoint_minutes",
-    "train.run_dir",
-    "train.name",
-    "train.sinks",
-    "train.cache_dir",
-    "train.memory_gib",
-)
-"""Settings that do not decide what any iteration computes, so a resumed run may have other values."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How a run is carried out: seeds, budget, collection, evaluation, memory and files."""
-
-    seeds: int = setting(4, low=1, high=1_000_000, doc="independent runs trained side by side")
-    seed: int = setting(0, low=0, high=2**31 - 1, doc="root of all randomness; seed k uses fold_in(root, k)")
-    env_steps: int = setting(200_000, low=1, high=2_000_000_000, doc="budget per seed, in valid environment steps")
-    n_envs: int = setting(
-        8, low=1, high=1_000_000, doc="environments per seed; each iteration collects one episode of each"
-    )
-    buffer_capacity: int = setting(
-        5000, low=1, high=100_000_000, doc="replay per seed, in episodes; a multiple of n_envs"
-    )
-    updates_per_iteration: int = setting(4, low=1, high=100_000, doc="updates after each collection of n_envs episodes")
-    evaluate_every: int = setting(10_000, low=1, high=2_000_000_000, doc="environment steps between evaluations")
-    eval_episodes: int = setting(32, low=1, high=1_000_000, doc="episodes of one evaluation, per seed")
-    eval_stochastic: bool = setting(False, doc="also evaluate the sampled policy, beside the greedy one")
-    log_every: int = setting(1, low=1, doc="iterations between rows of the train table, counted from the start")
-    checkpoint_minutes: float = setting(10.0, above=0, doc="minutes of wall clock between checkpoints")
-    micro_batch: int = setting(
-        0, low=0, doc="episodes per gradient pass, a divisor of algo.batch_size; 0: the planner's"
-    )
-    block: int = setting(0, low=0, doc="seeds computed side by side on one device; 0: the planner's choice")
-    chunk_seconds: float = setting(4.0, above=0, doc="seconds of device work between two looks of the host")
-    devices: int = setting(0, low=0, doc="devices to spread seeds over; 0: all")
-    matmul_precision: str = setting(
-        "float32", choices=("float32", "tensorfloat32", "bfloat16"), doc="precision of matrix products"
-    )
-    deterministic: bool = setting(False, doc="bitwise repeatable kernels on GPUs (CPUs always are)")
-    memory_gib: float = setting(0.0, low=0, doc="memory that the run may fill, in GiB; 0: detected")
-    run_dir: str = setting("runs", doc="folder that run folders are made in")
-    name: str = setting("", doc="name of the run's folder; empty: made from algorithm, environment and time")
-    sinks: tuple[str, ...] = setting((), choices=("tensorboard", "wandb"), doc="where else metrics go")
-    cache_dir: str = setting("", doc="compilation cache; empty: in the user's cache folder; off: none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +48,7 @@ class Config:
     algo: Any  # that algorithm's config dataclass
     env_name: str  # key of ENVS
     env: Any  # that environment's config dataclass
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     grid: tuple[
         tuple[str, tuple[float | int, ...]], ...
     ] = ()  # (algo key, its values); rows = points of the grid × seeds
@@ -124,7 +79,8 @@ def compose(
         else "lsf_sac".
       env: likewise for environments; else "predator_prey".
       train: name of a file in configs/train.
-      presets: names of files in configs/preset, each holding any of the sections algo, env and train.
+      presets: names of files in configs/preset, each holding any of the sections algo, env and train. One that names no
+        algorithm is for any: its keys that only other algorithms have are left out.
       files: the user's own YAML files, of the same form; a run's config.yaml is one.
       overrides: "section.key=value" with a YAML 1.2 value; "seeds=" and "seed=" are short for "train.seeds=" and
         "train.seed=". A comma list on a traced number of the algorithm ("algo.lr=1e-3,3e-4") makes a grid.
@@ -135,14 +91,18 @@ def compose(
     Raises:
       ConfigError: one line that names the key, the value, what was expected and the remedy.
     """
-    stack = [layers.preset_layer(name) for name in presets]
+    shared = [layers.preset_layer(name) for name in presets]
+    stack = list(shared)
     stack += [layers.file_layer(file) for file in files]
     stack += [layers.override_layer(word) for word in overrides]
     algo_name, merged = layers.named_file("algo", layers.choose("algo", algo, "lsf_sac", stack))
     env_name, env_layer = layers.named_file("env", layers.choose("env", env, "predator_prey", stack))
     merged = merged | env_layer | layers.named_file("train", train)[1]
     names = {"algo": algo_name, "env": env_name, "train": train}
-    for layer in stack:
+    lacking = set(layers.algorithm_keys()) - set(_fields(layers.registry("algo")[algo_name].config))
+    for number, layer in enumerate(stack):
+        if number < len(shared) and ("algo", "name") not in layer:  # a protocol for any algorithm
+            layer = {place: given for place, given in layer.items() if place not in {("algo", key) for key in lacking}}
         merged |= {place: given for place, given in layer.items() if layers.applies(layer, place[0], names[place[0]])}
     return _build(algo_name, env_name, merged)
 
@@ -197,6 +157,11 @@ def grid_points(config: Config) -> tuple[dict[str, float | int], ...]:
     return tuple(dict(zip(keys, values)) for values in itertools.product(*(values for _, values in config.grid)))
 
 
+def updates_per_iteration(config: Config) -> int:
+    """Updates after each collection of train.n_envs episodes."""
+    return config.train.updates_per_iteration or config.algo.updates
+
+
 def make_env(config: Config) -> Env:
     """The environment that a configuration describes.
 
@@ -233,7 +198,7 @@ def differences(saved: Config, wanted: Config) -> list[str]:
 
     Settings in `MAY_CHANGE_ON_RESUME` are not compared.
     """
-    before, after = _flat(saved), _flat(wanted)
+    before, after = flat_settings(saved), flat_settings(wanted)
     keys = [key for key in {**before, **after} if key not in MAY_CHANGE_ON_RESUME]
     changed = [key for key in keys if key not in before or key not in after or before[key] != after[key]]
     return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in changed]
@@ -276,7 +241,8 @@ def _settings(part: Any) -> dict[str, Any]:
     return {key: getattr(part, key) for key in _fields(type(part))}
 
 
-def _flat(config: Config) -> dict[str, Any]:
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted key, the names of algorithm and environment and the grid's keys included."""
     sections = (("algo", config.algo), ("env", config.env), ("train", config.train))
     settings = {f"{section}.{key}": value for section, part in sections for key, value in _settings(part).items()}
     grid = {f"grid algo.{key}": values for key, values in config.grid}

@@ -3,7 +3,6 @@
 The host acts between chunks only. What it decides (when to look, save or stop) never changes a bit of a result.
 """
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,8 @@ from lsf_jax.config import Config, ConfigError, check, differences, from_yaml, g
 from lsf_jax.planner import Plan, make_plan, plan_text, size_text
 from lsf_jax.progress import Progress
 from lsf_jax.session import CARD, Session, run_block, write_timing
+from lsf_jax.setup_card import CONFIG, read_run, write_card
 from lsf_jax.signals import stop_requested
-
-CONFIG = "config.yaml"
 
 
 class Result(NamedTuple):
@@ -62,6 +60,7 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
         shown.note(plan_text(plan))
         run_folder.write_text_atomic(path / CONFIG, to_yaml(config))
         run_folder.write_json_atomic(path / CARD, card)
+        write_card(path, config)
         with run_folder.lock(path):
             return _run(Session(config, path, plan, shown))
 
@@ -97,23 +96,17 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
         _check_checkpoints(path, wanted)
         if wanted != saved:
             run_folder.write_text_atomic(path / CONFIG, to_yaml(wanted))
+            write_card(path, wanted)
         return _run(Session(wanted, path, plan, shown))
 
 
-def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
-    """Configuration and card of a run folder.
+def differences_of(path: Path, config: Config) -> list[str]:
+    """What forbids to continue the run in a folder with a configuration, one line each.
 
     Raises:
-      ConfigError: it is not a run folder, or one of the two files is damaged.
+      ConfigError: it is not a run folder.
     """
-    try:
-        return from_yaml((path / CONFIG).read_text(), str(path / CONFIG)), json.loads((path / CARD).read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"{path} is not a run folder ({CONFIG} or {CARD}: {error.strerror}); give the path of a run"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path / CARD} is damaged ({error.msg}); restore it from a copy") from None
+    return differences(read_run(path)[0], config)
 
 
 def describe_run(config: Config) -> str:

@@ -12,6 +12,8 @@ import dataclasses
 import math
 import types
 import typing
+from collections import namedtuple
+from functools import cache, partial
 from typing import Any
 
 
@@ -27,6 +29,7 @@ def setting(
     above: float | int | None = None,
     below: float | int | None = None,
     choices: tuple[Any, ...] | None = None,
+    traced: bool = False,
     doc: str = "",
 ) -> Any:
     """A dataclass field with a default, an allowed range and a line of documentation.
@@ -38,13 +41,25 @@ def setting(
       above: every allowed number is greater than this.
       below: every allowed number is smaller than this.
       choices: the allowed values, when they can be counted.
+      traced: a number that compiled programs take as input: it can be swept, and changing it compiles nothing.
       doc: one line for people, with the unit and, where there is one, the source.
 
     Returns:
       A `dataclasses.Field` (typed `Any`, so that type checkers see the annotation of the field itself).
     """
-    metadata = {"low": low, "high": high, "above": above, "below": below, "choices": choices, "doc": doc}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata | {"traced": traced, "doc": doc})
+
+
+number = partial(setting, traced=True)
+"""A setting that is a traced number."""
+
+
+@cache
+def hyper_class(config_class: type) -> type:
+    """The NamedTuple of a config's traced numbers, in the order of declaration; the same class at every call."""
+    names = [field.name for field in dataclasses.fields(config_class) if field.metadata.get("traced")]
+    return namedtuple(f"{config_class.__name__.removesuffix('Config')}Hyper", names)
 
 
 def range_problem(field: dataclasses.Field, value: Any) -> str | None:

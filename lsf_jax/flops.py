@@ -14,7 +14,8 @@ import jax
 from jax.extend import core as jax_core
 from jax.interpreters import partial_eval
 
-from lsf_jax.algorithms.lsf_sac_config import LsfSacConfig
+from lsf_jax.algorithms.lsf_sac_config import LsfSacConfig, SoftConfig
+from lsf_jax.algorithms.settings import MixedValueConfig, ValueConfig
 from lsf_jax.types import EnvSpec
 
 TRAINED = 3  # passes of a trained layer: forward, gradient of the weights, gradient of the input
@@ -129,13 +130,13 @@ def _dot_shape(equation: Any) -> tuple[int, int, int, int]:
     return batch, m, n, k
 
 
-def lsf_sac_layers(
-    spec: EnvSpec, cfg: LsfSacConfig, batch: int | None = None, *, recompute: bool = False
+def update_layers(
+    spec: EnvSpec, cfg: ValueConfig, batch: int | None = None, *, recompute: bool = False
 ) -> tuple[Layer, ...]:
-    """Every affine layer that one LSF-SAC update runs, with the passes it needs if nothing is computed twice.
+    """Every affine layer that one update runs, with the passes it needs if nothing is computed twice.
 
-    Actor, critic, encoder and decoder read all T+1 rows of each agent, the mixers' hypernetworks T states. The target's
-    decoder is not needed. Mixing is elementwise and has no product.
+    LSF-SAC and its ablations, QMIX, VDN and IQL have a table: agents and critics read all T+1 rows of each agent, the
+    mixers' hypernetworks T states. Mixing is elementwise and has no product.
 
     Args:
       spec: sizes of the environment.
@@ -143,28 +144,62 @@ def lsf_sac_layers(
       batch: episodes; None takes the config's.
       recompute: count the declared recomputation of `algo.remat` too: the recurrences' forward products of their input
         once more in the backward pass.
+
+    Raises:
+      ValueError: for the settings of an algorithm without a table.
     """
     batch = cfg.batch_size if batch is None else batch
-    rows = batch * (spec.episode_limit + 1) * spec.n_agents
-    again = int(recompute and cfg.remat)
-    steps = batch * spec.episode_limit
-    return (
-        *_agent_layers("actor", rows, _own_inputs(spec), spec, cfg, again),
-        *_encoder_layers("encoder", rows, spec, cfg, again, trained=True),
-        *_critic_layers("critic", rows, spec, cfg, again),
-        *_decoder_layers(rows, spec, cfg),
-        *_mixer_layers("mixer", steps, spec, cfg, TRAINED),
-        *_encoder_layers("target encoder", rows, spec, cfg, 0, trained=False),
-        *_forward_only(_critic_layers("target critic", rows, spec, cfg, 0)),
-        *_forward_only(_mixer_layers("target mixer", steps, spec, cfg, TRAINED)),
+    work = _Work(
+        spec=spec,
+        rows=batch * (spec.episode_limit + 1) * spec.n_agents,
+        steps=batch * spec.episode_limit,
+        again=int(recompute and cfg.remat),
     )
+    if isinstance(cfg, SoftConfig):
+        return _soft_layers(work, cfg)
+    if type(cfg) in (MixedValueConfig, ValueConfig):
+        return _value_layers(work, cfg)
+    raise ValueError(f"there is no table of layers for {type(cfg).__name__}; count with count_products instead.")
 
 
-def analytic_update_flops(
-    spec: EnvSpec, cfg: LsfSacConfig, batch: int | None = None, *, recompute: bool = False
-) -> int:
-    """Operations that one LSF-SAC update needs by the table of `lsf_sac_layers`."""
-    return sum(layer_flops(layer) for layer in lsf_sac_layers(spec, cfg, batch, recompute=recompute))
+def analytic_update_flops(spec: EnvSpec, cfg: ValueConfig, batch: int | None = None, *, recompute: bool = False) -> int:
+    """Operations that one update needs by the table of `update_layers`, which says what the arguments are."""
+    return sum(layer_flops(layer) for layer in update_layers(spec, cfg, batch, recompute=recompute))
+
+
+class _Work(NamedTuple):
+    """What every layer of one update is counted from."""
+
+    spec: EnvSpec
+    rows: int  # of all agents
+    steps: int
+    again: int  # forward passes of a recurrence's input that the backward pass repeats
+
+
+def _value_layers(work: _Work, cfg: ValueConfig) -> tuple[Layer, ...]:
+    """QMIX, or VDN and IQL, whose mixer has no layers."""
+    agent = _agent_layers("agent", work, cfg)
+    mixer = _mixer_layers("mixer", work, cfg) if isinstance(cfg, MixedValueConfig) else ()
+    return (*agent, *mixer, *_of_target((*agent, *mixer)))
+
+
+def _soft_layers(work: _Work, cfg: SoftConfig) -> tuple[Layer, ...]:
+    """LSF-SAC: actor, critics, their targets, and with messages encoder and decoder; the target's decoder is idle."""
+    actor, critic = _agent_layers("actor", work, cfg), _agent_layers("critic", work, cfg)
+    encoder: tuple[Layer, ...] = ()
+    decoder: tuple[Layer, ...] = ()
+    if isinstance(cfg, LsfSacConfig):
+        encoder, decoder = _encoder_layers(work, cfg), _decoder_layers(work, cfg)
+        critic = (*critic, _heard("critic", work, cfg, cfg.hidden, TRAINED if cfg.td_gradient_to_encoder else FIRST))
+        actor = (*actor, _heard("actor", work, cfg, cfg.hidden, FIRST)) if cfg.communicate else actor
+    judged = (*critic, *_mixer_layers("mixer", work, cfg))
+    if cfg.twin:
+        judged = tuple(layer._replace(name=f"twin {layer.name}", rows=2 * layer.rows) for layer in judged)
+    return (*actor, *encoder, *decoder, *judged, *_of_target((*encoder, *judged)))
+
+
+def _of_target(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    return tuple(layer._replace(name=f"target {layer.name}", passes=TARGET) for layer in layers)
 
 
 def _own_inputs(spec: EnvSpec) -> int:
@@ -172,74 +207,57 @@ def _own_inputs(spec: EnvSpec) -> int:
     return spec.obs_dim + spec.n_actions + spec.n_agents
 
 
-def _message_rows(rows: int, spec: EnvSpec, cfg: LsfSacConfig) -> int:
-    """Rows of received messages: one for each agent, or one for all where everyone receives the same."""
-    return rows // spec.n_agents if cfg.message_routing == "broadcast" else rows
+def _agent_layers(name: str, work: _Work, cfg: ValueConfig) -> tuple[Layer, ...]:
+    """An agent network, as far as it reads its own inputs, which need no gradient."""
+    first = Layer(f"{name}: input layer", work.rows, _own_inputs(work.spec), cfg.hidden, FIRST)
+    return (first, *_trunk(name, work, cfg.hidden, work.spec.n_actions, cfg.recurrent))
 
 
-def _forward_only(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    return tuple(layer._replace(passes=TARGET) for layer in layers)
-
-
-def _agent_layers(name: str, rows: int, inputs: int, spec: EnvSpec, cfg: LsfSacConfig, again: int) -> tuple[Layer, ...]:
-    """An agent network whose input needs no gradient."""
-    first = Layer(f"{name}: input layer", rows, inputs, cfg.hidden, FIRST)
-    return (first, *_trunk(name, rows, cfg.hidden, spec.n_actions, cfg.recurrent, again))
-
-
-def _trunk(name: str, rows: int, hidden: int, outputs: int, recurrent: bool, again: int) -> tuple[Layer, ...]:
+def _trunk(name: str, work: _Work, hidden: int, outputs: int, recurrent: bool) -> tuple[Layer, ...]:
     """What follows the first layer of an agent network."""
-    last = Layer(f"{name}: output layer", rows, hidden, outputs, TRAINED)
+    last = Layer(f"{name}: output layer", work.rows, hidden, outputs, TRAINED)
     if not recurrent:
-        return Layer(f"{name}: hidden layer", rows, hidden, hidden, TRAINED), last
+        return Layer(f"{name}: hidden layer", work.rows, hidden, hidden, TRAINED), last
     return (
-        Layer(f"{name}: GRU, from the input", rows, hidden, 3 * hidden, TRAINED + again),
-        Layer(f"{name}: GRU, from the hidden state", rows, hidden, 3 * hidden, TRAINED),
+        Layer(f"{name}: GRU, from the input", work.rows, hidden, 3 * hidden, TRAINED + work.again),
+        Layer(f"{name}: GRU, from the hidden state", work.rows, hidden, 3 * hidden, TRAINED),
         last,
     )
 
 
-def _critic_layers(name: str, rows: int, spec: EnvSpec, cfg: LsfSacConfig, again: int) -> tuple[Layer, ...]:
-    """The critic: its own input needs no gradient, the messages carry one to the encoder."""
-    received = spec.n_agents * cfg.message_dim
-    passes = TRAINED if cfg.td_gradient_to_encoder else FIRST
-    messages = Layer(f"{name}: input layer, messages", _message_rows(rows, spec, cfg), received, cfg.hidden, passes)
-    first, *rest = _agent_layers(name, rows, _own_inputs(spec), spec, cfg, again)
-    return (first, messages, *rest)
+def _heard(name: str, work: _Work, cfg: LsfSacConfig, outputs: int, passes: int) -> Layer:
+    """The part of a first layer that reads messages: a row for each agent, or one where everyone receives the same."""
+    rows = work.rows // work.spec.n_agents if cfg.message_routing == "broadcast" else work.rows
+    return Layer(f"{name}: input layer, messages", rows, work.spec.n_agents * cfg.message_dim, outputs, passes)
 
 
-def _encoder_layers(
-    name: str, rows: int, spec: EnvSpec, cfg: LsfSacConfig, again: int, *, trained: bool
-) -> tuple[Layer, ...]:
-    hidden = cfg.encoder_hidden
-    sent = cfg.message_dim * (spec.n_agents if cfg.message_routing == "per_receiver" else 1)
-    first = Layer(f"{name}: layer 1", rows, _own_inputs(spec), hidden, FIRST)
-    rest = _trunk(name, rows, hidden, sent, cfg.encoder_input == "history", again)
-    return (first, *rest) if trained else _forward_only((first, *rest))
+def _encoder_layers(work: _Work, cfg: LsfSacConfig) -> tuple[Layer, ...]:
+    sent = cfg.message_dim * (work.spec.n_agents if cfg.message_routing == "per_receiver" else 1)
+    first = Layer("encoder: input layer", work.rows, _own_inputs(work.spec), cfg.encoder_hidden, FIRST)
+    return (first, *_trunk("encoder", work, cfg.encoder_hidden, sent, cfg.encoder_input == "history"))
 
 
-def _decoder_layers(rows: int, spec: EnvSpec, cfg: LsfSacConfig) -> tuple[Layer, ...]:
-    received = spec.n_agents * cfg.message_dim
-    hidden = cfg.decoder_hidden or 4 * received
+def _decoder_layers(work: _Work, cfg: LsfSacConfig) -> tuple[Layer, ...]:
+    hidden = cfg.decoder_hidden or 4 * work.spec.n_agents * cfg.message_dim
     return (
-        Layer("decoder: layer 1, own input", rows, _own_inputs(spec), hidden, FIRST),
-        Layer("decoder: layer 1, messages", _message_rows(rows, spec, cfg), received, hidden, TRAINED),
-        Layer("decoder: layer 2", rows, hidden, hidden, TRAINED),
-        Layer("decoder: layer 3", rows, hidden, spec.n_actions, TRAINED),
+        Layer("decoder: input layer", work.rows, _own_inputs(work.spec), hidden, FIRST),
+        _heard("decoder", work, cfg, hidden, TRAINED),
+        Layer("decoder: hidden layer", work.rows, hidden, hidden, TRAINED),
+        Layer("decoder: output layer", work.rows, hidden, work.spec.n_actions, TRAINED),
     )
 
 
-def _mixer_layers(name: str, rows: int, spec: EnvSpec, cfg: LsfSacConfig, passes: int) -> tuple[Layer, ...]:
-    state, embed, width = spec.state_dim, cfg.mixer_embed, cfg.hyper_hidden
+def _mixer_layers(name: str, work: _Work, cfg: MixedValueConfig) -> tuple[Layer, ...]:
+    rows, state, embed, width = work.steps, work.spec.state_dim, cfg.mixer_embed, cfg.hyper_hidden
     layers = [
         Layer(f"{name}: bias 1", rows, state, embed, FIRST),
         Layer(f"{name}: bias 2, layer 1", rows, state, embed, FIRST),
-        Layer(f"{name}: bias 2, layer 2", rows, embed, 1, passes),
+        Layer(f"{name}: bias 2, layer 2", rows, embed, 1, TRAINED),
     ]
-    for kernel, outputs in (("kernel 1", spec.n_agents * embed), ("kernel 2", embed)):
+    for kernel, outputs in (("kernel 1", work.spec.n_agents * embed), ("kernel 2", embed)):
         if width:
             layers.append(Layer(f"{name}: {kernel}, layer 1", rows, state, width, FIRST))
-            layers.append(Layer(f"{name}: {kernel}, layer 2", rows, width, outputs, passes))
+            layers.append(Layer(f"{name}: {kernel}, layer 2", rows, width, outputs, TRAINED))
         else:
             layers.append(Layer(f"{name}: {kernel}", rows, state, outputs, FIRST))
     return tuple(layers)

@@ -4,6 +4,7 @@ A layer maps (section, key) to a value with its source. `lsf_jax.config` lays th
 configuration.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,20 +58,25 @@ def config_folder() -> Path:
 
 
 def config_files(section: str) -> dict[str, Path]:
-    """Name -> path of the shipped files of a section ("algo", "env", "train" or "preset"); names may contain "/"."""
+    """Name -> path of the shipped files of a section (see `list_configs`); names may contain "/"."""
     folder = config_folder() / section
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def list_configs() -> dict[str, list[tuple[str, str]]]:
-    """Names of the shipped files by section (and "preset"), each with the first comment line of its file."""
-    sections = (*SECTIONS, "preset")
+    """Names of the shipped files by section, "preset" and "suite" included, each with its file's first comment line."""
+    sections = (*SECTIONS, "preset", "suite")
     return {section: [(name, _headline(path)) for name, path in config_files(section).items()] for section in sections}
 
 
 def registry(section: str) -> dict[str, Any]:
     """The registered algorithms (section "algo") or environments (section "env") by name."""
     return algorithms.ALGORITHMS if section == "algo" else envs.ENVS
+
+
+def algorithm_keys() -> set[str]:
+    """Every setting that any registered algorithm has."""
+    return {field.name for entry in registry("algo").values() for field in dataclasses.fields(entry.config)}
 
 
 def named_file(section: str, name: str, source: str = "") -> tuple[str, Layer]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.buffers import ObserveFn
 from lsf_jax.types import AgentState, Clock, Episode, Hyper, Metrics, Params, PRNGKey, Trajectory, Update
@@ -56,18 +56,28 @@ def sum_over_valid(values: Float[Array, "time"], valid: Bool[Array, "time"]) -> 
     return jnp.where(valid, values, 0.0).sum()
 
 
-def hard_copy(every_episodes: int, groups: tuple[str, ...]) -> Refresh:
-    """Copy parameters to targets whenever the episode count crosses a multiple of `every_episodes`.
+def episodes_of(clock: Clock) -> Int[Array, ""]:
+    """The count by which most algorithms copy targets."""
+    return clock.episodes
 
-    Crossing, not hitting: the number of environments need not divide the interval. The predicate reads counters that
-    all seeds share, so the `cond` stays a `cond` under the seed axis.
+
+def hard_copy(every: int, groups: tuple[str, ...], count: Callable[[Clock], Int[Array, ""]] = episodes_of) -> Refresh:
+    """Copy parameters to targets whenever a count crosses a multiple of `every`, once for an iteration at most.
+
+    Crossing, not hitting: what an iteration adds need not divide the interval.
+
+    Args:
+      every: interval, in units of `count`.
+      groups: parameter groups that have targets.
+      count: what is counted; it may read only `clock.episodes` and `clock.updates`, which all seeds share, so that the
+        `cond` stays a `cond` under the seed axis.
     """
 
     def copy(agent: AgentState) -> AgentState:
         return agent._replace(targets={**agent.targets, **{name: agent.params[name] for name in groups}})
 
     def refresh(agent: AgentState, clock: Clock, previous: Clock) -> AgentState:
-        due = clock.episodes // every_episodes > previous.episodes // every_episodes
+        due = count(clock) // every > count(previous) // every
         return jax.lax.cond(due, copy, lambda unchanged: unchanged, agent)
 
     return refresh
@@ -113,6 +123,17 @@ def make_update(learner: Learner, observe: ObserveFn, *, micro_batch: int = 0) -
     return update
 
 
+def optimizer_step(
+    optimizer: optax.GradientTransformation, rate: Float[Array, ""], params: Params, opt_state: Any, gradients: Params
+) -> tuple[Params, Any]:
+    """One step of one parameter group: `params` - `rate` · step, and the optimiser's next state.
+
+    The gradients are taken as they are: whoever sums over steps divides by their number before.
+    """
+    steps, opt_state = optimizer.update(gradients, opt_state, params)
+    return jax.tree.map(lambda leaf, step: leaf - rate * step, params, steps), opt_state
+
+
 def _loss_terms(learner: Learner, forward: Forward, trajectory: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
     """All groups' loss terms, each computed on a forward record through which only its own group can learn."""
     terms: Terms = {}
@@ -147,36 +168,9 @@ def _apply(learner: Learner, agent: AgentState, sums: Sums, hyper: Hyper) -> tup
     params, opt_state, metrics = {}, {}, {name: value * per_step for name, value in sums.terms.items()}
     for group, optimizer in learner.optimizers.items():
         gradients = jax.tree.map(lambda leaf: leaf * per_step, sums.gradients[group])
-        steps, opt_state[group] = optimizer.update(gradients, agent.opt_state[group], agent.params[group])
-        params[group] = jax.tree.map(
-            lambda leaf, step, rate=rates[group]: leaf - rate * step, agent.params[group], steps
+        params[group], opt_state[group] = optimizer_step(
+            optimizer, rates[group], agent.params[group], agent.opt_state[group], gradients
         )
         metrics[f"{group}_gradient_norm"] = optax.tree.norm(gradients)
         metrics[f"{group}_parameter_norm"] = optax.tree.norm(params[group])
     return agent._replace(params=params, opt_state=opt_state), metrics
-
-
-def adam(clip: float) -> optax.GradientTransformation:
-    """Adam (β 0.9/0.999, ε 1e-8, PyTorch's defaults) after clipping the global norm; `clip` 0 leaves it out.
-
-    Without a learning rate: that is a traced number, applied by `make_update`. The state is optax's; the arithmetic is
-    spelled with reciprocals of scalars, because XLA rewrites arrays divided by a scalar in an order that is not the
-    same in programs for one device and for several, and a sharded run would differ in its last bits.
-    """
-    decay, decay_square, smallest = 0.9, 0.999, 1e-8
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
-        del params
-        scale = jnp.minimum(1.0, clip * (1.0 / optax.tree.norm(updates))) if clip else 1.0
-        gradients = jax.tree.map(lambda leaf: leaf * scale, updates)
-        count = state.count + 1
-        mean = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.mu, gradients)
-        square = jax.tree.map(lambda old, new: decay_square * old + (1 - decay_square) * new * new, state.nu, gradients)
-        age = count.astype(jnp.float32)
-        unbias, unbias_square = 1.0 / (1.0 - decay**age), 1.0 / (1.0 - decay_square**age)
-        steps = jax.tree.map(
-            lambda first, second: first * unbias / (jnp.sqrt(second * unbias_square) + smallest), mean, square
-        )
-        return steps, optax.ScaleByAdamState(count=count, mu=mean, nu=square)
-
-    return optax.GradientTransformation(optax.scale_by_adam().init, update)

@@ -6,6 +6,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.types import PRNGKey
 
+TINY = 1e-10
+"""Smallest probability of which a logarithm is taken."""
 NEVER = -1e10
 """Logit of an unavailable action: finite, so that gradients of a row are finite; exp of it is exactly zero."""
 
@@ -28,6 +30,28 @@ def probabilities(
     return jnp.where(avail, jnp.exp(log_pi), 0.0)
 
 
+def mix_uniform(
+    pi: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"], epsilon: Float[Array, ""]
+) -> Float[Array, "*lead actions"]:
+    """(1 - ε) π + ε · uniform over available actions, exactly zero elsewhere: exploration as part of the policy.
+
+    Unlike ε that only acting knows, log π, its gradients and expectations see it. `pi` must sum to one over available
+    actions.
+    """
+    n_available = jnp.maximum(avail.sum(axis=-1, keepdims=True), 1).astype(pi.dtype)
+    return jnp.where(avail, (1.0 - epsilon) * pi + epsilon / n_available, 0.0)
+
+
+def soft_value(
+    q: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"], alpha: Float[Array, ""]
+) -> Float[Array, "*lead"]:
+    """V = α log Σ_a exp(q(a) / α) over available actions; at least their maximum, and at most α log A above it.
+
+    Its gradient is the softmax of q / α, zero where unavailable.
+    """
+    return alpha * jax.nn.logsumexp(jnp.where(avail, q * (1.0 / alpha), NEVER), axis=-1)
+
+
 def expectation(pi: Float[Array, "*lead actions"], values: Float[Array, "*lead actions"]) -> Float[Array, "*lead"]:
     """E_{a~π}[values], exact over the discrete actions."""
     return (pi * values).sum(axis=-1)
@@ -45,6 +69,11 @@ def take_actions(values: Float[Array, "*lead actions"], action: Int[Array, "*lea
     non-deterministic) on GPUs, and A is small. Only finite values may be passed.
     """
     return (values * jax.nn.one_hot(action, values.shape[-1])).sum(axis=-1)
+
+
+def best_value(values: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"]) -> Float[Array, "*lead"]:
+    """The largest value of an available action; finite also where none is available."""
+    return take_actions(values, greedy(values, avail))
 
 
 def sample(
@@ -78,3 +107,28 @@ def linear_schedule(
 def entropy(pi: Float[Array, "*lead actions"], log_pi: Float[Array, "*lead actions"]) -> Float[Array, "*lead"]:
     """H(π) in nats."""
     return -(pi * log_pi).sum(axis=-1)
+
+
+def log_of(
+    pi: Float[Array, "*lead agents actions"], avail: Bool[Array, "*lead agents actions"]
+) -> Float[Array, "*lead agents actions"]:
+    """Log π of probabilities, zero where unavailable; finite, with its gradient, for any π."""
+    return jnp.where(avail, jnp.log(jnp.maximum(pi, TINY)), 0.0)
+
+
+def mean_over_choosing(
+    values: Float[Array, "time agents"], avail: Bool[Array, "time agents actions"]
+) -> Float[Array, "time"]:
+    """Mean over the agents that have a choice (not the dead, not the frozen); 0 where nobody has."""
+    has_choice = avail.sum(axis=-1) > 1
+    count = jnp.maximum(has_choice.sum(axis=-1).astype(jnp.float32), 1.0)
+    return jnp.where(has_choice, values, 0.0).sum(axis=-1) / count
+
+
+def entropy_of_choices(
+    pi: Float[Array, "time agents actions"],
+    log_pi: Float[Array, "time agents actions"],
+    avail: Bool[Array, "time agents actions"],
+) -> Float[Array, "time"]:
+    """Mean entropy, in nats, of the agents that have a choice."""
+    return mean_over_choosing(entropy(pi, log_pi), avail)

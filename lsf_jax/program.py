@@ -11,9 +11,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from lsf_jax.algorithms import ALGORITHMS
-from lsf_jax.buffers import observe_episode, uniform
-from lsf_jax.config import Config, grid_points, make_env
+from lsf_jax.buffers import observe_episode
+from lsf_jax.config import Config, grid_points, make_env, updates_per_iteration
 from lsf_jax.evaluation import make_evaluate
+from lsf_jax.fields import ConfigError
 from lsf_jax.rollout import device_collector
 from lsf_jax.training import (
     AXES,
@@ -81,7 +82,7 @@ def build(config: Config, micro_batch: int = 0) -> Program:
       micro_batch: episodes for each gradient pass, 0 for the whole batch.
 
     Raises:
-      ConfigError: for settings that the environment refuses.
+      ConfigError: for settings that the environment refuses, and sizes of replay that do not fit together.
     """
     env = make_env(config)
     observe = partial(observe_episode, env)
@@ -95,13 +96,11 @@ def build(config: Config, micro_batch: int = 0) -> Program:
         return collect(algorithm.policy_params(agent), clock, algorithm.hyper, key_any)
 
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), jax.eval_shape(fresh, key))
-    buffer = uniform(
-        example,
-        capacity=config.train.buffer_capacity,
-        batch_size=config.algo.batch_size,
-        n_envs=config.train.n_envs,
-    )
-    step = make_train_step(algorithm, buffer, collect, config.train.updates_per_iteration)
+    try:
+        buffer = algorithm.replay(example, config.train.buffer_capacity, config.train.n_envs)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    step = make_train_step(algorithm, buffer, collect, updates_per_iteration(config))
     return Program(env=env, algorithm=algorithm, collect=collect, buffer=buffer, step=step)
 
 
@@ -248,13 +247,16 @@ def compile_evaluate(
     return _per_seed(evaluate, mesh)
 
 
-def compile_joint_table(program: Program, mesh: Mesh | None = None) -> Callable[[Any, TrainState], JointTable]:
-    """`table(params, state) -> JointTable [K, ...]` of the first observation of a matrix game."""
+def compile_joint_table(
+    program: Program, starts: tuple[int, ...], mesh: Mesh | None = None
+) -> Callable[[Any, TrainState], JointTable]:
+    """`table(params, state) -> JointTable [K, starts, ...]` of the nodes that a matrix game may start in."""
 
     def table(params: Any, state: TrainState) -> JointTable:
-        key_reset, key_table = jax.random.split(iteration_keys(state)[2])
-        observation = program.env.reset(key_reset)[1]
-        return program.algorithm.joint_table(state.agent._replace(params=params), observation, key_table)
+        agent = state.agent._replace(params=params)
+        observation = jax.vmap(program.env.observe)(jnp.asarray(starts, jnp.uint8))
+        keys = jax.random.split(iteration_keys(state)[2], len(starts))
+        return jax.vmap(partial(program.algorithm.joint_table, agent))(observation, keys)
 
     return _per_seed(table, mesh)
 

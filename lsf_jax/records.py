@@ -69,19 +69,39 @@ def stats_columns(program: Program, stats: EpisodeStats, n_rows: int, prefix: st
     return {prefix + name: values[:n_rows].astype(np.float32) for name, values in columns.items()}
 
 
-def joint_columns(table: JointTable, stats: EpisodeStats, payoff: np.ndarray, n_rows: int) -> Columns:
-    """Q tables of a matrix game beside what the greedy policy does in its first step.
+def joint_columns(table: JointTable, payoff: np.ndarray, n_rows: int) -> Columns:
+    """Q tables and policies of a matrix game `[rows, ...]`, flattened, beside what the greedy policy does.
 
-    `greedy_joint` is the index of the joint action in C order; `optimal` says whether it has the largest payoff.
+    `greedy_joint` is the index in C order of the joint action that the policy prefers, and `critic_joint` of the one
+    with the largest Q_tot; `optimal` says whether the former has the largest payoff in every state that the game may
+    start in, and `q_error` is the mean absolute error of Q_tot. With several such states, columns list one after
+    another and payoffs are means over them.
+
+    Args:
+      table: `[K, starts, ...]`.
+      payoff: `[starts, A, ..., A]`.
+      n_rows: rows that are not padding.
     """
-    first = np.asarray(stats.first_action)[:n_rows, 0]  # greedy and from one start: every episode begins alike
-    joint = np.ravel_multi_index(tuple(first.T), payoff.shape)
-    chosen = payoff.reshape(-1)[joint]
+    n_starts, sides = payoff.shape[0], payoff.shape[1:]
+    flat = payoff.reshape(n_starts, -1)
+    q_total, policy = np.asarray(table.q_total)[:n_rows], np.asarray(table.policy)[:n_rows]
+    preferred = np.asarray(policy.argmax(axis=-1))  # [rows, starts, N]
+    joint = np.asarray(np.ravel_multi_index(tuple(np.moveaxis(preferred, -1, 0)), sides))
+    chosen = np.take_along_axis(flat, joint.T, axis=1).T  # [rows, starts]
+    best = np.asarray(np.isclose(chosen, flat.max(axis=1)[None]))
+    largest = np.nan_to_num(q_total, nan=-np.inf).argmax(axis=-1)
+    critic = np.where(np.asarray(np.isnan(q_total).any(axis=-1)), -1, largest)
+
+    def per_row(values: np.ndarray) -> np.ndarray:
+        return values[:, 0] if n_starts == 1 else values
+
     return {
-        "q_total": np.asarray(table.q_total)[:n_rows].astype(np.float32),
+        "q_total": q_total.reshape(n_rows, -1).astype(np.float32),
         "q_utility": np.asarray(table.utilities)[:n_rows].reshape(n_rows, -1).astype(np.float32),
-        "greedy_joint": np.asarray(joint, np.int64),
-        "greedy_payoff": chosen.astype(np.float32),
-        "q_error": np.abs(np.asarray(table.q_total)[:n_rows] - payoff.reshape(-1)).mean(axis=-1).astype(np.float32),
-        "optimal": np.isclose(chosen, payoff.max()),
+        "policy": policy.reshape(n_rows, -1).astype(np.float32),
+        "greedy_joint": per_row(joint),
+        "critic_joint": per_row(critic),
+        "greedy_payoff": chosen.mean(axis=-1).astype(np.float32),
+        "q_error": np.abs(q_total - flat[None]).mean(axis=(1, 2)).astype(np.float32),
+        "optimal": np.asarray(best.all(axis=-1)),
     }

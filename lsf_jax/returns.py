@@ -41,6 +41,47 @@ def td_lambda(
     return jax.lax.scan(step, next_value[-1], (reward, discount, next_value, trace), reverse=True)[1]
 
 
+def tree_backup(
+    reward: Float[Array, "time"],
+    discount: Float[Array, "time"],
+    q: Float[Array, "time"],
+    next_value: Float[Array, "time"],
+    trace: Float[Array, "time"],
+    *,
+    n_steps: int,
+) -> Float[Array, "time"]:
+    """n-step tree backup of one trajectory: off-policy, without importance ratios.
+
+        δₜ = rₜ + γₜ vₜ₊₁ - qₜ,   Gₜ = qₜ + Σ_{l=0}^{n-1} (Π_{j=1}^{l} γₜ₊ⱼ₋₁ cₜ₊ⱼ) δₜ₊ₗ
+
+    Unlike in `td_lambda` the trace of a step belongs to the action taken *there*: cₜ₊₁ says how much of step t+1's
+    correction reaches step t; c₀ is not used.
+
+    Args:
+      reward: rₜ, received after the action of step t.
+      discount: γₜ, zero where the game ended at step t (a time limit does not end it).
+      q: value of the action taken at step t.
+      next_value: E_π[q] of the observation after step t.
+      trace: cₜ = λ π(uₜ), for several agents λ Πᵢ πᵢ(uᵢₜ). Zero in the padding, so that a time limit bootstraps from
+        vₜ₊₁ and nothing from the padding leaks in.
+      n_steps: n, corrections that are summed; 1 is expected Sarsa.
+
+    Returns:
+      Gₜ for t = 0..T-1. Not detached: the caller decides.
+
+    Reference: Precup, Sutton, Singh (2000); Munos et al. (2016), Tree-backup(λ) of table 1. DOP (Wang et al., 2021) has
+      n = 5.
+    """
+    error = reward + jnp.where(discount > 0.0, discount * next_value, 0.0) - q
+    next_trace = jnp.append(trace[1:], 0.0)
+    weight = jnp.where((discount > 0.0) & (next_trace > 0.0), discount * next_trace, 0.0)  # γₜ cₜ₊₁
+    total = error
+    for _ in range(n_steps - 1):
+        # What has no weight is left out, not multiplied by 0: after an episode's end it may be anything, NaN included.
+        total = error + weight * jnp.where(weight > 0.0, jnp.append(total[1:], 0.0), 0.0)
+    return q + total
+
+
 def discounts(terminal: Bool[Array, "time"], discount: Float[Array, ""]) -> Float[Array, "time"]:
     """γₜ: the discount, zero where the game ended."""
     return jnp.where(terminal, 0.0, discount)

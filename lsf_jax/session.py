@@ -13,7 +13,7 @@ import numpy as np
 
 from lsf_jax import checkpoint, metrics, records, run_folder, sinks
 from lsf_jax.config import Config, to_yaml
-from lsf_jax.envs import payoff_of
+from lsf_jax.envs import start_payoffs
 from lsf_jax.params_file import save_params
 from lsf_jax.planner import Plan
 from lsf_jax.program import (
@@ -57,7 +57,7 @@ class Compiled(NamedTuple):
     evaluate: Evaluation
     evaluate_sampled: Evaluation | None
     joint_table: Callable[[Any, TrainState], JointTable] | None
-    payoff: np.ndarray | None
+    payoff: np.ndarray | None  # [starts, A, ..., A]
 
 
 class Session:
@@ -106,9 +106,9 @@ def compile_all(config: Config, plan: Plan) -> Compiled:
     """The jitted programs of a run (each compiles at its first call)."""
     mesh = seed_mesh(plan.n_devices)
     program = build(config, 0 if plan.micro_batch == plan.batch_size else plan.micro_batch)
-    payoff = payoff_of(config.env_name, config.env)
-    if payoff is not None and (payoff.size > LARGEST_JOINT):
-        payoff = None
+    game = start_payoffs(config.env_name, config.env)
+    if game is not None and game[1].size > LARGEST_JOINT:
+        game = None
     train = config.train
     return Compiled(
         program=program,
@@ -118,8 +118,8 @@ def compile_all(config: Config, plan: Plan) -> Compiled:
         evaluate_sampled=compile_evaluate(program, train.eval_episodes, stochastic=True, mesh=mesh)
         if train.eval_stochastic
         else None,
-        joint_table=None if payoff is None else compile_joint_table(program, mesh),
-        payoff=payoff,
+        joint_table=None if game is None else compile_joint_table(program, game[0], mesh),
+        payoff=None if game is None else game[1],
     )
 
 
@@ -315,7 +315,7 @@ def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
     if compiled.joint_table is not None and compiled.payoff is not None:
         joint_table = compiled.joint_table
         table = session.timed("Q table", "evaluate_seconds", lambda: joint_table(params, seen))
-        columns |= records.joint_columns(table, stats, compiled.payoff, block.n_rows)
+        columns |= records.joint_columns(table, compiled.payoff, block.n_rows)
     block.pending["eval"].append(columns)
     returns = columns["return"]
     done = progress_of(session, block)
@@ -351,7 +351,6 @@ def save_block(session: Session, block: Block) -> None:
     """Write tables, then the checkpoint that makes them count."""
     start = time.monotonic()
     flush(session, block)
-    filled = min(int(block.state.clock.episodes), session.config.train.buffer_capacity)
     meta = {
         "block": block.index,
         "finished_budget": block.finished_budget,
@@ -359,7 +358,7 @@ def save_block(session: Session, block: Block) -> None:
         "updates": int(block.state.clock.updates),
         "config": to_yaml(session.config),
     }
-    checkpoint.save(block.folder, int(block.state.iteration), block.state, meta, filled=filled)
+    checkpoint.save(block.folder, int(block.state.iteration), block.state, meta, filled=int(block.state.clock.episodes))
     session.timing["save_seconds"] += time.monotonic() - start
     block.saved_at = time.monotonic()
     write_timing(session)

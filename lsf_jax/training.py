@@ -126,8 +126,8 @@ def make_train_step(
         )
         ready = clock.episodes >= buffer.prefill
         agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, key_update, clock, state.hyper)
-        agent = algorithm.refresh(agent, clock, state.clock)
         clock = clock._replace(updates=clock.updates + updates_per_iteration * ready.astype(jnp.int32))
+        agent = algorithm.refresh(agent, clock, state.clock)
         after = TrainState(
             agent=agent,
             kept=_keep(state, agent, clock, budget),

@@ -69,6 +69,10 @@ class Episode(NamedTuple):
     info: dict[str, Array]  # [T] each, zero after the end
 
 
+Batch: TypeAlias = Any
+"""What an update learns from: an `Episode` `[B, T, ...]`, or several of them in a dict by name (`buffers.bundle`)."""
+
+
 class Trajectory(NamedTuple):
     """What learning sees: an episode whose world has been observed."""
 
@@ -115,10 +119,14 @@ class TrainState(NamedTuple):
 
 
 class JointTable(NamedTuple):
-    """A critic's view of one observation, for every joint action of a small game."""
+    """What was learned about one observation, for every joint action of a small game; NaN where there is no such thing.
 
-    utilities: Float[Array, "agents actions"]  # qᵢ(aᵢ), averaged over message noise
-    q_total: Float[Array, "joint"]  # Q_tot of each joint action in C order of (a₁, ..., a_N), averaged likewise
+    Averaged over message noise, where there is any.
+    """
+
+    utilities: Float[Array, "agents actions"]  # qᵢ(aᵢ); NaN for algorithms that learn state values only
+    q_total: Float[Array, "joint"]  # Q_tot of each joint action in C order of (a₁, ..., a_N); NaN without a joint value
+    policy: Float[Array, "agents actions"]  # probabilities of πᵢ without exploration; one-hot where action is greedy
 
 
 class EpisodeStats(NamedTuple):
@@ -145,6 +153,7 @@ class Env(NamedTuple):
     render: Callable[[Snapshot], str]  # ASCII picture of one state; host side, takes NumPy arrays
     success: Callable[["EpisodeStats"], Array]  # [E] bool: which episodes count as won
     max_return: float  # best undiscounted return that any joint policy can reach
+    version: str = "1"  # another one whenever dynamics, observations or rewards change: results do not compare then
 
 
 class Algorithm(NamedTuple):
@@ -158,7 +167,8 @@ class Algorithm(NamedTuple):
     act: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # explores
     act_greedy: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # evaluates
     act_sampled: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # stochastic eval
-    update: Callable[[AgentState, Episode, PRNGKey, Clock, Hyper], tuple[AgentState, Metrics]]
+    replay: Callable[[Episode, int, int], "Buffer"]  # what data an update sees: (example, capacity, n_envs) -> buffer
+    update: Callable[[AgentState, Batch, PRNGKey, Clock, Hyper], tuple[AgentState, Metrics]]
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
 
@@ -168,7 +178,7 @@ class Buffer(NamedTuple):
 
     init: Callable[[], BufferState]
     add: Callable[[BufferState, Clock, Episode], BufferState]  # [B, T, ...] in; packed
-    sample: Callable[[BufferState, Clock, PRNGKey], Episode]  # [B', T, ...] out; unpacked, not yet observed
+    sample: Callable[[BufferState, Clock, PRNGKey], Batch]  # [B', T, ...] out; unpacked, not yet observed
     prefill: int  # episodes that must be stored before the first sample
 
 
@@ -176,4 +186,4 @@ Act: TypeAlias = Callable[[Carry, Observation, PRNGKey], tuple[Carry, Array]]
 """An algorithm's `act*` with parameters, clock and hyper bound."""
 Collect: TypeAlias = Callable[[Params, Clock, Hyper, PRNGKey], Episode]
 """Collects `[B, T, ...]` episodes with the given parameters."""
-Update: TypeAlias = Callable[[AgentState, Episode, PRNGKey, Clock, Hyper], tuple[AgentState, Metrics]]
+Update: TypeAlias = Callable[[AgentState, Batch, PRNGKey, Clock, Hyper], tuple[AgentState, Metrics]]

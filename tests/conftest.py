@@ -1,5 +1,6 @@
 """Test-wide settings: a warm compilation cache, cheap compilation, and JAX's strictest checks."""
 
+import gc
 import os
 import tempfile
 
@@ -14,6 +15,25 @@ if "xla_force_host_platform_device_count" not in flags:
 os.environ["XLA_FLAGS"] = flags.strip()
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def _memory_maps() -> int:
+    """Regions of memory of this process; Linux allows 65,530, and a compiled program takes several."""
+    try:
+        with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs_at_a_time():
+    """Forget compiled programs between files before there are so many that compiling one more ends the process."""
+    yield
+    if _memory_maps() > 12_000:
+        jax.clear_caches()
+        gc.collect()

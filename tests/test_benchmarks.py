@@ -12,6 +12,7 @@ from lsf_jax.config import config_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = {
+    "algorithms": ("one update",),
     "update": ("updates", "dearest products of the last"),
     "env": ("predator_prey", "against NumPy", "matrix_game"),
     "train": ("fused chunk", "pieces, compiled apart", "whole run, `lsf_jax.train`"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.buffers import choose_distinct, observe_episode, pack, uniform, unpack
+from lsf_jax.buffers import bundle, choose_distinct, latest, observe_episode, pack, uniform, unpack
 from lsf_jax.envs import make
 from lsf_jax.envs.probes import RaggedConfig, ragged
 from lsf_jax.rollout import rollout
@@ -38,9 +38,21 @@ def episodes_numbered(first, n=N_ENVS):
 EXAMPLE = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], episodes_numbered(0)))
 
 
+def make_uniform(capacity=CAPACITY, batch_size=BATCH):
+    return uniform(EXAMPLE, capacity=capacity, batch_size=batch_size, n_envs=N_ENVS)
+
+
+def make_latest(batch_size=CAPACITY, n_envs=N_ENVS):
+    return latest(EXAMPLE, batch_size=batch_size, n_envs=n_envs)
+
+
+def make_bundle():
+    return bundle(new=make_latest(4), near=make_uniform(6, 2), far=make_uniform(16, 5))
+
+
 @pytest.fixture(scope="module")
 def ring():
-    return uniform(EXAMPLE, capacity=CAPACITY, batch_size=BATCH, n_envs=N_ENVS)
+    return make_uniform()
 
 
 def filled(ring, n_writes):
@@ -94,8 +106,10 @@ def test_sampling_returns_whole_distinct_stored_episodes_only(ring, n_writes, ex
             np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.parametrize("make_buffer", [make_uniform, make_latest, make_bundle])
 @pytest.mark.parametrize("episodes_axis", [None, 0])
-def test_a_write_compiles_to_a_slice_update_in_place_because_seeds_share_the_count(ring, episodes_axis):
+def test_a_write_compiles_to_a_slice_update_in_place_because_seeds_share_the_count(make_buffer, episodes_axis):
+    ring = make_buffer()
     state = jax.vmap(lambda _: ring.init())(jnp.arange(4))
     fresh = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), episodes_numbered(0))
     clock = clock_at(2)._replace(episodes=jnp.int32(2) if episodes_axis is None else jnp.full((4,), 2, jnp.int32))
@@ -120,6 +134,65 @@ def test_the_first_sample_waits_for_one_batch(ring):
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         uniform(EXAMPLE, **sizes)
+
+
+@pytest.mark.parametrize(("batch_size", "n_envs"), [(7, 2), (2, 4)])
+def test_a_batch_of_broken_collections_is_refused(batch_size, n_envs):
+    with pytest.raises(ValueError, match=rf"^algo\.batch_size {batch_size} .*train\.n_envs {n_envs};") as caught:
+        make_latest(batch_size, n_envs)
+    assert "\n" not in str(caught.value)
+
+
+def assert_same_episodes(sampled, expected):
+    for before, after in zip(jax.tree.leaves(expected._replace(info={})), jax.tree.leaves(sampled), strict=True):
+        assert before.dtype == after.dtype
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("n_writes", [1, 2, 5])
+def test_a_batch_as_large_as_a_collection_is_exactly_what_was_just_collected(n_writes):
+    buffer = make_latest(N_ENVS)
+    assert buffer.prefill == N_ENVS
+    state, clock = filled(buffer, n_writes)
+    assert_same_episodes(buffer.sample(state, clock, jax.random.key(0)), episodes_numbered((n_writes - 1) * N_ENVS))
+
+
+@pytest.mark.parametrize(
+    ("n_writes", "by_slot"), [(3, range(6)), (4, [6, 7, 2, 3, 4, 5]), (8, [12, 13, 14, 15, 10, 11])]
+)
+def test_on_policy_data_are_all_of_the_newest_episodes_whatever_the_key(n_writes, by_slot):
+    buffer = make_latest()
+    assert buffer.prefill == CAPACITY
+    state, clock = filled(buffer, n_writes)
+    everything = [episodes_numbered(number, 1)._replace(info={}) for number in by_slot]
+    expected = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *everything)
+    for seed in (0, 1):
+        assert_same_episodes(buffer.sample(state, clock, jax.random.key(seed)), expected)
+
+
+def test_a_bundle_gives_what_each_of_its_buffers_would_give_alone():
+    buffer, alone = make_bundle(), {"new": make_latest(4), "near": make_uniform(6, 2), "far": make_uniform(16, 5)}
+    assert buffer.prefill == 5  # the slowest: far needs five, new four
+    state, clock = filled(buffer, 5)
+    assert set(state) == set(alone)
+    batch = buffer.sample(state, clock, jax.random.key(0))
+    for name, part in alone.items():
+        for ours, theirs in zip(jax.tree.leaves(state[name]), jax.tree.leaves(filled(part, 5)[0]), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    numbers = {name: np.asarray(sampled.world[:, 0]).tolist() for name, sampled in batch.items()}
+    assert numbers["new"] == [8, 9, 6, 7]
+    assert set(numbers["near"]) <= set(range(4, 10))
+    assert set(numbers["far"]) <= set(range(10))
+    assert (len(set(numbers["near"])), len(set(numbers["far"]))) == (2, 5)
+
+
+def test_the_buffers_of_a_bundle_draw_apart_from_each_other():
+    buffer = bundle(one=make_uniform(16, 1), two=make_uniform(16, 1))
+    state, clock = filled(buffer, 2)
+    draw = jax.jit(jax.vmap(lambda key: buffer.sample(state, clock, key)))
+    batch = draw(jax.random.split(jax.random.key(4), DRAWS))
+    pairs = np.bincount(np.asarray(4 * batch["one"].world[:, 0, 0] + batch["two"].world[:, 0, 0]), minlength=16)
+    assert is_uniform(pairs)
 
 
 def count_subsets(chosen, available, n):

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax import checkpoint, manifest
-from lsf_jax.checkpoint import CheckpointError, checkpoint_bytes, latest, read_meta, restore, save
-from lsf_jax.types import AgentState, Clock, Kept, TrainState
+from lsf_jax import buffers, checkpoint, manifest
+from lsf_jax.checkpoint import CheckpointError, checkpoint_bytes, latest, leaf_records, read_meta, restore, save
+from lsf_jax.types import AgentState, Clock, Episode, Kept, TrainState
 
 SEEDS, CAPACITY = 3, 7
 
@@ -102,6 +102,52 @@ def test_only_the_filled_part_of_replay_is_on_disk(tmp_path):
     np.testing.assert_array_equal(restored["buffer"][:, :16], noise[:, :16])
     assert not np.asarray(restored["buffer"][:, 16:]).any()
     assert restored["other"].shape == (1, 64)
+
+
+RINGS = {"latest": 2, "on": 6, "off": 14}
+
+
+def bundled_state(n_writes: int) -> TrainState:
+    """Three rings of different capacity after writes of two noisy episodes of each seed."""
+
+    def noise(key: Any) -> Episode:
+        number = jax.random.normal(key, (2, 4))
+        return Episode(
+            world=jax.random.bits(key, (2, 5, 3), jnp.uint8),
+            action=jax.random.bits(key, (2, 4, 1), jnp.uint8),
+            reward=number,
+            terminal=number > 1.0,
+            valid=number > -1.0,
+            info={},
+        )
+
+    example = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], noise(jax.random.key(0))))
+    rings = {name: buffers.uniform(example, capacity=RINGS[name], batch_size=2, n_envs=2) for name in ("on", "off")}
+    bundle = buffers.bundle(latest=buffers.latest(example, batch_size=RINGS["latest"], n_envs=2), **rings)
+    state, clock = jax.vmap(lambda _: bundle.init())(jnp.arange(SEEDS)), make_state().clock
+    for write in range(n_writes):
+        fresh = jax.vmap(noise)(jax.random.split(jax.random.key(write), SEEDS))
+        state = jax.vmap(bundle.add, in_axes=(0, None, 0))(state, clock._replace(episodes=jnp.int32(2 * write)), fresh)
+    return make_state()._replace(buffer=state, clock=clock._replace(episodes=jnp.int32(2 * n_writes)))
+
+
+@pytest.mark.parametrize("n_writes", [0, 1, 2, 3, 5, 9])
+def test_rings_of_different_capacity_come_back_whether_they_have_wrapped_or_not(tmp_path, n_writes):
+    state = bundled_state(n_writes)
+    save(tmp_path, 5, state, {}, filled=int(state.clock.episodes))
+    assert bits(restore(tmp_path, structure(state))[0]) == bits(state)
+    stored = {record.name.split("/")[1]: record.stored_shape[1] for record in _of_replay(state, 2 * n_writes)}
+    assert stored == {name: min(2 * n_writes, capacity) for name, capacity in RINGS.items()}
+    assert all(np.asarray(ring.reward).any() == (n_writes > 0) for ring in state.buffer.values())
+
+
+def _of_replay(state: TrainState, filled: int) -> list[checkpoint.LeafRecord]:
+    return [record for record in leaf_records(state, filled) if record.name.startswith("buffer/")]
+
+
+def test_more_episodes_than_a_ring_holds_store_what_its_capacity_would():
+    state = make_state(filled=CAPACITY)
+    assert leaf_records(state, 1000 * CAPACITY) == leaf_records(state, CAPACITY)
 
 
 def test_disk_is_bounded_before_and_counts_what_is_filled():

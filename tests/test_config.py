@@ -536,7 +536,7 @@ def test_description_gives_key_default_meaning_and_range():
 
 def test_configs_are_listed_with_their_first_comment(registry):
     listed = config.list_configs()
-    assert list(listed) == ["algo", "env", "train", "preset"]
+    assert list(listed) == ["algo", "env", "train", "preset", "suite"]
     assert ("maps/small", "a folder") in listed["env"]
     assert ("long", "long") in listed["train"]
 
@@ -627,6 +627,20 @@ def test_files_named_default_hold_the_defaults():
 @pytest.mark.parametrize(("name", "p"), [("p0", 0.0), ("p05", -0.5), ("p125", -1.25), ("p15", -1.5), ("p2", -2.0)])
 def test_named_punishments(name, p):
     assert compose(env=f"predator_prey_{name}").env == dataclasses.replace(compose().env, punishment=p)
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("preset", ["pymarl", "pymarl2"])
+def test_a_preset_without_an_algorithm_suits_every_one_and_a_misspelt_key_in_it_none(preset, monkeypatch):
+    for name, entry in algorithms.ALGORITHMS.items():
+        algo = compose(algo=name, presets=[preset]).algo
+        assert algo.batch_size == {"pymarl": 32, "pymarl2": 128}[preset]
+        assert getattr(algo, "trace", None) in (None, {"pymarl": 0.0, "pymarl2": 0.6}[preset])
+        assert entry.config is type(algo)
+    bad = {("algo", "treis"): layers.Given(0.5, "configs/preset/bad.yaml")}
+    monkeypatch.setattr(layers, "preset_layer", lambda name: bad)
+    with pytest.raises(config.ConfigError, match=r"unknown key algo\.treis"):
+        compose(algo="qmix", presets=["bad"])
 
 
 @pytest.mark.usefixtures("shipped")

@@ -35,9 +35,10 @@ def count_update(config: Config, n_seeds: int = 0) -> flops.Count:
     return flops.count_products(jax.vmap(learn) if n_seeds else learn, keys)
 
 
-def config_of(*overrides: str) -> Config:
+def config_of(*overrides: str, algo: str = "lsf_sac") -> Config:
     """The reference size: 32 episodes of predator-prey, 200 steps of 8 agents, hidden 64."""
-    return compose(overrides=["train.buffer_capacity=64", "algo.batch_size=32", "algo.hidden=64", *overrides])
+    sizes = ["train.buffer_capacity=64", "algo.batch_size=32", "algo.hidden=64"]
+    return compose(algo=algo, overrides=[*sizes, *overrides])
 
 
 def test_a_product_counts_two_operations_for_each_multiplication_and_addition():
@@ -112,8 +113,19 @@ def test_the_reference_size_needs_about_34_gflop():
     spec = make_env(config).spec
     total = flops.analytic_update_flops(spec, config.algo)
     assert total == pytest.approx(34e9, rel=0.02)  # per-receiver messages; independent count in the design, section 9
-    names = [layer.name for layer in flops.lsf_sac_layers(spec, config.algo)]
+
+
+@pytest.mark.parametrize("algo", ["lsf_sac", "masac", "masac_double_q", "qmix", "vdn"])
+def test_every_layer_of_a_table_has_a_name_of_its_own(algo):
+    config = config_of(algo=algo)
+    names = [layer.name for layer in flops.update_layers(make_env(config).spec, config.algo)]
     assert len(names) == len(set(names))
+
+
+def test_settings_of_an_algorithm_without_a_table_are_refused():
+    config = config_of(algo="qplex")
+    with pytest.raises(ValueError, match="no table of layers for QplexConfig"):
+        flops.analytic_update_flops(make_env(config).spec, config.algo)
 
 
 @pytest.mark.parametrize(
@@ -127,11 +139,35 @@ def test_the_reference_size_needs_about_34_gflop():
         ("algo.hyper_hidden=0",),
         ("algo.td_target=double_q", "algo.label=actor_soft"),
         ("train.micro_batch=8",),
+        ("algo.communicate=true", "algo.message_routing=per_receiver"),
+        ("algo.communicate=true",),
+        ("algo.twin=true",),
     ],
     ids=lambda overrides: overrides[0] if overrides else "default",
 )
 def test_nothing_in_an_update_is_computed_twice(overrides):
-    plain = config_of("algo.remat=false", *overrides)
+    assert_needs_what_its_table_says("lsf_sac", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("algo", "overrides"),
+    [
+        ("lsf_sac_fixed_alpha", ()),
+        ("masac", ()),
+        ("masac", ("algo.recurrent=false", "algo.td_target=sampled")),
+        ("masac_double_q", ()),
+        ("qmix", ()),
+        ("qmix", ("algo.recurrent=false", "algo.hyper_hidden=0")),
+        ("vdn", ()),
+        ("iql", ()),
+    ],
+)
+def test_nothing_in_an_update_of_the_ablations_and_of_qmix_is_computed_twice(algo, overrides):
+    assert_needs_what_its_table_says(algo, *overrides)
+
+
+def assert_needs_what_its_table_says(algo, *overrides):
+    plain = config_of("algo.remat=false", *overrides, algo=algo)
     spec = make_env(plain).spec
     counted = count_update(plain)
     assert counted.unknown_loops == 0

@@ -15,12 +15,17 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 READING_ORDER = """
 types fields yaml12
 envs.base envs.tabular envs.matrix_game envs.predator_prey envs.probes envs
-networks networks.agents networks.mixers networks.messages
-policies rollout buffers returns learner algorithms.base algorithms.lsf_sac_config algorithms.lsf_sac algorithms flops
+networks networks.agents networks.mixers networks.factorisation networks.critics networks.messages
+policies rollout buffers returns optimizers learner
+algorithms.settings algorithms.base algorithms.stepwise algorithms.q_mixing algorithms.weighted_qmix
+algorithms.qtran algorithms.ndq algorithms.vdac algorithms.coma
+algorithms.fop algorithms.dop_networks algorithms.dop
+algorithms.lsf_sac_config algorithms.lsf_sac_networks algorithms.lsf_sac algorithms flops
 training evaluation
-layers config run_folder manifest params_file checkpoint metrics sinks progress signals runtime program planner records
-analysis analysis.runs analysis.statistics analysis.tables analysis.plots analysis.render
-session experiment playback doctor cli
+layers train_config config run_folder manifest params_file checkpoint metrics sinks progress signals runtime
+program planner records
+analysis analysis.runs analysis.statistics analysis.tables analysis.plots analysis.render analysis.matrix_table
+session setup_card experiment suite playback doctor cli_suites cli
 """
 """Every module after all that it may import; `lsf_jax` itself comes last."""
 
@@ -148,8 +153,8 @@ def test_configs_are_frozen_and_never_written_to():
 def test_no_asserts_prints_or_bare_excepts():
     assert offences(lambda _, node: isinstance(node, ast.Assert)) == []
     assert offences(lambda _, node: isinstance(node, ast.ExceptHandler) and node.type is None) == []
-    may_print = "lsf_jax/cli.py"
-    assert offences(lambda n, node: n != may_print and isinstance(node, ast.Name) and node.id == "print") == []
+    may_print = ("lsf_jax/cli.py", "lsf_jax/cli_suites.py")
+    assert offences(lambda n, node: n not in may_print and isinstance(node, ast.Name) and node.id == "print") == []
 
 
 def test_nothing_names_a_path_of_one_machine():
@@ -163,8 +168,14 @@ def test_nothing_names_a_path_of_one_machine():
 def test_no_ten_lines_appear_twice():
     seen, twice = {}, []
     for name, path in FILES.items():
+        imported = {
+            n
+            for node in ast.walk(TREES[name])
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for n in range(node.lineno, node.end_lineno + 1)
+        }
         lines = [(number, line.strip()) for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)]
-        lines = [(n, x) for n, x in lines if x and not x.startswith(("#", "import ", "from "))]
+        lines = [(n, x) for n, x in lines if x and not x.startswith("#") and n not in imported]
         for start in range(len(lines) - 9):
             window = tuple(line for _, line in lines[start : start + 10])
             where = f"{name}:{lines[start][0]}"

@@ -1,4 +1,4 @@
-"""The update engine on a linear toy: closed-form gradients, their routing, slices of a batch, Adam, target copies."""
+"""The update engine on a linear toy: closed-form gradients, their routing, slices of a batch, target copies."""
 
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from lsf_jax.learner import Learner, adam, detach_others, hard_copy, make_update, sum_over_valid
+from lsf_jax.learner import Learner, detach_others, hard_copy, make_update, optimizer_step, sum_over_valid
+from lsf_jax.optimizers import adam
 from lsf_jax.types import AgentState, Clock, Episode, Observation, Trajectory
 
 BATCH, TIME, STATE = 6, 5, 3
@@ -239,31 +240,12 @@ def test_learning_rates_are_traced_numbers():
     assert update._cache_size() == 1
 
 
-def adam_in_numpy(gradients, clip):
-    """Steps (without learning rate) of Kingma & Ba's algorithm 1 after clipping the norm over all leaves together."""
-    mean = square = 0.0
-    steps = []
-    for t, gradient in enumerate(gradients, start=1):
-        flat = np.concatenate([gradient["x"].ravel(), gradient["y"].ravel()])
-        norm = np.linalg.norm(flat)
-        flat = flat * (clip / norm) if clip and norm > clip else flat
-        mean, square = 0.9 * mean + 0.1 * flat, 0.999 * square + 0.001 * flat**2
-        steps.append(mean / (1 - 0.9**t) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8))
-    return steps
-
-
-@pytest.mark.parametrize("clip", [0.0, 1.0, 100.0])
-def test_adam_equals_numpys_with_the_global_norm_clipped(clip):
-    rng = np.random.default_rng(2)
-    gradients = [{"x": rng.normal(size=(2, 3)) * scale, "y": rng.normal(size=4)} for scale in (0.01, 5.0, 1.0, 0.1)]
-    optimizer = adam(clip)
-    state = optimizer.init(jax.tree.map(jnp.float32, gradients[0]))
-    for gradient, expected in zip(gradients, adam_in_numpy(gradients, clip)):
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
-            step, state = optimizer.update(jax.tree.map(jnp.float32, gradient), state)
-        np.testing.assert_allclose(np.concatenate([step["x"].ravel(), step["y"]]), expected, rtol=1e-4, atol=1e-6)
-    unclipped = adam_in_numpy(gradients, 0.0)[1]
-    assert (np.abs(adam_in_numpy(gradients, clip)[1] - unclipped).max() > 1e-2) == (clip == 1.0)
+def test_one_optimizer_step_moves_one_group_by_its_rate_and_keeps_the_optimizers_state():
+    momentum = optax.trace(decay=0.5)
+    params, state = {"w": jnp.array([1.0, 2.0])}, momentum.init({"w": jnp.zeros(2)})
+    for gradient, expected in (([2.0, -4.0], [0.5, 3.0]), ([0.0, 8.0], [0.25, 1.5])):  # steps (2, -4), (1, 6)
+        params, state = optimizer_step(momentum, jnp.float32(0.25), params, state, {"w": jnp.array(gradient)})
+        np.testing.assert_array_equal(params["w"], expected)
 
 
 def clock_at(episodes):
@@ -292,6 +274,16 @@ def test_steps_that_do_not_divide_the_interval_still_copy_once_for_each_multiple
     for step in range(1, 31):  # 7 episodes an iteration: 210 episodes, 21 multiples of 10
         copies += int(refresh(toy_agent(), clock_at(7 * step), clock_at(7 * (step - 1))).targets["a"][0])
     assert copies == 21
+
+
+def test_another_count_than_episodes_may_decide():
+    refresh = jax.jit(hard_copy(600, ("a",), lambda clock: 200 * clock.updates))
+    due = []
+    for updates in range(1, 10):  # 200 critic steps an update; the episodes cross a multiple of 600 every time
+        before = clock_at(0)._replace(updates=jnp.int32(updates - 1))
+        after = clock_at(600)._replace(updates=jnp.int32(updates))
+        due.append(float(refresh(toy_agent(), after, before).targets["a"][0]))
+    assert due == [0, 0, 1, 0, 0, 1, 0, 0, 1]
 
 
 def test_the_copy_stays_a_cond_under_the_seed_axis():

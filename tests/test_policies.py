@@ -13,8 +13,10 @@ from lsf_jax.policies import (
     greedy,
     linear_schedule,
     masked_log_softmax,
+    mix_uniform,
     probabilities,
     sample,
+    soft_value,
     take_actions,
 )
 
@@ -98,6 +100,62 @@ def test_entropy_is_in_nats_over_available_actions():
 def test_expectation_sums_over_actions():
     pi = jnp.array([[0.25, 0.75], [1.0, 0.0]])
     np.testing.assert_allclose(expectation(pi, jnp.array([[4.0, 8.0], [3.0, 100.0]])), [7.0, 3.0])
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_mixing_gives_every_available_action_its_share_of_epsilon_and_the_others_nothing(epsilon):
+    pi = pi_in_numpy(LOGITS, AVAIL)
+    floored = np.asarray(mix_uniform(jnp.asarray(pi, jnp.float32), AVAIL, jnp.float32(epsilon)))
+    for row, avail, mixed in zip(pi, np.asarray(AVAIL), floored):
+        expected = [(1 - epsilon) * p + epsilon / avail.sum() if a else 0.0 for p, a in zip(row, avail)]
+        np.testing.assert_allclose(mixed, expected, rtol=1e-6)
+        assert (mixed[~avail] == 0.0).all()
+    np.testing.assert_allclose(floored.sum(-1), np.ones(3), rtol=1e-6)
+
+
+def test_gradients_pass_the_floor_scaled_by_what_is_not_uniform():
+    pi = jnp.asarray(pi_in_numpy(LOGITS, AVAIL), jnp.float32)
+
+    def log_floored(pi, avail):
+        return jnp.log(jnp.where(avail, mix_uniform(pi, avail, jnp.float32(0.4)), 1.0)).sum()
+
+    gradient = np.asarray(jax.grad(log_floored)(pi, AVAIL))
+    share = 0.4 / np.asarray(AVAIL).sum(-1, keepdims=True)
+    np.testing.assert_allclose(gradient, np.where(AVAIL, 0.6 / (0.6 * np.asarray(pi) + share), 0.0), rtol=1e-5)
+    nothing = jnp.zeros_like(AVAIL)
+    by_epsilon = jax.grad(lambda epsilon: mix_uniform(jnp.zeros_like(pi), nothing, epsilon).sum())(jnp.float32(0.4))
+    assert by_epsilon == 0.0
+
+
+Q = jnp.array([[1.0, -2.0, 0.5, 0.9], [np.inf, 3.0, 1e8, 3.1], [7.0, -1e8, -40.0, 500.0]])
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.05, 0.5, 10.0])
+def test_the_soft_value_is_the_scaled_log_sum_of_exponentials_over_available_actions(alpha):
+    value = np.asarray(soft_value(Q, AVAIL, jnp.float32(alpha)))
+    for row, avail, found in zip(np.asarray(Q, np.float64), np.asarray(AVAIL), value):
+        best = row[avail].max()
+        expected = best + alpha * np.log(np.exp((row[avail] - best) / alpha).sum())
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert value[2] == pytest.approx(-40.0)  # one action available: its value, whatever the temperature
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.05, 0.5, 10.0])
+def test_the_gradient_of_the_soft_value_is_the_softmax_over_available_actions(alpha):
+    gradient = np.asarray(jax.grad(lambda q: soft_value(q, AVAIL, jnp.float32(alpha)).sum())(Q))
+    for row, avail, found in zip(np.asarray(Q, np.float64), np.asarray(AVAIL), gradient):
+        weight = np.where(avail, np.exp(np.where(avail, row - row[avail].max(), 0.0) / alpha), 0.0)
+        np.testing.assert_allclose(found, weight / weight.sum(), rtol=2e-3, atol=1e-6)
+        assert (found[~avail] == 0.0).all()
+    by_alpha = jax.grad(lambda a: soft_value(jnp.nan_to_num(Q, posinf=9.0), AVAIL, a).sum())(jnp.float32(alpha))
+    assert np.isfinite(by_alpha)
+
+
+def test_the_soft_value_of_a_row_with_nothing_available_stays_finite():
+    never = jnp.zeros((1, 4), bool)
+    value, gradient = jax.value_and_grad(lambda q: soft_value(q, never, jnp.float32(0.05)).sum())(Q[:1])
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
 
 
 def test_greedy_takes_the_best_available_and_the_lower_index_of_ties():

@@ -94,9 +94,10 @@ def test_an_evaluation_plays_exactly_the_episodes_asked_for_and_repeats_itself(s
 def test_the_joint_table_lists_every_joint_action_in_c_order():
     config = small("algo.recurrent=false", env="matrix_game")
     state = start(config, [1, 2])
-    table = compile_joint_table(program_of(config))(state.agent.params, state)
+    table = jax.tree.map(lambda x: x[:, 0], compile_joint_table(program_of(config), (0,))(state.agent.params, state))
     assert table.utilities.shape == (2, 2, 3)
     assert table.q_total.shape == (2, 9)
+    np.testing.assert_allclose(table.policy.sum(axis=-1), 1.0, rtol=1e-6)
     # A monotonic mixer orders the row of one agent's actions as its utilities do.
     q = np.asarray(table.q_total).reshape(2, 3, 3)
     for k in range(2):
@@ -108,8 +109,8 @@ def test_the_joint_table_lists_every_joint_action_in_c_order():
 def test_eight_devices_give_the_bits_of_one_also_for_states_that_lie_elsewhere():
     config = small("algo.recurrent=false", env="matrix_game")
     state = start(config, range(16))
-    table = compile_joint_table(program_of(config), seed_mesh(8))(state.agent.params, state)
-    alone = compile_joint_table(program_of(config))
+    table = compile_joint_table(program_of(config), (0,), seed_mesh(8))(state.agent.params, state)
+    alone = compile_joint_table(program_of(config), (0,))
     assert len(table.q_total.sharding.device_set) == 8
     for first in range(0, 16, 2):
         rows = slice(first, first + 2)

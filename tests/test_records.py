@@ -69,16 +69,37 @@ def test_evaluations_are_averaged_over_episodes_and_success_is_a_share():
     assert columns["sampled_success"].tolist() == expected.tolist()
 
 
-def test_joint_columns_compare_the_greedy_choice_and_the_whole_table_with_the_payoff():
-    payoff = np.array([[8.0, -12.0], [-12.0, 1.0]])
-    zeros = jnp.zeros((3, 1))
-    stats = EpisodeStats(zeros, jnp.ones((3, 1), jnp.int32), zeros > 0, {}, jnp.array([[[1, 1]], [[0, 0]], [[0, 1]]]))
-    table = JointTable(
-        utilities=jnp.arange(12.0).reshape(3, 2, 2), q_total=jnp.array([[8.0, -12.0, -12.0, 5.0], [0.0] * 4, [0.0] * 4])
+def joint_table(q_total, policy):
+    """Of three rows; utilities count from 0."""
+    q_total, policy = jnp.array(q_total), jnp.array(policy)
+    return JointTable(utilities=jnp.arange(policy.size * 1.0).reshape(policy.shape), q_total=q_total, policy=policy)
+
+
+FIRST, SECOND = [0.9, 0.1], [0.2, 0.8]
+
+
+def test_joint_columns_compare_the_preferred_choice_and_the_whole_table_with_the_payoff():
+    payoff = np.array([[[8.0, -12.0], [-12.0, 1.0]]])
+    q_total = [[[8.0, -12.0, -12.0, 5.0]], [[0.0, 0.0, 1.0, 0.0]], [[0.0] * 4]]
+    columns = records.joint_columns(
+        joint_table(q_total, [[[SECOND, SECOND]], [[FIRST, FIRST]], [[FIRST, SECOND]]]), payoff, 2
     )
-    columns = records.joint_columns(table, stats, payoff, 2)
     assert columns["greedy_joint"].tolist() == [3, 0]
+    assert columns["critic_joint"].tolist() == [0, 2]
     assert columns["greedy_payoff"].tolist() == [1.0, 8.0]
     assert columns["optimal"].tolist() == [False, True]
-    assert columns["q_error"].tolist() == [1.0, 8.25]
+    assert columns["q_error"].tolist() == [1.0, 8.5]
     assert columns["q_utility"].tolist() == [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]
+
+
+def test_joint_columns_of_two_starts_list_both_and_ask_for_the_best_in_each():
+    payoff = np.array([[[8.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 4.0]]])
+    nothing = [[float("nan")] * 4] * 2
+    policy = [[[FIRST, FIRST], [SECOND, SECOND]], [[FIRST, FIRST], [FIRST, FIRST]]]
+    columns = records.joint_columns(joint_table([nothing, nothing], policy), payoff, 2)
+    assert columns["greedy_joint"].tolist() == [[0, 3], [0, 0]]
+    assert columns["critic_joint"].tolist() == [[-1, -1], [-1, -1]]
+    assert columns["greedy_payoff"].tolist() == [6.0, 4.5]
+    assert columns["optimal"].tolist() == [True, False]
+    assert np.isnan(columns["q_error"]).all()
+    assert columns["q_total"].shape == (2, 8)

@@ -1,11 +1,11 @@
-"""λ-returns against their definition: the mixture of n-step returns, written out with loops."""
+"""λ-returns and tree backup against their definitions, written out with loops."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.returns import discounts, td_lambda, traces
+from lsf_jax.returns import discounts, td_lambda, traces, tree_backup
 
 TIME = 7
 
@@ -108,6 +108,96 @@ def test_the_trace_is_zero_at_the_last_valid_step_and_after_it():
 def test_the_discount_is_zero_only_where_the_game_ended():
     got = discounts(jnp.array([False, True, False]), jnp.float32(0.97))
     np.testing.assert_array_equal(got, np.array([0.97, 0.0, 0.97], np.float32))
+
+
+def tree_backup_by_loops(reward, q, value, pi, length, is_terminal, gamma, lam, n):
+    """The sum of corrections of an episode that really has `length` steps (float64)."""
+
+    def error(t):
+        ended = is_terminal and t == length - 1
+        return reward[t] + (0.0 if ended else gamma * value[t]) - q[t]
+
+    def backup(t):
+        total = q[t]
+        for step in range(min(n, length - t)):
+            product = 1.0
+            for j in range(1, step + 1):
+                product *= pi[t + j]
+            total += (gamma * lam) ** step * product * error(t + step)
+        return total
+
+    return np.array([backup(t) for t in range(length)])
+
+
+def backup_case(length, is_terminal, seed, garbage=0.0):
+    """Rewards, values and policy of an episode with `garbage` after its end, and its flags."""
+    reward, value, valid, terminal = episode(length, is_terminal, seed, garbage)
+    rng = np.random.default_rng(seed + 100)
+    q, pi = rng.normal(size=TIME).astype(np.float32), rng.uniform(0.05, 1.0, TIME).astype(np.float32)
+    q[length:], pi[length:] = garbage, garbage
+    return reward, q, value, pi, valid, terminal
+
+
+def backup(reward, q, value, pi, valid, terminal, gamma, lam, n):
+    discount = discounts(terminal, jnp.float32(gamma))
+    trace = jnp.where(valid, lam * jnp.asarray(pi), 0.0)
+    arrays = [jnp.asarray(row) for row in (reward, discount, q, value, trace)]
+    return jax.jit(tree_backup, static_argnames="n_steps")(*arrays, n_steps=n)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, TIME, TIME + 3])
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("length", [1, 2, 4, TIME - 1, TIME])
+def test_tree_backup_is_the_sum_of_corrections_weighted_by_the_policy(length, is_terminal, n):
+    for seed, (gamma, lam) in enumerate([(0.99, 0.93), (0.9, 1.0), (1.0, 0.5), (0.9, 0.0), (0.0, 0.5)]):
+        case = backup_case(length, is_terminal, seed)
+        expected = tree_backup_by_loops(*(x.astype(float) for x in case[:4]), length, is_terminal, gamma, lam, n)
+        np.testing.assert_allclose(backup(*case, gamma, lam, n)[:length], expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_one_step_of_tree_backup_is_expected_sarsa(is_terminal):
+    reward, q, value, pi, valid, terminal = backup_case(5, is_terminal, 1)
+    expected = reward[:5] + 0.9 * value[:5] * ~np.asarray(terminal)[:5]
+    np.testing.assert_allclose(
+        backup(reward, q, value, pi, valid, terminal, 0.9, 0.93, 1)[:5], expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_tree_backup_of_a_sure_policy_is_the_lambda_return_of_its_own_values():
+    reward, q, value, _, valid, terminal = backup_case(TIME, True, 2)
+    value[:-1] = q[1:]  # a policy that surely takes the recorded actions expects their values
+    got = backup(reward, q, value, np.ones(TIME, np.float32), valid, terminal, 0.9, 0.7, TIME)
+    expected = lambda_return(reward.astype(float), value.astype(float), TIME, True, 0.9, 0.7)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_action_that_the_policy_never_takes_cuts_the_backup_before_it():
+    reward, q, value, pi, valid, terminal = backup_case(TIME, True, 3)
+    pi[2] = 0.0
+    got = backup(reward, q, value, pi, valid, terminal, 0.9, 1.0, TIME)
+    np.testing.assert_allclose(got[1], reward[1] + 0.9 * value[1], rtol=1e-5)
+    other = backup(reward, q, value, np.where(np.arange(TIME) == 0, 0.5, pi), valid, terminal, 0.9, 1.0, TIME)
+    np.testing.assert_array_equal(got, other)  # what brought the episode to its first state does not matter
+
+
+@pytest.mark.parametrize("garbage", [1e6, np.nan, np.inf])
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("length", [1, 4, TIME - 1])
+def test_tree_backup_does_not_see_what_the_padding_holds(length, is_terminal, garbage):
+    clean, dirty = (backup(*backup_case(length, is_terminal, 4, x), 0.99, 0.93, 5) for x in (0.0, garbage))
+    np.testing.assert_array_equal(clean[:length], dirty[:length])
+
+
+def test_a_time_limit_bootstraps_tree_backup_from_the_expected_value_and_a_terminal_step_does_not():
+    zero, ten, one = np.zeros(TIME, np.float32), np.full(TIME, 10.0, np.float32), np.ones(TIME, np.float32)
+    for length in (3, TIME):
+        _, _, valid, terminal = episode(length, True, 0)
+        ended = backup(zero, zero, ten, one, valid, terminal, 0.5, 1.0, 5)
+        assert ended[length - 1] == 0.0
+        cut = backup(zero, zero, ten, one, valid, jnp.zeros(TIME, bool), 0.5, 1.0, 5)
+        assert cut[length - 1] == 5.0
+        assert cut[length - 2] - ended[length - 2] == 2.5
 
 
 def test_vmapped_returns_are_those_of_single_trajectories():

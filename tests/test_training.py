@@ -23,10 +23,11 @@ from engine_cases import (
     start,
 )
 
-from lsf_jax.algorithms.lsf_sac import LsfSacHyper
+from lsf_jax.buffers import latest
+from lsf_jax.learner import hard_copy
 from lsf_jax.planner import tree_bytes
-from lsf_jax.training import init_train_state, make_chunk
-from lsf_jax.types import AgentState, Clock, Kept, TrainState
+from lsf_jax.training import init_train_state, make_chunk, make_train_step
+from lsf_jax.types import AgentState, Algorithm, Clock, Episode, Kept, TrainState
 
 # A replay larger than everything else a chunk needs, so that a copy of it would show.
 CONFIG = small("train.buffer_capacity=65536")
@@ -50,7 +51,7 @@ def batched_equations(traced) -> list[Any]:
 
 def test_a_run_with_shorter_chunks_another_budget_and_other_numbers_compiles_once():
     chunk = chunk_of(CONFIG)
-    states = [start(CONFIG)] + [start(CONFIG, **{name: 0.3}) for name in LsfSacHyper._fields]
+    states = [start(CONFIG)] + [start(CONFIG, **{name: 0.3}) for name in program_of(CONFIG).algorithm.hyper._fields]
     calls = [(jnp.int32(n), jnp.int32(budget)) for n, budget in ((1, 5), (3, 100), (2, FOREVER))]
     chunk(start(CONFIG), *calls[0])
     with counted_compilations() as found:
@@ -78,7 +79,7 @@ def step_text(*overrides: str) -> str:
 
 def test_traced_numbers_do_not_shape_the_program_and_static_settings_do():
     base = step_text()
-    numbers = [f"algo.{name}=0.25" for name in LsfSacHyper._fields]
+    numbers = [f"algo.{name}=0.25" for name in program_of(CONFIG).algorithm.hyper._fields]
     assert step_text(*numbers) == base
     assert step_text("algo.target_interval=7") != base
 
@@ -287,6 +288,49 @@ def test_kept_parameters_are_those_of_the_first_boundary_at_or_past_the_budget()
         for kept, then in zip(bits(state.kept.params), history[at][1], strict=True):
             np.testing.assert_array_equal(kept[k], then[k])
     assert not np.array_equal(bits(state.kept.params)[0], bits(state.agent.params)[0])
+
+
+def counting_algorithm(every: int, count: Any) -> Algorithm:
+    """Every update adds one to its parameter and reports the clock's updates; the target is refreshed by `count`."""
+
+    def update(agent: AgentState, episodes: Episode, key: Any, clock: Clock, hyper: Any) -> tuple:
+        del episodes, key, hyper
+        return agent._replace(params={"a": agent.params["a"] + 1}), {"seen": clock.updates.astype(jnp.float32)}
+
+    unused: Any = None
+    zero = jnp.int32(0)
+    return Algorithm(
+        name="counting",
+        hyper=(),
+        init=lambda key, hyper: AgentState(params={"a": zero}, targets={"a": zero}, opt_state={}),
+        policy_params=lambda agent: agent.params["a"],
+        update=update,
+        refresh=hard_copy(every, ("a",), count),
+        **dict.fromkeys(("start", "act", "act_greedy", "act_sampled", "replay", "joint_table"), unused),
+    )
+
+
+@pytest.mark.parametrize(("every", "copied"), [(2, [0, 2, 4, 6, 8]), (3, [0, 0, 4, 6, 6]), (4, [0, 0, 4, 4, 8])])
+def test_a_refresh_that_counts_updates_sees_those_of_its_own_iteration(every, copied):
+    fresh = Episode(
+        world=jnp.zeros((2, 2)),
+        action=jnp.zeros((2, 1, 1), jnp.uint8),
+        reward=jnp.zeros((2, 1)),
+        terminal=jnp.ones((2, 1), bool),
+        valid=jnp.ones((2, 1), bool),
+        info={},
+    )
+    buffer = latest(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], fresh)), batch_size=4, n_envs=2)
+    algorithm = counting_algorithm(every, lambda clock: clock.updates)
+    step = jax.jit(make_train_step(algorithm, buffer, lambda *_: fresh, updates_per_iteration=2))
+    state = init_train_state(algorithm, buffer, (), jax.random.key(0))
+    targets, seen = [], []
+    for _ in range(5):  # the first iteration stores without learning, the others update twice
+        state, metrics = step(state, jnp.int32(FOREVER))
+        targets.append(int(state.agent.targets["a"]))
+        seen.append(float(metrics["seen"]))
+    assert targets == copied
+    assert seen[1:] == [0.5, 2.5, 4.5, 6.5]  # an update itself counts those before it
 
 
 # Trouble.

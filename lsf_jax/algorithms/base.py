@@ -1,16 +1,48 @@
-"""What algorithms share: the registry entry, the stochastic-policy acting shell, and small helpers."""
+"""What algorithms share: the registry entry, the acting shell, declarations of replay, and small helpers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.buffers import ObserveFn
-from lsf_jax.networks.agents import agent_inputs, zero_hidden
-from lsf_jax.policies import epsilon_greedy, greedy, linear_schedule, masked_log_softmax, sample
-from lsf_jax.types import Algorithm, Carry, Clock, EnvSpec, Hyper, Observation, Params, PRNGKey
+from lsf_jax.buffers import ObserveFn, latest, uniform
+from lsf_jax.fields import hyper_class
+from lsf_jax.networks.agents import AgentNetwork, agent_inputs, run, trajectory_inputs, unroll, zero_hidden
+from lsf_jax.policies import (
+    epsilon_greedy,
+    greedy,
+    linear_schedule,
+    masked_log_softmax,
+    mix_uniform,
+    probabilities,
+    sample,
+    take_actions,
+)
+from lsf_jax.types import (
+    AgentState,
+    Algorithm,
+    Buffer,
+    Carry,
+    Clock,
+    EnvSpec,
+    Episode,
+    Hyper,
+    JointTable,
+    Observation,
+    Params,
+    PRNGKey,
+    Trajectory,
+)
+
+LARGEST_TABLE = 4096  # joint actions
+
+Outputs: TypeAlias = Callable[[Params, Array, Array, PRNGKey], tuple[Array, Array]]
+"""`(params, hidden [N, H], inputs [N, X], key) -> (hidden, logits or utilities [N, A])`."""
+Replay: TypeAlias = Callable[[Episode, int, int], Buffer]
+"""`(example episode, capacity, n_envs) -> buffer`: what data an update sees."""
 
 
 class Entry(NamedTuple):
@@ -19,6 +51,11 @@ class Entry(NamedTuple):
     config: type  # frozen dataclass of every setting
     hyper: type  # NamedTuple of the settings that are traced numbers, and so can be swept
     factory: Callable[[EnvSpec, Any, ObserveFn, int], Algorithm]  # (spec, config, observe, micro_batch)
+
+
+def entry(config: type, factory: Callable[[EnvSpec, Any, ObserveFn, int], Algorithm]) -> Entry:
+    """A row of the registry."""
+    return Entry(config=config, hyper=hyper_class(config), factory=factory)
 
 
 class AgentCarry(NamedTuple):
@@ -37,9 +74,58 @@ class Acting(NamedTuple):
     act_sampled: Callable[..., tuple[Carry, Array]]
 
 
-def hyper_of(hyper_class: type, config: Any) -> Hyper:
+def hyper_of(config: Any) -> Hyper:
     """The traced numbers of a config as float32 scalars."""
-    return hyper_class(**{name: jnp.float32(getattr(config, name)) for name in hyper_class._fields})
+    numbers = hyper_class(type(config))
+    return numbers(*(jnp.float32(getattr(config, name)) for name in numbers._fields))
+
+
+def init_network(network: AgentNetwork, key: PRNGKey, spec: EnvSpec, *more: int) -> Params:
+    """First parameters of an agent network that reads an agent's inputs and further ones of the given sizes."""
+    sizes = (spec.obs_dim + spec.n_actions + spec.n_agents, *more)
+    inputs = [jnp.zeros((1, spec.n_agents, size)) for size in sizes]
+    return network.init(key, zero_hidden(spec.n_agents, network.hidden), *inputs)["params"]
+
+
+def network_outputs(
+    network: AgentNetwork, params: Params, hidden: Array, inputs: Array, key: PRNGKey
+) -> tuple[Array, Array]:
+    """`Outputs` of a network that reads its own observation and action history only; bind the network."""
+    del key  # deterministic
+    return run(network, params, hidden, inputs)
+
+
+def init_agent(params: dict[str, Params], optimizers: Any, targets: tuple[str, ...]) -> AgentState:
+    """The state before the first update: targets equal the parameters of the groups that have them."""
+    return AgentState(
+        params=params,
+        targets={group: params[group] for group in targets},
+        opt_state={group: optimizers[group].init(params[group]) for group in params},
+    )
+
+
+def off_policy(batch_size: int) -> Replay:
+    """Learn from `batch_size` episodes drawn uniformly from everything that is stored."""
+
+    def replay(example: Episode, capacity: int, n_envs: int) -> Buffer:
+        return uniform(example, capacity=capacity, batch_size=batch_size, n_envs=n_envs)
+
+    return replay
+
+
+def on_policy(batch_size: int) -> Replay:
+    """Learn from the newest `batch_size` episodes, all of them; train.buffer_capacity is not used."""
+
+    def replay(example: Episode, capacity: int, n_envs: int) -> Buffer:
+        del capacity
+        return latest(example, batch_size=batch_size, n_envs=n_envs)
+
+    return replay
+
+
+def epsilon_of(clock: Clock, hyper: Hyper) -> Float[Array, ""]:
+    """ε at this moment."""
+    return linear_schedule(hyper.epsilon_start, hyper.epsilon_finish, hyper.epsilon_anneal, clock.env_steps)
 
 
 def behave_sample(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
@@ -49,9 +135,8 @@ def behave_sample(logits: Array, observation: Observation, key: PRNGKey, clock: 
 
 
 def behave_epsilon_greedy(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
-    """ε-greedy on the argmax of π (the released code)."""
-    epsilon = linear_schedule(hyper.epsilon_start, hyper.epsilon_finish, hyper.epsilon_anneal, clock.env_steps)
-    return epsilon_greedy(logits, observation.avail, epsilon, key)
+    """ε-greedy on the best utility, or on the argmax of π (the released code)."""
+    return epsilon_greedy(logits, observation.avail, epsilon_of(clock, hyper), key)
 
 
 def behave_epsilon_sample(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
@@ -59,8 +144,7 @@ def behave_epsilon_sample(logits: Array, observation: Observation, key: PRNGKey,
     key_epsilon, key_pi = jax.random.split(key)
     action = sample(masked_log_softmax(logits, observation.avail), observation.avail, key_pi)
     chosen = jax.nn.one_hot(action, logits.shape[-1])
-    epsilon = linear_schedule(hyper.epsilon_start, hyper.epsilon_finish, hyper.epsilon_anneal, clock.env_steps)
-    return epsilon_greedy(chosen, observation.avail, epsilon, key_epsilon)
+    return epsilon_greedy(chosen, observation.avail, epsilon_of(clock, hyper), key_epsilon)
 
 
 def behave_greedy(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
@@ -77,35 +161,113 @@ BEHAVIOURS = {
 
 
 def agent_acting(
-    spec: EnvSpec, hidden: int, outputs: Callable[[Params, Array, Array], tuple[Array, Array]], behaviour: str
+    spec: EnvSpec, hidden: int, outputs: Outputs, behaviour: str, test_outputs: Outputs | None = None
 ) -> Acting:
     """Acting shell of an agent network whose outputs, one for each action, choose an action.
 
     Args:
       spec: sizes of the environment.
       hidden: H.
-      outputs: `(params, hidden [N, H], inputs [N, X]) -> (hidden, logits [N, A])`; nothing else ever acts.
+      outputs: what the network says; nothing else ever acts.
       behaviour: how training explores, a key of `BEHAVIOURS`.
+      test_outputs: what it says in evaluations, where that differs.
     """
 
     def start() -> AgentCarry:
         last_action = jnp.full((spec.n_agents,), -1, jnp.int32)
         return AgentCarry(hidden=zero_hidden(spec.n_agents, hidden), last_action=last_action)
 
-    def acting(choose: Callable[..., Array]) -> Callable[..., tuple[AgentCarry, Array]]:
+    def acting(choose: Callable[..., Array], say: Outputs) -> Callable[..., tuple[AgentCarry, Array]]:
         def act(
             params: Params, carry: AgentCarry, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper
         ) -> tuple[AgentCarry, Array]:
+            key_say, key_choose = jax.random.split(key)
             inputs = agent_inputs(observation.obs, carry.last_action, spec.n_actions)
-            next_hidden, logits = outputs(params, carry.hidden, inputs)
-            action = choose(logits, observation, key, clock, hyper)
+            next_hidden, logits = say(params, carry.hidden, inputs, key_say)
+            action = choose(logits, observation, key_choose, clock, hyper)
             return AgentCarry(hidden=next_hidden, last_action=action), action
 
         return act
 
+    tested = test_outputs or outputs
     return Acting(
         start=start,
-        act=acting(BEHAVIOURS[behaviour]),
-        act_greedy=acting(behave_greedy),
-        act_sampled=acting(behave_sample),
+        act=acting(BEHAVIOURS[behaviour], outputs),
+        act_greedy=acting(behave_greedy, tested),
+        act_sampled=acting(behave_sample, tested),
     )
+
+
+def floored_policy(
+    actor: AgentNetwork, params: Params, t: Trajectory, epsilon: Float[Array, ""]
+) -> Float[Array, "rows agents actions"]:
+    """π with its ε floor: (1 - ε) softmax + ε uniform, both over available actions, which is how training acts.
+
+    pymarl takes the softmax, and DOP the floor too, over all actions, and renormalises what is available.
+    """
+    avail = t.observation.avail
+    log_pi = masked_log_softmax(unroll(actor, params, trajectory_inputs(t)), avail)
+    return mix_uniform(probabilities(log_pi, avail), avail, epsilon)
+
+
+def first_policy(
+    outputs: Outputs, params: Params, hidden: int, observation: Observation, key: PRNGKey
+) -> Float[Array, "agents actions"]:
+    """π of every agent in an episode's first step.
+
+    Args:
+      outputs: what the acting network says.
+      params: its parameters.
+      hidden: H.
+      observation: of the first step.
+      key: for outputs that draw something.
+    """
+    _, logits = outputs(params, zero_hidden(observation.obs.shape[0], hidden), first_inputs(observation)[0], key)
+    return probabilities(masked_log_softmax(logits, observation.avail), observation.avail)
+
+
+def joint_actions(n_agents: int, n_actions: int) -> Int[Array, "joint agents"]:
+    """Every joint action of a small game in C order.
+
+    Raises:
+      ValueError: if there are more than 4,096.
+    """
+    if n_actions**n_agents > LARGEST_TABLE:
+        raise ValueError(f"a table of {n_actions}^{n_agents} joint actions is too large (limit {LARGEST_TABLE}).")
+    return jnp.array(list(product(range(n_actions), repeat=n_agents)), jnp.int32)
+
+
+def first_inputs(observation: Observation) -> Float[Array, "1 agents inputs"]:
+    """Agent inputs of an episode's first step, as a trajectory of one row."""
+    n_agents, n_actions = observation.avail.shape
+    return agent_inputs(observation.obs, jnp.full((n_agents,), -1, jnp.int32), n_actions)[None]
+
+
+def greedy_policy(values: Float[Array, "agents actions"], avail: Bool[Array, "agents actions"]) -> Array:
+    """One-hot rows: the policy that always takes the best available action."""
+    return jax.nn.one_hot(greedy(values, avail), values.shape[-1])
+
+
+def tabulate(
+    utilities: Float[Array, "agents actions"],
+    policy: Float[Array, "agents actions"],
+    value: Callable[[Int[Array, "agents"]], Float[Array, ""]],
+) -> JointTable:
+    """The table of `value`, a function of the joint action, over all joint actions.
+
+    Raises:
+      ValueError: if there are more than 4,096.
+    """
+    joint = joint_actions(*policy.shape)
+    return JointTable(utilities=utilities, q_total=jax.vmap(value)(joint), policy=policy)
+
+
+def utility_metrics(
+    q: Float[Array, "time agents actions"],
+    avail: Bool[Array, "time agents actions"],
+    action: Int[Array, "time agents"],
+) -> dict[str, Float[Array, "time"]]:
+    """For people: the mean utility of what was done, and the mean gap between best and worst available action."""
+    best = jnp.where(avail, q, -jnp.inf).max(axis=-1)
+    worst = jnp.where(avail, q, jnp.inf).min(axis=-1)
+    return {"q_utility": take_actions(q, action).mean(axis=-1), "q_gap": (best - worst).mean(axis=-1)}

@@ -111,7 +111,7 @@ def counted_evaluations(
 
     The final evaluation, of the parameters taken at the budget, always counts. An evaluation on the common grid of
     iterations counts while the seed was within its budget or is its first at or past it; but once there is a final
-    evaluation, not if it saw more steps than that one: whether it took place depends on the seed's neighbours.
+    evaluation, only if it saw fewer steps than that one: whether others took place depends on the seed's neighbours.
 
     Args:
       row: the seed's row in (grid points × seeds); equal values stand together.
@@ -126,7 +126,7 @@ def counted_evaluations(
     counts[~final] = counted_rows(row[~final], env_steps[~final], budget)
     last = np.full(row.max(initial=-1) + 1, np.iinfo(np.int64).max)
     last[row[final]] = env_steps[final]
-    return counts & (final | (env_steps <= last[row]))
+    return counts & (final | (env_steps < last[row]))
 
 
 def grid_labels(run: Run) -> list[str]:

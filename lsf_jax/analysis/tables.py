@@ -1,6 +1,7 @@
 """Tables for people: what a run ended with, as plain text."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,50 @@ def summary_line(summary: Summary) -> str:
         f"{summary.n:,} seeds: median {summary.median:.3f} · min {summary.low:.3f} · max {summary.high:.3f}"
         f" · IQM {summary.iqm:.3f} (95%: {summary.iqm_low:.3f} … {summary.iqm_high:.3f})"
     )
+
+
+def results_table(runs: Sequence[Run]) -> str:
+    """What several runs ended with, one line each, as a Markdown table; per-seed returns are in it.
+
+    Args:
+      runs: finished runs without a grid, on one environment.
+
+    Returns:
+      Return over seeds (median, range, IQM), success and whatever else the environment reports, and how much was spent.
+    """
+    more = sorted(set.intersection(*({*metric_names(run.evaluation)} for run in runs)) & {"captures", "lone_catches"})
+    heads = [
+        "algorithm",
+        "env steps",
+        "seeds",
+        "median return",
+        "min to max",
+        "IQM",
+        "success",
+        *more,
+        "updates",
+        "hours",
+    ]
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in heads) + " |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(_result_cells(run, more)) + " |" for run in runs)])
+
+
+def _result_cells(run: Run, more: Sequence[str]) -> list[str]:
+    rows, returns = final_values(run, "return")
+    summary = summarize(returns)
+    _, env_steps = _seeds_of(table_of(run, "return"), rows)
+    timing: dict[str, Any] = run.card.get("timing") or {}
+    return [
+        f"`{run.config['algo']['name']}`",
+        f"{int(env_steps.min()):,}",
+        f"{summary.n:,}",
+        f"{summary.median:.1f}",
+        f"{summary.low:.1f} to {summary.high:.1f}",
+        f"{summary.iqm:.1f}",
+        *(f"{final_values(run, name)[1].mean():.2f}" for name in ("success", *more)),
+        f"{int(run.evaluation['updates'].max()):,}",
+        f"{timing.get('total_seconds', 0.0) / 3600:.2f}",
+    ]
 
 
 def _seeds_of(table: Columns, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

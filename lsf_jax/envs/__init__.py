@@ -11,6 +11,7 @@ from lsf_jax.fields import freeze, range_problem, type_problem
 from lsf_jax.types import Env
 
 payoff_of = _games.payoff_of
+start_payoffs = _games.start_payoffs
 
 ENVS: dict[str, tuple[type, Callable[[Any], Env]]] = {
     "predator_prey": (_hunt.PredatorPreyConfig, _hunt.predator_prey),

@@ -152,6 +152,18 @@ def payoff_of(name: str, cfg: Any, node: int = 0) -> np.ndarray | None:
     return np.asarray(table, np.float32)
 
 
+def start_payoffs(name: str, cfg: Any) -> tuple[tuple[int, ...], np.ndarray] | None:
+    """The nodes that an episode may start in, and the table of `payoff_of` for each: `[starts, A, ..., A]`.
+
+    Returns:
+      None if `name` is no matrix game.
+    """
+    if name not in GAMES:
+        return None
+    starts = tuple(GAMES[name](cfg).start)
+    return starts, np.stack([np.asarray(payoff_of(name, cfg, node)) for node in starts])
+
+
 def _payoff(key: str, table: Any, n_agents: int) -> np.ndarray:
     """A payoff table as an array of `n_agents` equal axes.
 

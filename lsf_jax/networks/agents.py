@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from lsf_jax.types import Params
+from lsf_jax.types import Params, Trajectory
 
 Initializer = Callable[..., Array]
 
@@ -125,7 +125,6 @@ class AgentNetwork(nn.Module):
     recurrent: bool = True
     remat: bool = True
 
-    @nn.compact
     def __call__(
         self, hidden: Float[Array, "agents hidden"], *inputs: Float[Array, "..."]
     ) -> tuple[Float[Array, "agents hidden"], Float[Array, "*lead agents outputs"]]:
@@ -136,12 +135,24 @@ class AgentNetwork(nn.Module):
         Returns:
           The hidden state after the last step, and the outputs of every step.
         """
+        hidden, _, outputs = self.with_features(hidden, *inputs)
+        return hidden, outputs
+
+    @nn.compact
+    def with_features(
+        self, hidden: Float[Array, "agents hidden"], *inputs: Float[Array, "..."]
+    ) -> tuple[Array, Float[Array, "*lead agents hidden"], Float[Array, "*lead agents outputs"]]:
+        """As `__call__`, with what the last layer reads at every step: the hidden state after it, if there is a GRU.
+
+        Returns:
+          The hidden state after the last step, the features and the outputs of every step.
+        """
         features = nn.relu(Linear(self.hidden, name="input_layer")(*inputs))
         if self.recurrent:
             hidden, features = self._recur(hidden, features)
         else:
             features = nn.relu(Linear(self.hidden, name="hidden_layer")(features))
-        return hidden, Linear(self.outputs, name="output_layer")(features)
+        return hidden, features, Linear(self.outputs, name="output_layer")(features)
 
     def _recur(self, hidden: Array, features: Array) -> tuple[Array, Array]:
         init = fan_in_uniform(self.hidden)
@@ -161,6 +172,25 @@ class AgentNetwork(nn.Module):
 
         keep = jax.checkpoint_policies.save_only_these_names(KEPT)
         return jax.lax.scan(jax.checkpoint(step, policy=keep) if self.remat else step, hidden, features)
+
+
+def trajectory_inputs(trajectory: Trajectory) -> Float[Array, "rows agents inputs"]:
+    """What every agent reads at each of the T+1 rows."""
+    obs, _, avail = trajectory.observation
+    return agent_inputs(obs, shift_actions(trajectory.action), avail.shape[-1])
+
+
+def unroll(network: AgentNetwork, params: Params, *inputs: Array) -> Float[Array, "rows agents outputs"]:
+    """Outputs of an agent network over a trajectory, from a zero hidden state at its first row."""
+    return run(network, params, zero_hidden(inputs[0].shape[-2], network.hidden), *inputs)[1]
+
+
+def unroll_features(
+    network: AgentNetwork, params: Params, *inputs: Array
+) -> tuple[Float[Array, "rows agents hidden"], Float[Array, "rows agents outputs"]]:
+    """As `unroll`, with what the last layer reads before the outputs: features of every agent's history."""
+    hidden = zero_hidden(inputs[0].shape[-2], network.hidden)
+    return network.apply({"params": params}, hidden, *inputs, method="with_features")[1:]  # pyright: ignore[reportReturnType]
 
 
 def zero_hidden(n_agents: int, hidden: int) -> Float[Array, "agents hidden"]:

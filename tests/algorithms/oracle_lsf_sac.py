@@ -1,8 +1,8 @@
 """One LSF-SAC update in plain NumPy float64: loops over episodes, steps, agents, actions; written from the equations.
 
 Nothing is imported from the package. Parameters are the nested dicts of the code under test, as NumPy arrays; `cfg` is
-any object with the settings' names; message noise is given. Every loss is a function of the parameters, so central
-differences give the gradients.
+any object with the settings' names (without `message_dim` there are no messages); noise is given. Every loss is a
+function of the parameters, so central differences give the gradients. Twin critics and mixers are numbered.
 """
 
 import math
@@ -24,10 +24,11 @@ class Game(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Standard normal numbers of the messages, `[T+1, N, sent]` for the online and the target encoder."""
+    """What is random in the update of one episode."""
 
-    online: np.ndarray
-    target: np.ndarray
+    online: np.ndarray | None  # standard normal numbers of the messages, [T+1, N, sent]
+    target: np.ndarray | None  # the same for the target encoder
+    gumbel: np.ndarray  # [T, N, A]: a' at t+1 is the argmax of log π + gumbel, which draws it from π
 
 
 class Heard(NamedTuple):
@@ -35,13 +36,31 @@ class Heard(NamedTuple):
 
     pi: np.ndarray  # [T+1, N, A]; 0 where unavailable
     log_pi: np.ndarray  # [T+1, N, A]; meaningless where unavailable
-    q: np.ndarray
-    target_q: np.ndarray
-    mean: np.ndarray  # [T+1, N, sent]
-    decoder: np.ndarray  # [T+1, N, A] probabilities
+    q: list[np.ndarray]  # of each critic, [T+1, N, A]
+    target_q: list[np.ndarray]
+    next_action: np.ndarray  # [T, N]
+    mean: np.ndarray | None  # [T+1, N, sent]
+    decoder: np.ndarray | None  # [T+1, N, A] probabilities
 
 
 TERMS = ("td", "message_ce", "message_kl", "policy", "temperature")
+
+
+def has_messages(cfg):
+    return hasattr(cfg, "message_dim")
+
+
+def critics(p, cfg):
+    """The parameters of each critic with its mixer: one, or the two halves of what is stacked."""
+    return [chosen_half(p, j) for j in (0, 1)] if cfg.twin else [p]
+
+
+def chosen_half(p, j):
+    return {name: halves(p[name], j) for name in ("critic", "mixer")}
+
+
+def halves(tree, j):
+    return {name: halves(leaf, j) for name, leaf in tree.items()} if isinstance(tree, dict) else tree[j]
 
 
 def linear(p, x):
@@ -121,6 +140,9 @@ def received_by(i, sent, cfg):
 
 
 def informed_inputs(p_encoder, x, noise, cfg):
+    """Message means, and [x, M]; x alone where there are no messages."""
+    if not has_messages(cfg):
+        return None, x
     mean = message_means(p_encoder, x, cfg)
     sent = mean + noise
     informed = [
@@ -166,26 +188,41 @@ def policy(p, x, avail, cfg):
     return pi, np.log(np.where(pi > 0, pi, 1.0))
 
 
+def decoded(p, informed, avail, cfg):
+    """q_ψ(A_j | T_j, M) of every agent and row."""
+    decoder = np.zeros(avail.shape)
+    for t in range(avail.shape[0]):
+        for i in range(avail.shape[1]):
+            allowed = avail[t, i] if cfg.decoder_mask else np.ones_like(avail[t, i])
+            decoder[t, i] = softmax_over(mlp(next(iter(p["decoder"].values())), informed[t, i]), allowed)
+    return decoder
+
+
+def draws(log_pi, avail, gumbel):
+    """a' ~ π at rows 1..T by the Gumbel-max trick."""
+    action = np.zeros(gumbel.shape[:2], int)
+    for t in range(gumbel.shape[0]):
+        for i in range(gumbel.shape[1]):
+            action[t, i] = best_available(log_pi[t + 1, i] + gumbel[t, i], avail[t + 1, i])
+    return action
+
+
 def listen(params, targets, game, noise, cfg, encoder_of_td=None):
     """Run every network; `encoder_of_td` replaces the encoder through which the critic (not the decoder) hears."""
-    p = params["critic"]
-    x = inputs_of(game)
-    mean, informed = informed_inputs(p["encoder"], x, noise.online, cfg)
+    p, x = params["critic"], inputs_of(game)
+    mean, informed = informed_inputs(p.get("encoder"), x, noise.online, cfg)
     critic_reads = informed if encoder_of_td is None else informed_inputs(encoder_of_td, x, noise.online, cfg)[1]
-    target_informed = informed_inputs(targets["critic"]["encoder"], x, noise.target, cfg)[1]
-    decoder = np.zeros(game.avail.shape)
-    for t in range(len(x)):
-        for i in range(x.shape[1]):
-            allowed = game.avail[t, i] if cfg.decoder_mask else np.ones_like(game.avail[t, i])
-            decoder[t, i] = softmax_over(mlp(next(iter(p["decoder"].values())), informed[t, i]), allowed)
-    pi, log_pi = policy(params["actor"], x, game.avail, cfg)
+    target_informed = informed_inputs(targets["critic"].get("encoder"), x, noise.target, cfg)[1]
+    actor_reads = informed if has_messages(cfg) and cfg.communicate else x
+    pi, log_pi = policy(params["actor"], actor_reads, game.avail, cfg)
     return Heard(
         pi=pi,
         log_pi=log_pi,
-        q=critic_values(p, critic_reads),
-        target_q=critic_values(targets["critic"], target_informed),
+        q=[critic_values(one, critic_reads) for one in critics(p, cfg)],
+        target_q=[critic_values(one, target_informed) for one in critics(targets["critic"], cfg)],
+        next_action=draws(log_pi, game.avail, noise.gumbel),
         mean=mean,
-        decoder=decoder,
+        decoder=decoded(p, informed, game.avail, cfg) if has_messages(cfg) else None,
     )
 
 
@@ -203,22 +240,29 @@ def alpha_of(log_alpha, cfg, env_steps):
 
 
 def next_values(targets, game, heard, alpha, cfg):
-    """v(t+1) for t = 0..T-1: what the target mixer makes of s_{t+1}, in the five readings of eq. (16)."""
+    """v(t+1) for t = 0..T-1: what the target mixer makes of s_{t+1}, in the six readings of eq. (16); min of twins."""
     steps, agents = game.action.shape
-    out = np.zeros(steps)
-    for t in range(steps):
-        row, values = t + 1, np.zeros(agents)
-        for i in range(agents):
-            avail, q = game.avail[row, i], heard.target_q[row, i]
-            if cfg.td_target in ("expected", "soft_expected"):
-                for a in range(len(q)):
-                    bonus = alpha * heard.log_pi[row, i, a] if cfg.td_target == "soft_expected" else 0.0
-                    values[i] += heard.pi[row, i, a] * (q[a] - bonus)
-            else:
-                judge = {"greedy_actor": heard.pi, "critic_max": heard.target_q, "double_q": heard.q}[cfg.td_target]
-                values[i] = q[best_available(judge[row, i], avail)]
-        out[t] = mixed(mixing_weights(targets["critic"]["mixer"], game.state[row], agents), values)
+    out = np.full(steps, np.inf)
+    for j, one in enumerate(critics(targets["critic"], cfg)):
+        for t in range(steps):
+            values = [next_utility(game, heard, j, t, i, alpha, cfg) for i in range(agents)]
+            out[t] = min(out[t], mixed(mixing_weights(one["mixer"], game.state[t + 1], agents), values))
     return out
+
+
+def next_utility(game, heard, j, t, i, alpha, cfg):
+    """What target critic j says of agent i at t+1."""
+    row, value = t + 1, 0.0
+    avail, q = game.avail[row, i], heard.target_q[j][row, i]
+    if cfg.td_target in ("expected", "soft_expected"):
+        for a in range(len(q)):
+            bonus = alpha * heard.log_pi[row, i, a] if cfg.td_target == "soft_expected" else 0.0
+            value += heard.pi[row, i, a] * (q[a] - bonus)
+        return value
+    if cfg.td_target == "sampled":
+        return q[heard.next_action[t, i]]
+    judge = {"greedy_actor": heard.pi, "critic_max": heard.target_q[j], "double_q": heard.q[j]}[cfg.td_target]
+    return q[best_available(judge[row, i], avail)]
 
 
 def lambda_return(game, t, values, cfg):
@@ -236,40 +280,68 @@ def label_of(game, heard, t, j, cfg):
     """p(A_j | T) at step t: a distribution over actions."""
     if cfg.label == "actor_soft":
         return heard.pi[t, j]
-    judge = heard.target_q if cfg.label == "critic_greedy" else heard.pi
+    judge = heard.target_q[0] if cfg.label == "critic_greedy" else heard.pi
     label = np.zeros(game.avail.shape[-1])
     label[best_available(judge[t, j], game.avail[t, j])] = 1.0
     return label
 
 
 def step_terms(params, targets, game, heard, t, values, env_steps, cfg):
-    """The five loss terms of one step, weights of eq. (8) included."""
-    agents, actions = game.avail.shape[1:]
-    weights = mixing_weights(params["critic"]["mixer"], game.state[t], agents)
+    """The loss terms of one step, weights of eq. (8) included."""
     alpha = alpha_of(float(params["temperature"]), cfg, env_steps)
     terms = dict.fromkeys(TERMS, 0.0)
     if t < game.length:
-        chosen = [heard.q[t, i, game.action[t, i]] for i in range(agents)]
-        terms["td"] = 0.5 * (mixed(weights, chosen) - lambda_return(game, t, values, cfg)) ** 2
-    for j in range(agents):
+        terms["td"] = td_error(params, game, heard, t, lambda_return(game, t, values, cfg), cfg)
+    if has_messages(cfg):
+        terms |= message_terms(game, heard, t, cfg)
+    terms["policy"] = -cfg.lambda_2 * min(soft_values(params, game, heard, t, alpha, cfg))
+    terms["temperature"] = float(params["temperature"]) * excess_entropy(game, heard, t, cfg)
+    return terms
+
+
+def td_error(params, game, heard, t, target, cfg):
+    """Σ over critics of ½ (Q_tot_j - y)²."""
+    agents, total = game.action.shape[1], 0.0
+    for q, one in zip(heard.q, critics(params["critic"], cfg)):
+        chosen = [q[t, i, game.action[t, i]] for i in range(agents)]
+        total += 0.5 * (mixed(mixing_weights(one["mixer"], game.state[t], agents), chosen) - target) ** 2
+    return total
+
+
+def message_terms(game, heard, t, cfg):
+    """λ1 · eq. (12) of one step."""
+    terms = {"message_ce": 0.0, "message_kl": 0.0}
+    for j in range(game.avail.shape[1]):
         label = label_of(game, heard, t, j, cfg)
-        for a in range(actions):
+        for a in range(game.avail.shape[2]):
             terms["message_ce"] -= cfg.lambda_1 * label[a] * math.log(heard.decoder[t, j, a] + 1e-6)
         terms["message_kl"] += cfg.lambda_1 * cfg.beta * 0.5 * sum(m * m for m in heard.mean[t, j])
-    soft, excess = [], []
-    for i in range(agents):
-        available = [a for a in range(actions) if game.avail[t, i, a]]
-        soft.append(sum(heard.pi[t, i, a] * (heard.q[t, i, a] - alpha * heard.log_pi[t, i, a]) for a in available))
+    return terms
+
+
+def soft_values(params, game, heard, t, alpha, cfg):
+    """What the policy loss climbs, for each critic: f(E_π[q - α log π]), or minus f of minus that (release)."""
+    agents, out = game.avail.shape[1], []
+    for q, one in zip(heard.q, critics(params["critic"], cfg)):
+        weights, soft = mixing_weights(one["mixer"], game.state[t], agents), []
+        for i in range(agents):
+            available = np.flatnonzero(game.avail[t, i])
+            soft.append(sum(heard.pi[t, i, a] * (q[t, i, a] - alpha * heard.log_pi[t, i, a]) for a in available))
+        paper = cfg.policy_sign == "paper"
+        out.append(mixed(weights, soft) if paper else -mixed(weights, [-value for value in soft]))
+    return out
+
+
+def excess_entropy(game, heard, t, cfg):
+    """Mean of H - H0 over the agents that have a choice at step t."""
+    excess, actions = [], game.avail.shape[2]
+    for i in range(game.avail.shape[1]):
+        available = np.flatnonzero(game.avail[t, i])
         if len(available) > 1:
             surprise = -sum(heard.pi[t, i, a] * heard.log_pi[t, i, a] for a in available)
             goal = cfg.target_entropy_fraction * math.log(len(available))
             excess.append(surprise - (goal if cfg.target_entropy == "fraction" else -actions))
-    if cfg.policy_sign == "paper":
-        terms["policy"] = -cfg.lambda_2 * mixed(weights, soft)
-    else:
-        terms["policy"] = cfg.lambda_2 * mixed(weights, [-value for value in soft])
-    terms["temperature"] = float(params["temperature"]) * (sum(excess) / len(excess) if excess else 0.0)
-    return terms
+    return sum(excess) / len(excess) if excess else 0.0
 
 
 def loss_terms(params, targets, games, noises, cfg, env_steps=0, encoder_of_td=None, per_step=False):
@@ -286,7 +358,7 @@ def loss_terms(params, targets, games, noises, cfg, env_steps=0, encoder_of_td=N
         for t in range(steps):
             terms = step_terms(params, targets, game, heard, t, values, env_steps, cfg)
             for name in TERMS:
-                unmasked = name.startswith("message") and not cfg.mask_messages
+                unmasked = name.startswith("message") and has_messages(cfg) and not cfg.mask_messages
                 if t < game.length or unmasked:
                     table[name][b, t] = terms[name]
     if per_step:
@@ -300,7 +372,7 @@ GROUP_TERMS = {"critic": ("td", "message_ce", "message_kl"), "actor": ("policy",
 
 def derivative(group, path, index, params, targets, games, noises, cfg, env_steps=0, step=1e-5):
     """Central difference of the loss that trains `group` with respect to one of the group's numbers."""
-    frozen = params["critic"]["encoder"] if not cfg.td_gradient_to_encoder else None
+    frozen = params["critic"]["encoder"] if has_messages(cfg) and not cfg.td_gradient_to_encoder else None
 
     def loss(shift):
         moved = shifted(params, (group, *path), index, shift)
@@ -320,7 +392,10 @@ def shifted(tree, path, index, shift):
 
 
 def joint_values(params, obs, state, avail, noises, cfg):
-    """Utilities [N, A] and Q_tot of every joint action (C order) in a first observation, averaged over the noise."""
+    """Utilities [N, A], Q_tot of every joint action (C order) and π [N, A] in a first observation, means over noise.
+
+    Of twin critics, the mean utilities and the smaller Q_tot.
+    """
     agents, actions = avail.shape
     game = Game(
         obs=obs[None],
@@ -331,13 +406,18 @@ def joint_values(params, obs, state, avail, noises, cfg):
         terminal=np.zeros(0, bool),
         length=0,
     )
-    x = inputs_of(game)
-    weights = mixing_weights(params["critic"]["mixer"], state, agents)
-    utilities, table = np.zeros((agents, actions)), np.zeros(actions**agents)
+    p, x = params["critic"], inputs_of(game)
+    utilities, table, pi = np.zeros((agents, actions)), np.zeros(actions**agents), np.zeros((agents, actions))
     for noise in noises:
-        q = critic_values(params["critic"], informed_inputs(params["critic"]["encoder"], x, noise, cfg)[1])[0]
-        utilities += q / len(noises)
+        informed = informed_inputs(p.get("encoder"), x, noise, cfg)[1]
+        twins = [
+            (mixing_weights(one["mixer"], state, agents), critic_values(one, informed)[0]) for one in critics(p, cfg)
+        ]
+        utilities += sum(q for _, q in twins) / len(twins) / len(noises)
         for number in range(actions**agents):
             joint = [number // actions ** (agents - 1 - i) % actions for i in range(agents)]
-            table[number] += mixed(weights, [q[i, joint[i]] for i in range(agents)]) / len(noises)
-    return utilities, table
+            totals = [mixed(weights, [q[i, joint[i]] for i in range(agents)]) for weights, q in twins]
+            table[number] += min(totals) / len(noises)
+        actor_reads = informed if has_messages(cfg) and cfg.communicate else x
+        pi += policy(params["actor"], actor_reads, avail[None], cfg)[0][0] / len(noises)
+    return utilities, table, pi

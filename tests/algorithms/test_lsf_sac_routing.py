@@ -8,10 +8,13 @@ import lsf_sac_cases as cases
 import numpy as np
 import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, PLAIN, SMALL, SPEC, A, N, T
+from lsf_sac_cases import BATCH, CLOCK, DOUBLE, MASAC, PLAIN, SMALL, SPEC, A, N, T
 
 from lsf_jax.algorithms import lsf_sac as lsf
+from lsf_jax.algorithms import lsf_sac_networks as networks
+from lsf_jax.algorithms.lsf_sac_config import TD_TARGETS
 from lsf_jax.learner import detach_others, sum_over_valid
+from lsf_jax.networks.agents import agent_inputs
 from lsf_jax.networks.messages import route_broadcast, route_per_receiver
 from lsf_jax.policies import masked_log_softmax
 
@@ -36,6 +39,10 @@ ROUTED = {
         decoder_mask=True,
         mask_messages=False,
     ),
+    "communicate": replace(PLAIN, communicate=True, td_target="soft_expected", label="actor_soft"),
+    "masac": MASAC,
+    "masac_double_q": replace(DOUBLE, recurrent=False),
+    "twin": replace(PLAIN, twin=True, td_target="double_q"),
     "bottleneck_only": replace(PLAIN, td_target="expected", td_gradient_to_encoder=False),
 }
 
@@ -43,15 +50,15 @@ ROUTED = {
 def gradients_of_each_term(cfg):
     """Gradient of every loss term alone (rows) with respect to all parameters, through the engine's detachment."""
     c = cases.case(cfg)
-    net = lsf.make_networks(SPEC, cfg)
+    net = networks.make_networks(SPEC, cfg)
 
     def sums(params, episode, key):
         trajectory = cases.observe(episode)
-        f = lsf.forward(params, c.agent.targets, trajectory, key, net=net, cfg=cfg)
+        f = networks.forward(params, c.agent.targets, trajectory, key, net=net, cfg=cfg)
         terms = {}
         for group, loss in LOSSES.items():
-            terms.update(loss(detach_others(f, lsf.OWNS[group]), trajectory, CLOCK, c.hyper, cfg=cfg))
-        return jnp.stack([sum_over_valid(terms[name], trajectory.valid) for name in oracle.TERMS])
+            terms.update(loss(detach_others(f, networks.OWNS[group]), trajectory, CLOCK, c.hyper, cfg=cfg))
+        return jnp.stack([sum_over_valid(terms[name], trajectory.valid) for name in cases.terms_of(cfg)])
 
     def total(params):
         return jax.vmap(sums, in_axes=(None, 0, 0))(params, c.episodes, jax.random.split(c.key, BATCH)).sum(axis=0)
@@ -64,13 +71,16 @@ def test_table_3_7_every_loss_trains_its_own_networks_and_no_others(name):
     cfg = ROUTED[name]
     gradients = gradients_of_each_term(cfg)
     blocks = {**gradients.pop("critic"), **gradients}
-    assert set(blocks) == {"critic", "encoder", "decoder", "mixer", "actor", "temperature"}
-    for row, term in enumerate(oracle.TERMS):
-        trained = TRAINS[term] - ({"encoder"} if term == "td" and not cfg.td_gradient_to_encoder else set())
+    spoken = {"encoder", "decoder"} if cases.has_messages(cfg) else set()
+    assert set(blocks) == {"critic", "mixer", "actor", "temperature"} | spoken
+    for row, term in enumerate(cases.terms_of(cfg)):
+        deaf = {"encoder"} if term == "td" and spoken and not cfg.td_gradient_to_encoder else set()
+        trained = TRAINS[term] - deaf
         for block, tree in blocks.items():
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-                moves = bool((leaf[row] != 0).any())
-                assert moves == (block in trained), (term, block, path)
+                each = leaf[row] if cfg.twin and block in ("critic", "mixer") else leaf[row][None]
+                moves = [bool((half != 0).any()) for half in each]
+                assert moves == [block in trained] * len(each), (term, block, path)
 
 
 def test_no_loss_reaches_another_groups_parameters_through_the_update():
@@ -107,20 +117,19 @@ def test_per_receiver_block_i_of_a_sender_reaches_receiver_i_alone(sender, recei
 
 def rows_changed_by(cfg, params, sender, step):
     """[T+1, N] flags: whose Q-values and decoder logits move when one agent's observation of one step moves."""
-    net = lsf.make_networks(SPEC, cfg)
+    net = networks.make_networks(SPEC, cfg)
     obs = jnp.asarray(np.random.default_rng(4).normal(size=(T + 1, N, cases.OBS)), jnp.float32)
 
     def says(obs):
-        inputs = lsf.agent_inputs(obs, jnp.full((T + 1, N), -1), A)
-        return lsf.criticise(net, cfg, params, inputs, jax.random.key(1))
+        inputs = agent_inputs(obs, jnp.full((T + 1, N), -1), A)
+        mail = networks.exchange(net, params, inputs, jax.random.key(1))
+        return networks.criticise(net, params, inputs, mail)[0], networks.decode(net, params, inputs, mail).logits
 
-    before, changed = says(obs), {}
+    before, changed = says(obs), [False, False]
     for shift in (0.7, -0.7, 3.0, -3.0):  # several, since a ReLU may swallow one
         after = says(obs.at[step, sender].add(shift))
-        for field in ("q", "decoder_logits"):
-            moved = np.asarray((getattr(before, field) != getattr(after, field)).any(axis=-1))
-            changed[field] = moved | changed.get(field, False)
-    return changed["q"], changed["decoder_logits"]
+        changed = [c | np.asarray((x != y).any(axis=-1)) for c, x, y in zip(changed, before, after)]
+    return changed
 
 
 @pytest.mark.parametrize(
@@ -158,7 +167,7 @@ def test_per_receiver_silencing_one_block_of_the_encoder_makes_one_receiver_deaf
         np.testing.assert_array_equal(changed[2], np.arange(N) != deaf)
 
 
-@pytest.mark.parametrize("mode", ["greedy_actor", "critic_max", "double_q", "expected", "soft_expected"])
+@pytest.mark.parametrize("mode", TD_TARGETS)
 @pytest.mark.parametrize("label", ["critic_greedy", "actor_greedy", "actor_soft"])
 def test_values_of_unavailable_actions_change_no_loss(mode, label):
     cfg = replace(SMALL, td_target=mode, label=label, decoder_mask=True)
@@ -166,11 +175,12 @@ def test_values_of_unavailable_actions_change_no_loss(mode, label):
     avail = cases.case(SMALL).episodes.world.avail
 
     def spoilt(values):
-        return jnp.where(avail, values, 1e3)
+        return jnp.where(avail[:, None], values, 1e3)
 
-    critique = f.critique._replace(q=spoilt(f.critique.q), decoder_logits=spoilt(f.critique.decoder_logits))
+    decoded = f.decoded._replace(logits=jnp.where(avail, f.decoded.logits, 1e3))
     clean, valid = cases.losses(SMALL, cfg), cases.valid_steps()
-    dirty = cases.losses(SMALL, cfg, forward=f._replace(critique=critique, target_q=spoilt(f.target_q)))
+    spoilt_forward = f._replace(q=spoilt(f.q), target_q=spoilt(f.target_q), decoded=decoded)
+    dirty = cases.losses(SMALL, cfg, forward=spoilt_forward)
     for name in oracle.TERMS:
         np.testing.assert_array_equal(clean[name][valid], dirty[name][valid], err_msg=name)
 

@@ -13,7 +13,8 @@ from lsf_sac_cases import BATCH, CLOCK, ODD, PLAIN, RELEASE, SMALL, A, N, T
 
 from lsf_jax.buffers import observe_episode
 from lsf_jax.envs import make
-from lsf_jax.learner import adam, hard_copy
+from lsf_jax.learner import hard_copy
+from lsf_jax.optimizers import adam
 from lsf_jax.types import AgentState, Clock, Observation
 
 CLIPPED_AND_FIXED = replace(SMALL, grad_clip=0.01, actor_clip=0.02, learn_temperature=False)

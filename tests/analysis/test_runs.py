@@ -53,9 +53,10 @@ def test_an_evaluation_that_only_took_place_because_neighbours_went_on_does_not_
     assert beside.tolist() == [True, True, False]
 
 
-def test_a_grid_evaluation_at_the_very_step_of_the_final_one_counts():
+def test_a_grid_evaluation_at_the_very_step_of_the_final_one_does_not_count():
+    """It takes place only if a neighbour is not done yet."""
     counts = runs.counted_evaluations(np.array([0, 0, 0]), np.array([10, 22, 22]), np.array([False, False, True]), 20)
-    assert counts.all()
+    assert counts.tolist() == [True, False, True]
 
 
 def test_load_run_drops_what_does_not_count(make_run):

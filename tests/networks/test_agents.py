@@ -13,6 +13,8 @@ from lsf_jax.networks.agents import (
     fan_in_uniform,
     gru_cell,
     shift_actions,
+    unroll,
+    unroll_features,
     zero_hidden,
 )
 
@@ -125,6 +127,21 @@ def test_feed_forward_agent_is_two_rectified_layers_and_leaves_the_hidden_state_
     features = relu(affine(params["hidden_layer"], relu(affine(params["input_layer"], x))))
     np.testing.assert_allclose(outputs, affine(params["output_layer"], features), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(last, hidden)
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_features_of_every_step_are_what_the_last_layer_reads(case, recurrent):
+    _, _, _, inputs = case
+    network = AgentNetwork(HIDDEN, OUTPUTS, recurrent=recurrent)
+    params = network.init(jax.random.key(4), zero_hidden(N_AGENTS, HIDDEN), inputs)["params"]
+    features, outputs = unroll_features(network, params, inputs)
+    exact, hidden = in_float64(params), np.zeros((N_AGENTS, HIDDEN))
+    for t, row in enumerate(np.asarray(inputs, np.float64)):
+        first = relu(affine(exact["input_layer"], row))
+        hidden = pytorch_gru(exact, hidden, first) if recurrent else relu(affine(exact["hidden_layer"], first))
+        np.testing.assert_allclose(features[t], hidden, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(outputs[t], affine(exact["output_layer"], hidden), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(outputs, unroll(network, params, inputs))
 
 
 def test_mlp_rectifies_between_layers_and_not_after_the_last():

@@ -1,0 +1,288 @@
+"""QTRAN: learn the value of joint actions freely, and utilities whose own best actions are best for it.
+
+Utilities factorise Q_jt where the slack Σᵢ qᵢ(uᵢ) - Q_jt(τ, u) + V is zero at ū, the agents' own best actions, and
+nowhere negative. Q_jt learns by TD; the losses "opt" and "nopt" bring utilities and V into that shape around it. In
+`qtran` (QTRAN-base) nopt looks at the joint action that was taken, in `qtran_alt` at every action of every agent
+beside what the others did. Read it as: the table of what differs (`Variant`), the forward pass, the loss, the binding.
+
+Son et al. (2019); code oxwhirl/pymarl `qtran_learner.py` (base), starry-sky6688/MARL-Algorithms `qtran_alt.py` (alt).
+Hidden states are `[T, N, H]` throughout; pymarl2's learner takes agents for time steps when it reshapes them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lsf_jax.algorithms.base import (
+    agent_acting,
+    entry,
+    first_inputs,
+    greedy_policy,
+    hyper_of,
+    init_agent,
+    init_network,
+    network_outputs,
+    off_policy,
+    tabulate,
+    utility_metrics,
+)
+from lsf_jax.algorithms.settings import CommonConfig, TargetConfig
+from lsf_jax.buffers import ObserveFn
+from lsf_jax.fields import number, setting
+from lsf_jax.learner import Learner, Terms, hard_copy, make_update
+from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll, unroll_features
+from lsf_jax.networks.critics import CounterfactualCritic, HistoryValue, JointCritic, StateValue
+from lsf_jax.optimizers import OPTIMIZERS
+from lsf_jax.policies import best_value, greedy, take_actions
+from lsf_jax.returns import discounts
+from lsf_jax.types import (
+    AgentState,
+    Algorithm,
+    Clock,
+    EnvSpec,
+    Hyper,
+    JointTable,
+    Observation,
+    Params,
+    PRNGKey,
+    Trajectory,
+)
+
+
+@dataclass(frozen=True)
+class QtranConfig(TargetConfig, CommonConfig):
+    """Settings of QTRAN-base. There is no λ: Q_jt learns from one-step targets, as in every QTRAN."""
+
+    opt_weight: float = number(1.0, low=0.0, doc="weight of the equality at the agents' own best actions; pymarl 1")
+    nopt_weight: float = number(0.1, low=0.0, doc="weight of the inequality elsewhere; pymarl 0.1, DCG's stag hunt 10")
+    joint_hidden: int = setting(64, low=1, doc="width of the hidden layers of Q_jt and V; pymarl")
+    joint_layers: int = setting(2, low=1, doc="hidden layers of Q_jt and V: 2 (pymarl's small), 3 (its big, DCG)")
+
+
+@dataclass(frozen=True)
+class QtranAltConfig(QtranConfig):
+    """Settings of QTRAN-alt."""
+
+    nopt_weight: float = number(1.0, low=0.0, doc="weight of the tightened inequality; MARL-Algorithms 1")
+
+
+class Networks(NamedTuple):
+    """What learns: the agents' utilities, the joint value and the state value."""
+
+    agent: AgentNetwork
+    joint: JointCritic | CounterfactualCritic
+    value: StateValue | HistoryValue
+
+
+class Forward(NamedTuple):
+    """What the networks say about one trajectory. G estimates of Q_jt: 1 in base, in alt one by each agent."""
+
+    q: Float[Array, "rows agents actions"]
+    value: Float[Array, "time"]  # V
+    joint: Float[Array, "time groups"]  # Q_jt(τ, u) of the actions taken: where TD trains it
+    row: Float[Array, "time *row"]  # Q_jt(τ, u), in alt Q_jt(τ, ·, u₋ᵢ), for nopt, which trains it not
+    best_joint: Float[Array, "time groups"]  # Q_jt(τ, ū), for opt
+    next_joint: Float[Array, "time groups"]  # target networks, at t+1
+
+
+OWNS = {"q": ("q", "value", "joint")}
+
+
+class Variant(NamedTuple):
+    """What differs between QTRAN-base and QTRAN-alt."""
+
+    joint: type[JointCritic] | type[CounterfactualCritic]
+    value: type[StateValue] | type[HistoryValue]
+    of_action: Callable[[Array, Array], Array]  # what `criticise` says, action -> its values [T, G]
+    judge: Callable[[Array, Array], Array]  # online q, target q -> those whose argmax bootstraps
+    nopt: Callable[[Forward, Trajectory], Array]  # unweighted loss [T]
+
+
+def make_networks(spec: EnvSpec, cfg: QtranConfig, variant: Variant) -> Networks:
+    """The modules that a config asks for."""
+    return Networks(
+        agent=AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
+        joint=variant.joint(cfg.joint_hidden, cfg.joint_layers),
+        value=variant.value(cfg.joint_hidden, cfg.joint_layers),
+    )
+
+
+def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]:
+    """Parameters of agents, joint value and state value."""
+    key_agent, key_joint, key_value = jax.random.split(key, 3)
+    state, features = jnp.zeros((1, spec.state_dim)), jnp.zeros((1, spec.n_agents, net.agent.hidden))
+    action = jnp.zeros((1, spec.n_agents, spec.n_actions))
+    return {
+        "agent": init_network(net.agent, key_agent, spec),
+        "joint": net.joint.init(key_joint, state, features, action)["params"],
+        "value": net.value.init(key_value, state, features)["params"],
+    }
+
+
+def criticise(
+    net: Networks,
+    params: Params,
+    state: Float[Array, "time state"],
+    features: Float[Array, "time agents hidden"],
+    action: Int[Array, "time agents"],
+) -> Float[Array, "time *row"]:
+    """What the joint critic says of a joint action at every step: Q_jt `[T]`, or in alt the rows `[T, N, A]`."""
+    return run(net.joint, params, state, features, jax.nn.one_hot(action, net.agent.outputs))
+
+
+def forward(
+    params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks, variant: Variant
+) -> Forward:
+    """Run every network over a trajectory, agents once and from a zero hidden state at t = 0."""
+    del key  # deterministic
+    online, target, action = params["q"], targets["q"], trajectory.action
+    inputs, (_, state, avail) = trajectory_inputs(trajectory), trajectory.observation
+    features, q = unroll_features(net.agent, online["agent"], inputs)
+    target_features, target_q = unroll_features(net.agent, target["agent"], inputs)
+    best = greedy(jax.lax.stop_gradient(q[:-1]), avail[:-1])
+    next_best = greedy(jax.lax.stop_gradient(variant.judge(q, target_q)[1:]), avail[1:])
+    said = criticise(net, online["joint"], state[:-1], features[:-1], action)
+    best_said = criticise(net, online["joint"], state[:-1], features[:-1], best)
+    next_said = criticise(net, target["joint"], state[1:], target_features[1:], next_best)
+    return Forward(
+        q=q,
+        value=run(net.value, online["value"], state[:-1], features[:-1]),
+        joint=variant.of_action(said, action),
+        row=said,
+        best_joint=variant.of_action(best_said, best),
+        next_joint=variant.of_action(next_said, next_best),
+    )
+
+
+def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, variant: Variant) -> Terms:
+    """The three losses, errors squared and not halved, means over the estimates of the joint value.
+
+        td   = (Q_jt(τ, u) - [r + γ Q_jt⁻(τ', ū')])²
+        opt  = (Σ maxₐ qᵢ(a) - sg Q_jt(τ, ū) + V)²
+        nopt = (min {0, Σ qᵢ(uᵢ) - sg Q_jt(τ, u) + V})², see `nopt_taken`; in alt see `nopt_counterfactual`
+
+    td trains Q_jt and, through the features that it reads, the agents but for their last layer. The other two train
+    utilities and V, for `best_joint` and `row` carry no gradient.
+    """
+    del clock
+    discount = discounts(t.terminal, hyper.discount)[:, None]
+    target = hyper.reward_scale * t.reward[:, None] + discount * f.next_joint
+    best = best_value(f.q[:-1], t.observation.avail[:-1]).sum(axis=-1)
+    return {
+        "td": jnp.square(f.joint - target).mean(axis=-1),
+        "opt": hyper.opt_weight * jnp.square((best + f.value)[:, None] - f.best_joint).mean(axis=-1),
+        "nopt": hyper.nopt_weight * variant.nopt(f, t),
+    }
+
+
+def nopt_taken(f: Forward, t: Trajectory) -> Float[Array, "time"]:
+    """QTRAN-base: the squared slack of the joint action taken, where it is negative."""
+    slack = take_actions(f.q[:-1], t.action).sum(axis=-1) - f.row + f.value
+    return jnp.square(jnp.minimum(slack, 0.0))
+
+
+def nopt_counterfactual(f: Forward, t: Trajectory) -> Float[Array, "time"]:
+    """QTRAN-alt: the squared smallest slack of an agent's available actions beside what the others did; mean of agents.
+
+        (minₐ {qᵢ(a) + Σ_{j≠i} qⱼ(uⱼ) - sg Q_jt(τ, a, u₋ᵢ) + V})²
+
+    Positive slack costs too, so that some action of every agent meets the bound: tighter than base.
+    """
+    chosen = take_actions(f.q[:-1], t.action)
+    others = chosen.sum(axis=-1, keepdims=True) - chosen
+    slack = f.q[:-1] + others[..., None] - f.row + f.value[:, None, None]
+    return jnp.square(best_value(-slack, t.observation.avail[:-1])).mean(axis=-1)
+
+
+def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
+    """Per-step quantities for people: Q' = Σ qᵢ is "q_total", Q_jt "q_joint"; they differ by V at ū."""
+    del clock, hyper
+    return {
+        "q_total": take_actions(f.q[:-1], t.action).sum(axis=-1),
+        "q_joint": f.joint.mean(axis=-1),
+        "state_value": f.value,
+        **utility_metrics(f.q[:-1], t.observation.avail[:-1], t.action),
+        "reward": t.reward,
+    }
+
+
+def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, network: AgentNetwork) -> JointTable:
+    """Utilities and Q' = Σ qᵢ of every joint action in one first observation: what QTRAN's and the paper's tables show.
+
+    Not Q_jt, which nobody maximises: by construction Q' + V is Q_jt at the agents' own best actions, no less elsewhere.
+    """
+    del key  # deterministic
+    q = unroll(network, agent.params["q"]["agent"], first_inputs(observation))[0]
+    return tabulate(q, greedy_policy(q, observation.avail), lambda action: take_actions(q, action).sum())
+
+
+def learning_rates(hyper: Hyper) -> dict[str, Array]:
+    """Step sizes by parameter group."""
+    return {"q": hyper.lr}
+
+
+def qtran(
+    spec: EnvSpec, cfg: QtranConfig, observe: ObserveFn, micro_batch: int = 0, *, name: str, variant: Variant
+) -> Algorithm:
+    """Bind QTRAN for an environment.
+
+    Args:
+      spec: sizes of the environment.
+      cfg: settings.
+      observe: turns a stored episode into a trajectory.
+      micro_batch: episodes processed at a time (see `make_update`).
+      name: registered name.
+      variant: `BASE` or `ALT`.
+    """
+    net = make_networks(spec, cfg, variant)
+    optimizers = {"q": OPTIMIZERS[cfg.optimizer](cfg.grad_clip)}
+    learner = Learner(
+        forward=partial(forward, net=net, variant=variant),
+        losses={"q": partial(loss, variant=variant)},
+        owns=OWNS,
+        diagnose=diagnose,
+        optimizers=optimizers,
+        learning_rates=learning_rates,
+    )
+
+    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
+        del hyper
+        return init_agent({"q": init_params(net, spec, key)}, optimizers, ("q",))
+
+    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.agent), "epsilon_greedy")
+    return Algorithm(
+        name=name,
+        hyper=hyper_of(cfg),
+        init=init,
+        policy_params=lambda agent: agent.params["q"]["agent"],
+        replay=off_policy(cfg.batch_size),
+        update=make_update(learner, observe, micro_batch=micro_batch),
+        refresh=hard_copy(cfg.target_interval, ("q",)),
+        joint_table=partial(joint_table, network=net.agent),
+        **acting._asdict(),
+    )
+
+
+BASE = Variant(
+    joint=JointCritic,
+    value=StateValue,
+    of_action=lambda said, action: said[:, None],
+    judge=lambda q, target_q: q,  # double Q-learning
+    nopt=nopt_taken,
+)
+ALT = Variant(
+    joint=CounterfactualCritic,
+    value=HistoryValue,
+    of_action=take_actions,
+    judge=lambda q, target_q: target_q,  # MARL-Algorithms has no double Q-learning
+    nopt=nopt_counterfactual,
+)
+ENTRIES = {
+    "qtran": entry(QtranConfig, partial(qtran, name="qtran", variant=BASE)),
+    "qtran_alt": entry(QtranAltConfig, partial(qtran, name="qtran_alt", variant=ALT)),
+}

@@ -1,0 +1,80 @@
+"""Critics that take one optimiser step for each time step of a batch, one after another, as those of COMA and DOP."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from lsf_jax.learner import optimizer_step, sum_over_valid
+from lsf_jax.types import Params
+
+LossAt: TypeAlias = Callable[[Params, Any], tuple[Float[Array, "episodes"], Any]]
+"""`(params, inputs of one time step [B, ...]) -> (loss of each episode [B], what the caller wants to see [B, ...])`."""
+
+
+class Steps(NamedTuple):
+    """Where a pass over a batch's time steps has led, and what was seen on the way."""
+
+    params: Params
+    opt_state: Any
+    outputs: Any  # [B, T, ...]: the second result of `loss_at` in every step, at the parameters just before that step
+    loss: Float[Array, ""]  # mean over valid steps, each at the parameters just before it
+    gradient_norm: Float[Array, ""]  # mean over optimiser steps, before clipping
+
+
+def critic_steps(
+    loss_at: LossAt,
+    optimizer: optax.GradientTransformation,
+    rate: Float[Array, ""],
+    params: Params,
+    opt_state: Any,
+    inputs: Any,
+    valid: Bool[Array, "episodes time"],
+    *,
+    reverse: bool,
+) -> Steps:
+    """A separate step on the mean loss of each time step's valid episodes, every one from where the last has led.
+
+    A time step at which no episode is valid changes nothing, not even the optimiser's state: with a gradient of zero
+    Adam would still move. It is left out by a selection, since a `cond` on a seed's own data becomes one under `vmap`.
+
+    Args:
+      loss_at: loss of each episode in one time step. What does not depend on the parameters, such as targets, is better
+        computed once before and passed with `inputs`.
+      optimizer: up to, not including, the learning rate.
+      rate: learning rate.
+      params: parameters before the first step.
+      opt_state: the optimiser's state before the first step.
+      inputs: what `loss_at` reads, a tree of `[B, T, ...]`.
+      valid: which steps count.
+      reverse: from the last time step to the first (COMA), or from the first to the last (DOP).
+    """
+
+    def loss(params: Params, row: Any, valid_row: Array) -> tuple[Array, tuple[Array, Any]]:
+        losses, outputs = loss_at(params, row)
+        total = sum_over_valid(losses, valid_row)
+        return total * (1.0 / jnp.maximum(valid_row.sum(), 1).astype(jnp.float32)), (total, outputs)
+
+    def step(carry: tuple[Params, Any], rows: tuple[Any, Array]) -> tuple[tuple[Params, Any], tuple]:
+        gradients, (total, outputs) = jax.grad(loss, has_aux=True)(carry[0], *rows)
+        moved = optimizer_step(optimizer, rate, *carry, gradients)
+        taken = rows[1].any()
+        carry = jax.tree.map(lambda new, old: jnp.where(taken, new, old), moved, carry)
+        return carry, (outputs, total, jnp.where(taken, optax.tree.norm(gradients), 0.0))
+
+    by_time = jax.tree.map(_swap_episodes_and_time, (inputs, valid))
+    carry, (outputs, totals, norms) = jax.lax.scan(step, (params, opt_state), by_time, reverse=reverse)
+    return Steps(
+        params=carry[0],
+        opt_state=carry[1],
+        outputs=jax.tree.map(_swap_episodes_and_time, outputs),
+        loss=totals.sum() / jnp.maximum(valid.sum(), 1).astype(jnp.float32),
+        gradient_norm=norms.sum() / jnp.maximum(valid.any(axis=0).sum(), 1).astype(jnp.float32),
+    )
+
+
+def _swap_episodes_and_time(leaf: Array) -> Array:
+    return jnp.swapaxes(leaf, 0, 1)

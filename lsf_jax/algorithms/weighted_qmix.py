@@ -1,0 +1,177 @@
+"""Weighted QMIX: QMIX whose error counts less where it does not matter which action is best.
+
+Beside QMIX's branch learns a central one, Q*: utilities of its own and a mixer without sign constraint. Q* gives the
+targets of both, at the joint action that QMIX's branch would take. A step counts in full where the rule says that QMIX
+must be right there, else α times: `optimistic` (OW-QMIX) or `centrally_weighted` (CW-QMIX). Read it as: `Forward` and
+`forward`, the two rules, the loss, the binding; the rest is `q_mixing`'s.
+
+Rashid et al. (2020), "Weighted QMIX"; code oxwhirl/wqmix `max_q_learner.py`, hijkzzz/pymarl2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lsf_jax.algorithms import q_mixing
+from lsf_jax.algorithms.base import entry
+from lsf_jax.algorithms.settings import MixedValueConfig
+from lsf_jax.buffers import ObserveFn
+from lsf_jax.fields import number, setting
+from lsf_jax.learner import Terms
+from lsf_jax.networks.agents import trajectory_inputs, unroll
+from lsf_jax.networks.factorisation import free_mixer
+from lsf_jax.policies import best_value, greedy
+from lsf_jax.types import Algorithm, Clock, EnvSpec, Hyper, Observation, Params, PRNGKey, Trajectory
+
+
+@dataclass(frozen=True)
+class WeightedQmixConfig(MixedValueConfig):
+    """Settings of weighted QMIX: QMIX's and its own."""
+
+    weight: float = number(0.1, low=0.0, high=1.0, doc="α of steps that do not count in full; WQMIX 0.1, on SMAC 0.5")
+    central_weight: float = number(1.0, low=0.0, doc="weight of the central loss; WQMIX 1, pymarl2 0.5")
+    central_hidden: int = setting(256, low=1, doc="width of the hidden layers of the central mixer; WQMIX")
+
+
+class Networks(NamedTuple):
+    """What learns: QMIX, and the central branch."""
+
+    monotonic: q_mixing.Networks
+    central: q_mixing.Networks
+
+
+class Forward(NamedTuple):
+    """What the networks say about one trajectory. G is 1; ū are QMIX's own best available actions."""
+
+    q: Float[Array, "rows agents actions"]  # QMIX's utilities
+    q_total: Float[Array, "time groups"]  # Q_tot(τ, u) of the actions taken
+    central_total: Float[Array, "time groups"]  # Q*(τ, u)
+    best_action: Int[Array, "rows agents"]  # ū
+    best_total: Float[Array, "rows groups"]  # Q*(τ, ū) by the target network
+
+
+OWNED = ("q", "q_total", "central_total")
+
+Rule = Callable[[Forward, Trajectory, Float[Array, "time groups"]], Bool[Array, "time groups"]]
+"""Which steps count in full, by what the networks say, what was done, and the target y."""
+
+
+def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]:
+    """Parameters of QMIX's agents and mixer, and under "central" those of the other branch."""
+    key_monotonic, key_central = jax.random.split(key)
+    central = q_mixing.init_params(net.central, spec, key_central)
+    return {**q_mixing.init_params(net.monotonic, spec, key_monotonic), "central": central}
+
+
+def total(
+    net: q_mixing.Networks,
+    params: Params,
+    q: Float[Array, "time agents actions"],
+    seen: Observation,
+    action: Int[Array, "time agents"],
+) -> Float[Array, "time groups"]:
+    """What one branch makes of a joint action at every step."""
+    return q_mixing.mixed(net, params, q, best_value(q, seen.avail), action, seen.state)
+
+
+def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks) -> Forward:
+    """Run every network once over a trajectory, from a zero hidden state at t = 0."""
+    del key  # deterministic
+    online, target = params["q"], targets["q"]["central"]
+    inputs, seen = trajectory_inputs(trajectory), trajectory.observation
+    now = jax.tree.map(lambda leaf: leaf[:-1], seen)
+    q = unroll(net.monotonic.agent, online["agent"], inputs)
+    central_q = unroll(net.central.agent, online["central"]["agent"], inputs)
+    target_q = unroll(net.central.agent, target["agent"], inputs)
+    best_action = greedy(jax.lax.stop_gradient(q), seen.avail)
+    return Forward(
+        q=q,
+        q_total=total(net.monotonic, online, q[:-1], now, trajectory.action),
+        central_total=total(net.central, online["central"], central_q[:-1], now, trajectory.action),
+        best_action=best_action,
+        best_total=total(net.central, target, target_q, seen, best_action),
+    )
+
+
+def optimistic(f: Forward, t: Trajectory, y: Float[Array, "time groups"]) -> Bool[Array, "time groups"]:
+    """OW: where Q_tot underestimates, Q_tot(τ, u) < y."""
+    del t
+    return f.q_total < y
+
+
+def centrally_weighted(f: Forward, t: Trajectory, y: Float[Array, "time groups"]) -> Bool[Array, "time groups"]:
+    """CW: where u = ū, or where u may be better than ū, y > Q*(τ, ū) of the target network."""
+    is_best = (t.action == f.best_action[:-1]).all(axis=-1, keepdims=True)
+    return is_best | (y > f.best_total[:-1])
+
+
+def targets_and_weights(
+    f: Forward, t: Trajectory, hyper: Hyper, rule: Rule
+) -> tuple[Float[Array, "time groups"], Float[Array, "time groups"]]:
+    """y, the TD(λ) return of Q*(τ', ū') by the target network, and w; nothing learns through either."""
+    y = q_mixing.td_target(f.best_total[1:], t, hyper)
+    return y, jnp.where(rule(f, t, y), 1.0, hyper.weight)
+
+
+def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, rule: Rule) -> Terms:
+    """½ w (Q_tot(τ, u) - y)² and ½ c (Q*(τ, u) - y)², c the central weight.
+
+    WQMIX has λ = 0; neither it nor pymarl2 halves the squares. The branches share the target and no parameters, so c
+    and the halves matter to clipping alone, if the optimiser is blind to scale.
+    """
+    del clock
+    y, weight = targets_and_weights(f, t, hyper, rule)
+    return {
+        "td": 0.5 * (weight * jnp.square(f.q_total - y)).mean(axis=-1),
+        "central_td": 0.5 * hyper.central_weight * jnp.square(f.central_total - y).mean(axis=-1),
+    }
+
+
+def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, rule: Rule) -> Terms:
+    """Per-step quantities for people, averaged over valid steps."""
+    return {
+        **q_mixing.diagnose(f, t, clock, hyper),
+        "q_central": f.central_total.mean(axis=-1),
+        "weight": targets_and_weights(f, t, hyper, rule)[1].mean(axis=-1),
+    }
+
+
+def weighted_qmix(
+    spec: EnvSpec, cfg: WeightedQmixConfig, observe: ObserveFn, micro_batch: int = 0, *, name: str, rule: Rule
+) -> Algorithm:
+    """Bind weighted QMIX for an environment.
+
+    Args:
+      spec: sizes of the environment.
+      cfg: settings.
+      observe: turns a stored episode into a trajectory.
+      micro_batch: episodes processed at a time (see `make_update`).
+      name: registered name.
+      rule: `optimistic` or `centrally_weighted`.
+    """
+    agent = q_mixing.make_agent(spec, cfg)
+    net = Networks(
+        monotonic=q_mixing.Networks(agent=agent, mixer=q_mixing.qmix_mixer(spec, cfg)),
+        central=q_mixing.Networks(agent=agent, mixer=free_mixer(spec, hidden=cfg.central_hidden)),
+    )
+    parts = q_mixing.Parts(
+        agent=agent,
+        init=partial(init_params, net, spec),
+        forward=partial(forward, net=net),
+        loss=partial(loss, rule=rule),
+        owned=OWNED,
+        diagnose=partial(diagnose, rule=rule),
+        joint_table=partial(q_mixing.joint_table, net=net.monotonic),
+    )
+    return q_mixing.value_based(spec, cfg, observe, micro_batch, name=name, parts=parts)
+
+
+ENTRIES = {
+    "ow_qmix": entry(WeightedQmixConfig, partial(weighted_qmix, name="ow_qmix", rule=optimistic)),
+    "cw_qmix": entry(WeightedQmixConfig, partial(weighted_qmix, name="cw_qmix", rule=centrally_weighted)),
+}

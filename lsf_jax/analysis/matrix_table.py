@@ -1,0 +1,245 @@
+"""Table I of the paper with statistics: what each algorithm ends with in a small game, over many seeds."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lsf_jax.analysis.plots import save
+from lsf_jax.analysis.runs import Run, grid_labels
+
+UNIFORM, OWN = "uniform", "own"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SHOWN = 5  # outcomes named one by one; the rest are counted together
+
+
+class PaperRow(NamedTuple):
+    """One row of the paper's Table I (§VI.A); rows of `q_total` are the first agent's actions."""
+
+    q_1: tuple[float, ...]
+    q_2: tuple[float, ...]
+    q_total: tuple[tuple[float, ...], ...]
+    greedy: str
+
+
+PAPER = {
+    "qtran": PaperRow((3.8, -2.1, -2.3), (4.2, 2.3, 2.3), ((8.0, 6.13, 6.1), (2.1, 0.2, 0.2), (1.9, 0, 0)), "AA"),
+    "lsf_sac": PaperRow(
+        (0.4, -9.9, -9.5), (1.7, -11.5, -12.7), ((8.1, -6.2, -6.0), (-6.0, -5.9, -6.1), (-5.9, -6.0, -6.0)), "AA"
+    ),
+    "vdn": PaperRow(
+        (-2.3, -1.2, -0.7), (-3.1, -2.3, -2.4), ((-5.4, -4.6, -4.7), (-4.4, -3.5, -3.6), (-3.9, -3.0, -3.1)), "CB"
+    ),
+    "qmix": PaperRow((-1.0, 0.1, 0.1), (-0.9, 0, 0), ((-8.1, -8.1, -8.1), (-8.1, 0, 0), (-8.1, 0, 0)), "BB"),
+    "dop": PaperRow(
+        (-1.0, 0.1, 0.1), (-2.5, -1.3, 0), ((-7.8, -6.0, -4.2), (-6.1, -4.4, -2.6), (-4.2, -2.4, -0.7)), "CC"
+    ),
+}
+"""The paper's numbers; VDN's second agent with the sign that its own Q_tot needs (the first entry is printed +3.1)."""
+
+
+class Outcome(NamedTuple):
+    """What one algorithm under one kind of exploration ended with."""
+
+    algorithm: str
+    exploration: str  # UNIFORM or OWN
+    seeds: int
+    optimal: float  # share of seeds whose greedy joint action is optimal in every state
+    payoff: float  # mean over seeds of what the greedy joint action earns
+    critic_optimal: float  # share of seeds whose largest Q_tot is there; NaN without a joint value
+    q_error: float  # mean over seeds of the mean absolute error of Q_tot; NaN likewise
+    shares: dict[str, float]  # greedy joint action -> share of seeds, most frequent first
+    utilities: np.ndarray  # [starts, N, A] mean over seeds
+    q_total: np.ndarray  # [starts, A^N] mean over seeds
+    modal_q_total: np.ndarray  # [starts, A^N] mean over the seeds with the most frequent greedy joint action
+    updates: int  # per seed
+
+
+def outcomes_of(run: Run, payoff: np.ndarray) -> list[Outcome]:
+    """The outcomes of a run whose grid over `algo.epsilon_finish` has uniform exploration first and its own second.
+
+    Args:
+      run: a loaded run on a matrix game.
+      payoff: `[starts, A, ..., A]`, from `lsf_jax.envs.start_payoffs`.
+
+    Raises:
+      ValueError: the run has no final evaluations.
+    """
+    final = {name: values[run.evaluation["final"]] for name, values in run.evaluation.items()} if run.evaluation else {}
+    if not final or not len(final["row"]):
+        raise ValueError(f"{run.path} has no final evaluations; train it to its end first.")
+    kinds = (UNIFORM, OWN)[: len(grid_labels(run))]
+    return [_outcome(run, payoff, name, final, grid) for grid, name in enumerate(kinds)]
+
+
+def _outcome(run: Run, payoff: np.ndarray, exploration: str, final: dict[str, np.ndarray], grid: int) -> Outcome:
+    chosen = {name: values[final["grid"] == grid] for name, values in final.items()}
+    n_starts, n_agents, n_actions = payoff.shape[0], payoff.ndim - 1, payoff.shape[1]
+    labels = [joint_label(joint, payoff) for joint in chosen["greedy_joint"].reshape(-1, n_starts)]
+    counts = Counter(labels)
+    modal = np.array([label == counts.most_common(1)[0][0] for label in labels])
+    q_total = chosen["q_total"].reshape(len(labels), n_starts, -1)
+    flat = payoff.reshape(n_starts, -1)
+    critic = chosen["critic_joint"].reshape(-1, n_starts)
+    earned = np.take_along_axis(flat, np.maximum(critic, 0).T, axis=1).T
+    knows = (critic >= 0).all()
+    return Outcome(
+        algorithm=str(run.config["algo"]["name"]),
+        exploration=exploration,
+        seeds=len(labels),
+        optimal=float(chosen["optimal"].mean()),
+        payoff=float(chosen["greedy_payoff"].mean()),
+        critic_optimal=float(np.isclose(earned, flat.max(axis=1)).all(axis=1).mean()) if knows else float("nan"),
+        q_error=float(chosen["q_error"].mean()),
+        shares={label: count / len(labels) for label, count in counts.most_common()},
+        utilities=chosen["q_utility"].mean(axis=0).reshape(n_starts, n_agents, n_actions),
+        q_total=q_total.mean(axis=0),
+        modal_q_total=q_total[modal].mean(axis=0),
+        updates=int(chosen["updates"].min()),
+    )
+
+
+def joint_label(joint: np.ndarray, payoff: np.ndarray) -> str:
+    """Letters of a joint action, for example "AB"; of several states "AB/CC"."""
+    places = [np.unravel_index(int(index), payoff.shape[1:]) for index in joint]
+    return "/".join("".join(LETTERS[action] for action in place) for place in places)
+
+
+def markdown(outcomes: Sequence[Outcome], env: str, payoff: np.ndarray) -> str:
+    """The whole result as Markdown: the distribution of outcomes, then Q tables in the paper's layout."""
+    best = " / ".join(f"{table.max():g}" for table in payoff)
+    lines = [
+        f"## {env}",
+        "",
+        f"Best payoff {best}. `optimal`: share of seeds whose greedy joint action is a best one; `critic`: share whose"
+        " largest Q_tot is; Q error: mean |Q_tot - payoff| over all joint actions.",
+        "",
+        "| algorithm | exploration | seeds | updates | optimal | 95 % interval | critic | mean payoff | Q error |"
+        " greedy joint action |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(_outcome_line(outcome) for outcome in outcomes),
+    ]
+    if payoff.shape[0] == 1 and payoff.ndim == 3:
+        lines += ["", "Mean Q tables (all seeds; then the seeds of the most frequent outcome), beside the paper's:", ""]
+        lines += [line for outcome in outcomes if np.isfinite(outcome.q_total).all() for line in _q_lines(outcome, env)]
+    return "\n".join(lines) + "\n"
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    low, high = wilson(outcome.optimal, outcome.seeds)
+    critic = _percent(outcome.critic_optimal)
+    top = list(outcome.shares.items())[:SHOWN]
+    rest = 1.0 - sum(share for _, share in top)
+    shares = " · ".join(f"{label} {share:.1%}" for label, share in top)
+    more = f" · others {rest:.1%}" if len(outcome.shares) > SHOWN else ""
+    return (
+        f"| `{outcome.algorithm}` | {outcome.exploration} | {outcome.seeds:,} | {outcome.updates:,} |"
+        f" {outcome.optimal:.1%} | {low:.1%} to {high:.1%} | {critic} | {outcome.payoff:.2f} |"
+        f" {_number(outcome.q_error)} | {shares}{more} |"
+    )
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a share of n."""
+    z = 1.959964
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.1%}"
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2f}"
+
+
+def _q_lines(outcome: Outcome, env: str) -> list[str]:
+    """A small table in the paper's layout: the first agent's utilities down the side, the second's along the top."""
+    side = outcome.utilities.shape[-1]
+    q_1, q_2 = outcome.utilities[0]
+    all_seeds, modal = (table[0].reshape(side, side) for table in (outcome.q_total, outcome.modal_q_total))
+    published = PAPER.get(outcome.algorithm) if env == "matrix_game" else None
+    label, share = next(iter(outcome.shares.items()))
+    heads = [
+        f"`{outcome.algorithm}`, {outcome.exploration}: all",
+        *(f"{value:.1f}" for value in q_2),
+        f"{label} {share:.0%}",
+    ]
+    heads += [*[""] * (side - 1), *(["paper", *(f"{value:g}" for value in published.q_2)] if published else [])]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in range(side):
+        cells = [
+            f"{q_1[row]:.1f}",
+            *(f"{value:.1f}" for value in all_seeds[row]),
+            *(f"{value:.1f}" for value in modal[row]),
+        ]
+        if published:
+            cells += [f"{published.q_1[row]:g}", *(f"{value:g}" for value in published.q_total[row])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def plain(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The outcomes as JSON-ready records."""
+    arrays = ("utilities", "q_total", "modal_q_total")
+    return [
+        {**outcome._asdict(), **{name: np.round(getattr(outcome, name), 4).tolist() for name in arrays}}
+        for outcome in outcomes
+    ]
+
+
+def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, title: str = "") -> Figure:
+    """Stacked bars: the share of seeds by greedy joint action, best outcomes dark, one bar for each row of the table.
+
+    Args:
+      outcomes: what to draw, from top to bottom.
+      path: where to write the PNG; None writes nothing.
+      title: heading.
+
+    Returns:
+      The figure.
+    """
+    figure = Figure(figsize=(8.0, 1.2 + 0.27 * len(outcomes)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    names = [f"{outcome.algorithm}, {outcome.exploration}" for outcome in outcomes]
+    colours = {label: f"C{index % 10}" for index, label in enumerate(_labels(outcomes))}
+    drawn: set[str] = set()
+    for place, outcome in enumerate(outcomes):
+        left = 0.0
+        for label in colours:
+            share = outcome.shares.get(label, 0.0)
+            if share:
+                named = f"_{label}" if label in drawn else label  # an underscore keeps it out of the legend
+                axes.barh(place, share, left=left, color=colours[label], edgecolor="white", linewidth=0.5, label=named)
+                drawn.add(label)
+            left += share
+    axes.set_yticks(range(len(outcomes)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(0.0, 1.0)
+    axes.set_xlabel("share of seeds by greedy joint action")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=7, ncols=1, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return save(figure, path)
+
+
+def _labels(outcomes: Sequence[Outcome], most: int = 10) -> list[str]:
+    totals: Counter[str] = Counter()
+    for outcome in outcomes:
+        totals.update(outcome.shares)
+    return sorted(label for label, _ in totals.most_common(most))
+
+
+def write_table(outcomes: Sequence[Outcome], env: str, payoff: np.ndarray, folder: Path) -> list[Path]:
+    """Write `table-ENV.md`, `.json` and `.png` into a folder; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"table-{env}.{suffix}" for suffix in ("md", "json", "png")]
+    paths[0].write_text(markdown(outcomes, env, payoff), encoding="utf-8")
+    paths[1].write_text(json.dumps(plain(outcomes), indent=1), encoding="utf-8")
+    plot_outcomes(outcomes, paths[2], title=f"{env}: what {outcomes[0].seeds:,} seeds end with")
+    return paths

@@ -1,0 +1,98 @@
+"""Table I with statistics: shares, intervals and tables from runs made by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsf_jax.analysis.matrix_table import OWN, PAPER, UNIFORM, joint_label, markdown, outcomes_of, wilson, write_table
+from lsf_jax.analysis.runs import Run
+
+PAYOFF = np.array([[[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]])
+
+
+def run_of(greedy, q_total, *, grid=(1.0, 0.05), algo="qmix", critic=None):
+    """A finished run with the given greedy joint actions of every row; rows are grid points × seeds."""
+    n, points = len(greedy), len(grid)
+    greedy = np.asarray(greedy)
+    flat = PAYOFF.reshape(-1)
+    columns = {
+        "row": np.arange(n),
+        "grid": np.repeat(np.arange(points), n // points),
+        "seed": np.tile(np.arange(n // points), points),
+        "env_steps": np.full(n, 160),
+        "updates": np.full(n, 7),
+        "final": np.full(n, True),
+        "greedy_joint": greedy,
+        "critic_joint": greedy if critic is None else np.asarray(critic),
+        "greedy_payoff": flat[greedy],
+        "optimal": flat[greedy] == 8,
+        "q_error": np.abs(q_total - flat).mean(axis=1),
+        "q_total": q_total,
+        "q_utility": np.tile(np.arange(6.0), (n, 1)),
+    }
+    config = {"algo": {"name": algo}, "grid": {"algo.epsilon_finish": list(grid)}}
+    return Run(path=Path("runs") / algo, config=config, card={}, train={}, evaluation=columns)
+
+
+def test_shares_payoffs_and_tables_are_counted_for_each_kind_of_exploration():
+    q_total = np.repeat(np.arange(6.0)[:, None], 9, axis=1)
+    uniform, own = outcomes_of(run_of([0, 4, 4, 0, 0, 8], q_total), PAYOFF)
+    assert (uniform.exploration, own.exploration) == (UNIFORM, OWN)
+    assert uniform.shares == {"BB": 2 / 3, "AA": 1 / 3}
+    assert (uniform.seeds, uniform.updates) == (3, 7)
+    assert uniform.optimal == pytest.approx(1 / 3)
+    assert uniform.payoff == pytest.approx(8 / 3)
+    assert own.optimal == own.critic_optimal == pytest.approx(2 / 3)
+    np.testing.assert_allclose(uniform.q_total, np.full((1, 9), 1.0))  # rows 0, 1, 2
+    np.testing.assert_allclose(uniform.modal_q_total, np.full((1, 9), 1.5))  # rows 1, 2
+    np.testing.assert_allclose(own.modal_q_total, np.full((1, 9), 3.5))  # rows 3, 4
+    np.testing.assert_allclose(uniform.utilities, np.arange(6.0).reshape(1, 2, 3))
+
+
+def test_without_a_joint_value_critic_and_error_are_left_open():
+    outcome = outcomes_of(run_of([0, 4], np.full((2, 9), np.nan), critic=[-1, -1]), PAYOFF)[0]
+    assert np.isnan(outcome.critic_optimal)
+    assert np.isnan(outcome.q_error)
+    line = next(line for line in markdown([outcome], "matrix_game", PAYOFF).splitlines() if "uniform" in line)
+    assert line.count(" - |") == 2
+
+
+def test_joint_actions_have_letters_and_several_states_a_stroke_between():
+    assert joint_label(np.array([5]), PAYOFF) == "BC"
+    assert joint_label(np.array([0, 8]), np.concatenate([PAYOFF, PAYOFF])) == "AA/CC"
+
+
+def test_wilson_interval_of_published_examples():
+    """Newcombe (1998), table I, method 3."""
+    np.testing.assert_allclose(wilson(81 / 263, 263), (0.2553, 0.3662), atol=5e-5)
+    np.testing.assert_allclose(wilson(15 / 148, 148), (0.0624, 0.1605), atol=5e-5)
+    assert wilson(0.0, 20)[0] == 0.0
+    assert wilson(0.0, 20)[1] == pytest.approx(0.1611, abs=5e-5)
+
+
+def test_the_paper_s_tables_prefer_what_it_says():
+    for row in PAPER.values():
+        table = np.array(row.q_total)
+        first, second = (ord(letter) - ord("A") for letter in row.greedy)
+        assert table[first, second] == table.max()
+
+
+def test_everything_is_written_and_the_paper_stands_beside(tmp_path):
+    outcomes = outcomes_of(run_of([0, 4, 4, 0], np.zeros((4, 9))), PAYOFF)
+    paths = write_table(outcomes, "matrix_game", PAYOFF, tmp_path / "out")
+    assert [path.suffix for path in paths] == [".md", ".json", ".png"]
+    text = paths[0].read_text()
+    assert "| `qmix` | uniform | 2 | 7 | 50.0% |" in text
+    assert "| -1 | -8.1 | -8.1 | -8.1 |" in text
+    assert "paper" not in markdown(outcomes, "climbing", PAYOFF).split("paper's:")[-1]
+    assert json.loads(paths[1].read_text())[0]["shares"] == {"AA": 0.5, "BB": 0.5}
+    assert paths[2].read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_run_that_is_not_finished_is_refused():
+    run = run_of([0, 4], np.zeros((2, 9)))
+    run.evaluation["final"][:] = False
+    with pytest.raises(ValueError, match="no final evaluations"):
+        outcomes_of(run, PAYOFF)

@@ -1,0 +1,125 @@
+"""Suites: reading them, the configurations they make, and running, continuing and extending them."""
+
+from dataclasses import replace
+
+import pytest
+from engine_cases import NETWORKS, shared_programs
+
+from lsf_jax import suite
+from lsf_jax.algorithms import ALGORITHMS
+from lsf_jax.analysis.runs import load_run
+from lsf_jax.cli import main
+from lsf_jax.config import ConfigError
+from lsf_jax.layers import config_files
+
+TEXT = """# two algorithms
+env: [matrix_game, climbing]
+overrides: [train.seeds=2, algo.lr=2e-3]
+where_known: [algo.mixer_embed=4, algo.alpha=3]
+algorithms:
+  vdn: []
+  lsf_sac: [algo.lr=1e-3, "algo.epsilon_finish=1,0"]
+"""
+SMALL = [word for word in NETWORKS if word.startswith("train.")]
+SIZES = ["algo.hidden=4", "algo.recurrent=false", "algo.batch_size=4", "train.seeds=2", "train.env_steps=20"]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_a_suite_of_ones_own_makes_one_run_for_each_algorithm_and_environment(file):
+    runs = suite.members(suite.read_suite(str(file)), "out")
+    assert [(run.env, run.algo) for run in runs] == [
+        (env, algo) for env in ("matrix_game", "climbing") for algo in ("vdn", "lsf_sac")
+    ]
+    vdn, lsf_sac = (run.config for run in runs[:2])
+    assert (vdn.algo.lr, lsf_sac.algo.lr) == (2e-3, 1e-3)  # an algorithm's own word is the last
+    assert (lsf_sac.algo.mixer_embed, lsf_sac.algo.alpha) == (4, 3.0)  # VDN has neither
+    assert lsf_sac.grid == (("epsilon_finish", (1, 0)),) or lsf_sac.grid == (("epsilon_finish", (1.0, 0.0)),)
+    assert runs[3].path.as_posix() == "out/climbing/lsf_sac"
+
+
+def test_a_choice_and_overrides_of_the_command_line_win(file):
+    chosen = suite.read_suite(str(file))
+    (run,) = suite.members(chosen, "out", algorithms=["lsf_sac"], envs=["climbing"], overrides=["algo.lr=0.5"])
+    assert (run.algo, run.env, run.config.algo.lr) == ("lsf_sac", "climbing", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("env: climbing\n", "algorithms is null; expected lines"),
+        ("algorithms: {vdn: []}\nenvs: climbing\n", "unknown key envs; did you mean env?"),
+        ("algorithms: {vdn: [3]}\n", "algorithms vdn is"),
+        ("algorithms: {vnd: []}\n", "unknown algo 'vnd'; did you mean vdn?"),
+    ],
+)
+def test_a_wrong_suite_is_one_line(tmp_path, text, complaint):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        suite.members(suite.read_suite(str(path)), "out")
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_are_refused_with_the_nearest(file):
+    with pytest.raises(ConfigError, match="unknown suite 'matrix_tabel'; did you mean matrix_table"):
+        suite.read_suite("matrix_tabel")
+    with pytest.raises(ConfigError, match="algorithm 'qmix' is not in the suite"):
+        suite.members(suite.read_suite(str(file)), "out", algorithms=["qmix"])
+
+
+@pytest.mark.parametrize("name", sorted(config_files("suite")))
+def test_shipped_suites_hold_every_algorithm(name):
+    chosen = suite.read_suite(name)
+    assert set(chosen.algorithms) == set(ALGORITHMS)
+    runs = suite.members(chosen, "out")
+    assert len(runs) == len(chosen.envs) * len(ALGORITHMS)
+    if name == "matrix_table":
+        for run in runs:
+            (key, points), *others = run.config.grid
+            assert key == "epsilon_finish"
+            assert points[0] >= 0.98
+            assert len(points) == 2
+            assert not others
+            assert run.config.algo.epsilon_start == 1.0
+            assert run.config.algo.batch_size == 32
+
+
+def test_the_same_command_skips_what_is_finished_and_extends_what_has_a_larger_budget(file, tmp_path, capsys):
+    def command(*words):
+        small = [*SMALL, *SIZES, *words]
+        return main(["suite", str(file), "--algo", "vdn", "--folder", str(tmp_path / "out"), *small])
+
+    with shared_programs():
+        assert command() == 0
+        first = capsys.readouterr().out
+        assert "`vdn`" in (tmp_path / "out" / "summary-climbing.md").read_text()
+        assert (tmp_path / "out" / "curves-matrix_game.png").is_file()
+        stamp = (tmp_path / "out" / "climbing" / "vdn" / "card.json").stat().st_mtime_ns
+        assert command() == 0
+        assert "compiling" in first
+        assert "compiling" not in capsys.readouterr().out
+        assert (tmp_path / "out" / "climbing" / "vdn" / "card.json").stat().st_mtime_ns == stamp
+        assert command("train.env_steps=40") == 0
+        assert load_run(tmp_path / "out" / "climbing" / "vdn").evaluation["env_steps"].max() >= 40
+        assert command("algo.lr=0.25") == 2
+        assert "algo.lr" in capsys.readouterr().err
+
+
+def test_an_empty_folder_of_a_killed_start_is_no_obstacle(file, tmp_path):
+    chosen = suite.read_suite(str(file))
+    words = [*SMALL, *SIZES]
+    (run,) = suite.members(chosen, tmp_path, algorithms=["vdn"], envs=["climbing"], overrides=words)
+    run.path.mkdir(parents=True)
+    assert not suite.is_finished(run)
+    with shared_programs():
+        assert suite.run_member(run)
+    assert suite.is_finished(run)
+    longer = replace(run.config, train=replace(run.config.train, env_steps=400))
+    assert not suite.is_finished(run._replace(config=longer))
