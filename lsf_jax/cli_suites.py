@@ -28,6 +28,14 @@ def add_commands(command: Callable[[str, str], argparse.ArgumentParser], positiv
     table = command("matrix-table", "Table I with statistics: what every algorithm ends with in small games")
     table.add_argument("--seeds", type=positive, default=64, help="seeds of each algorithm (default 64)")
     table.add_argument("--game", action="append", default=[], help="a game, or all (default matrix_game); repeatable")
+    table.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        dest="earlier",
+        metavar="FILE",
+        help="a table-GAME.json from elsewhere: its rows join in, for algorithms that are not run; repeatable",
+    )
     for parser in (suite, table):
         parser.add_argument("--algo", action="append", default=[], help="only this algorithm; repeatable")
         parser.add_argument("--folder", default="", help="folder of the runs (default runs/NAME)")
@@ -52,7 +60,7 @@ def run_suite(options: argparse.Namespace) -> int:
 def matrix_table(options: argparse.Namespace) -> int:
     """`lsf-jax matrix-table`."""
     from lsf_jax import suite
-    from lsf_jax.analysis.matrix_table import outcomes_of, write_table
+    from lsf_jax.analysis.matrix_table import outcomes_of, read_outcomes, write_table
     from lsf_jax.analysis.runs import load_run
     from lsf_jax.config import ConfigError
     from lsf_jax.envs import start_payoffs
@@ -62,8 +70,13 @@ def matrix_table(options: argparse.Namespace) -> int:
     folder = Path(options.folder or "runs/matrix_table")
     words = [f"train.seeds={options.seeds}", *options.overrides]
     runs = suite.members(chosen, folder, algorithms=options.algo, envs=games, overrides=words)
+    try:
+        earlier = [outcome for file in options.earlier for outcome in read_outcomes(file)]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not _train(runs):
         return INTERRUPTED
+    order = list(chosen.algorithms)
     for env in dict.fromkeys(member.env for member in runs):
         of_env = [member for member in runs if member.env == env]
         config = of_env[0].config
@@ -72,6 +85,9 @@ def matrix_table(options: argparse.Namespace) -> int:
             raise ConfigError(f"--game is {env!r}; expected a matrix game")
         payoff = game[1]
         outcomes = [outcome for member in of_env for outcome in outcomes_of(load_run(member.path), payoff)]
+        here = {outcome.algorithm for outcome in outcomes}
+        outcomes += [outcome for outcome in earlier if outcome.algorithm not in here]
+        outcomes.sort(key=lambda outcome: order.index(outcome.algorithm) if outcome.algorithm in order else len(order))
         paths = write_table(outcomes, env, payoff, folder)
         print(f"\n{paths[0].read_text(encoding='utf-8')}")
         print("wrote " + ", ".join(str(path) for path in paths))

@@ -81,6 +81,7 @@ class DopConfig(TargetConfig, TraceConfig, CommonConfig):
     """Settings of DOP: the shared ones with its own optimiser, ε floor and critic, and what it replays."""
 
     batch_size: int = setting(8, low=1, doc="newest episodes, all in an actor step; a multiple of train.n_envs; DOP 16")
+    updates: int = setting(1, low=1, high=100_000, doc="updates after each collection; after the first, data are stale")
     lr: float = number(1e-4, low=0.0, doc="critic's optimiser step, one for each time step of an update; DOP")
     actor_lr: float = number(5e-4, low=0.0, doc="actor's optimiser step, one for each update; DOP")
     epsilon_start: float = number(0.5, low=0.0, high=1.0, doc="ε floor of the policy at env step 0; DOP")

@@ -194,6 +194,20 @@ def plain(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     ]
 
 
+def read_outcomes(path: str | Path) -> list[Outcome]:
+    """The outcomes in a `table-ENV.json`.
+
+    Raises:
+      ValueError: the file cannot be read or is no such table.
+    """
+    try:
+        records = json.loads(Path(path).read_text(encoding="utf-8"))
+        tables = ("utilities", "q_total", "modal_q_total")
+        return [Outcome(**{**record, **{name: np.array(record[name]) for name in tables}}) for record in records]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a table that matrix-table wrote ({error}); give a table-ENV.json.") from error
+
+
 def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, title: str = "") -> Figure:
     """Stacked bars: the share of seeds by greedy joint action, best outcomes dark, one bar for each row of the table.
 

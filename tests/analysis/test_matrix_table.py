@@ -6,7 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsf_jax.analysis.matrix_table import OWN, PAPER, UNIFORM, joint_label, markdown, outcomes_of, wilson, write_table
+from lsf_jax.analysis.matrix_table import (
+    OWN,
+    PAPER,
+    UNIFORM,
+    joint_label,
+    markdown,
+    outcomes_of,
+    read_outcomes,
+    wilson,
+    write_table,
+)
 from lsf_jax.analysis.runs import Run
 
 PAYOFF = np.array([[[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]])
@@ -96,3 +106,12 @@ def test_a_run_that_is_not_finished_is_refused():
     run.evaluation["final"][:] = False
     with pytest.raises(ValueError, match="no final evaluations"):
         outcomes_of(run, PAYOFF)
+
+
+def test_a_written_table_is_read_back_to_the_same_text(tmp_path):
+    outcomes = outcomes_of(run_of([0, 4, 4, 0], np.arange(36.0).reshape(4, 9)), PAYOFF)
+    path = write_table(outcomes, "matrix_game", PAYOFF, tmp_path)[1]
+    assert markdown(read_outcomes(path), "matrix_game", PAYOFF) == markdown(outcomes, "matrix_game", PAYOFF)
+    path.write_text("[{}]")
+    with pytest.raises(ValueError, match=r"table-matrix_game.json is not a table"):
+        read_outcomes(path)
