@@ -16,6 +16,7 @@ from lsf_jax.config import Config, grid_points, make_env, updates_per_iteration
 from lsf_jax.evaluation import make_evaluate
 from lsf_jax.fields import ConfigError
 from lsf_jax.rollout import device_collector
+from lsf_jax.runtime import compiler_options
 from lsf_jax.training import (
     AXES,
     Chunk,
@@ -225,7 +226,9 @@ def state_shapes(state: TrainState, mesh: Mesh | None) -> TrainState:
 
 def compile_chunk(program: Program, *, rows: int, log_every: int = 1, mesh: Mesh | None = None) -> Chunk:
     """The jitted chunk of a block (see `make_chunk`); its state argument is donated."""
-    chunk = jax.jit(make_chunk(program.step, rows=rows, log_every=log_every), donate_argnums=0)
+    chunk = jax.jit(
+        make_chunk(program.step, rows=rows, log_every=log_every), donate_argnums=0, compiler_options=compiler_options()
+    )
     counters = dict.fromkeys(("iteration", "episodes", "updates"), COMMON)
     log_places: Any = {**counters, "metrics": PartitionSpec(None, SEEDS), "nonfinite_at": BY_SEED}
     return over_devices(chunk, mesh, (PLACES, COMMON, COMMON), (PLACES, ChunkLog(**log_places)))
@@ -263,7 +266,8 @@ def compile_joint_table(
 
 def _per_seed(function: Callable[[Any, TrainState], Any], mesh: Mesh | None) -> Callable[[Any, TrainState], Any]:
     """Jit a function of one seed's (parameters, state) over a block; replay is not handed to it."""
-    batched = jax.jit(jax.vmap(function, in_axes=(0, AXES._replace(buffer=None))))
+    in_axes = (0, AXES._replace(buffer=None))
+    batched = jax.jit(jax.vmap(function, in_axes=in_axes), compiler_options=compiler_options())
     compiled = over_devices(batched, mesh, (BY_SEED, PLACES), BY_SEED)
     return lambda params, state: compiled(params, state._replace(buffer=()))
 

@@ -78,3 +78,12 @@ def test_programs_land_in_the_folder(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert any(tmp_path.iterdir())
+
+
+def test_compiler_options_are_those_that_this_xla_knows(monkeypatch):
+    monkeypatch.setattr(runtime, "SAFE_ON_CPU", {"xla_cpu_no_such_option": "1"})
+    runtime.compiler_options.cache_clear()
+    assert runtime.compiler_options() == {}
+    monkeypatch.undo()
+    runtime.compiler_options.cache_clear()
+    assert runtime.compiler_options() in ({}, runtime.SAFE_ON_CPU)

@@ -68,7 +68,7 @@ def test_what_an_algorithm_replays_is_told_and_in_which_unit_targets_are_copied(
     dop = setup_card(compose(algo="dop", env="climbing"))
     assert dop["replay"] == "latest 8, off 5,000, on 16 episodes"
     assert dop["batch"] == "latest 8, off 16, on 8 episodes"
-    assert dop["replay ratio"] == "16 episodes replayed for each collected"  # 4 · (8 + 16 + 8) / 8
+    assert dop["replay ratio"] == "4 episodes replayed for each collected"  # (8 + 16 + 8) / 8
 
 
 def test_settings_that_an_algorithm_lacks_are_dashes_and_its_optimiser_then_adam(monkeypatch):

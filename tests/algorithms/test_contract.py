@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_cases import assert_same_bits
+from engine_cases import assert_same_bits, seed_slice
 from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, episodes_of, make_games, observe
 
 from lsf_jax.algorithms import ALGORITHMS, COMMUNICATING
@@ -216,9 +216,8 @@ def learned(name):
     size = chunk._cache_size()
     state, log = chunk(state, jnp.int32(100), jnp.int32(2**30))
     stats = compile_evaluate(program, 1)(state.agent.params, state)
-    return SimpleNamespace(
-        log=log, returns=np.asarray(stats.episode_return)[:, 0], compiled=(size, chunk._cache_size())
-    )
+    chosen = np.asarray(stats.episode_return)[:, 0]
+    return SimpleNamespace(chunk=chunk, state=state, log=log, returns=chosen, compiled=(size, chunk._cache_size()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -237,3 +236,18 @@ def test_it_can_be_built_for_predator_prey(name):
     program = build(config)
     rows = jax.eval_shape(partial(compile_init(program, 0)), make_rows(config, program.algorithm))
     assert rows.iteration.shape == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_whose_parameters_are_not_numbers_hurts_nobody(name):
+    result = learned(name)
+
+    def after(params):
+        agent = result.state.agent._replace(params=params)
+        state = jax.tree.map(jnp.copy, result.state._replace(agent=agent))  # the chunk takes what it is given
+        return result.chunk(state, jnp.int32(2), jnp.int32(2**30))[0]
+
+    broken = jax.tree.map(lambda leaf: leaf.at[2].set(jnp.nan), result.state.agent.params)
+    alone, beside = after(result.state.agent.params), after(broken)
+    others = np.array([0, 1, 3])
+    assert_same_bits(seed_slice(alone, others).agent, seed_slice(beside, others).agent)
