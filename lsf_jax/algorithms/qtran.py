@@ -19,25 +19,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lsf_jax.algorithms.base import (
-    agent_acting,
     entry,
     first_inputs,
     greedy_policy,
-    hyper_of,
-    init_agent,
     init_network,
-    network_outputs,
-    off_policy,
     tabulate,
     utility_metrics,
 )
+from lsf_jax.algorithms.q_mixing import Parts, value_based
 from lsf_jax.algorithms.settings import CommonConfig, TargetConfig
 from lsf_jax.buffers import ObserveFn
 from lsf_jax.fields import number, setting
-from lsf_jax.learner import Learner, Terms, hard_copy, make_update
+from lsf_jax.learner import Terms
 from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll, unroll_features
 from lsf_jax.networks.critics import CounterfactualCritic, HistoryValue, JointCritic, StateValue
-from lsf_jax.optimizers import OPTIMIZERS
 from lsf_jax.policies import best_value, greedy, take_actions
 from lsf_jax.returns import discounts
 from lsf_jax.types import (
@@ -90,7 +85,7 @@ class Forward(NamedTuple):
     next_joint: Float[Array, "time groups"]  # target networks, at t+1
 
 
-OWNS = {"q": ("q", "value", "joint")}
+OWNED = ("q", "value", "joint")
 
 
 class Variant(NamedTuple):
@@ -221,11 +216,6 @@ def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, ne
     return tabulate(q, greedy_policy(q, observation.avail), lambda action: take_actions(q, action).sum())
 
 
-def learning_rates(hyper: Hyper) -> dict[str, Array]:
-    """Step sizes by parameter group."""
-    return {"q": hyper.lr}
-
-
 def qtran(
     spec: EnvSpec, cfg: QtranConfig, observe: ObserveFn, micro_batch: int = 0, *, name: str, variant: Variant
 ) -> Algorithm:
@@ -240,32 +230,16 @@ def qtran(
       variant: `BASE` or `ALT`.
     """
     net = make_networks(spec, cfg, variant)
-    optimizers = {"q": OPTIMIZERS[cfg.optimizer](cfg.grad_clip)}
-    learner = Learner(
+    parts = Parts(
+        agent=net.agent,
+        init=partial(init_params, net, spec),
         forward=partial(forward, net=net, variant=variant),
-        losses={"q": partial(loss, variant=variant)},
-        owns=OWNS,
+        loss=partial(loss, variant=variant),
+        owned=OWNED,
         diagnose=diagnose,
-        optimizers=optimizers,
-        learning_rates=learning_rates,
-    )
-
-    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
-        del hyper
-        return init_agent({"q": init_params(net, spec, key)}, optimizers, ("q",))
-
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.agent), "epsilon_greedy")
-    return Algorithm(
-        name=name,
-        hyper=hyper_of(cfg),
-        init=init,
-        policy_params=lambda agent: agent.params["q"]["agent"],
-        replay=off_policy(cfg.batch_size),
-        update=make_update(learner, observe, micro_batch=micro_batch),
-        refresh=hard_copy(cfg.target_interval, ("q",)),
         joint_table=partial(joint_table, network=net.agent),
-        **acting._asdict(),
     )
+    return value_based(spec, cfg, observe, micro_batch, name=name, parts=parts)
 
 
 BASE = Variant(

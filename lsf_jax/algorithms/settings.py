@@ -1,7 +1,7 @@
 """Settings that several algorithms share, each declared once; an algorithm's config is these plus its own.
 
 Numbers that can be swept are declared with `number`; everything else shapes the program. The defaults are one protocol
-for all: eight episodes a batch, four updates after eight episodes, TD(0.8), a thousandth of a step: what learns
+for all: eight episodes a batch, four updates after eight episodes, TD(0.8), steps of 5e-4: what learns
 predator-prey on a CPU. The presets `pymarl` and `pymarl2` hold the protocols of those code bases.
 """
 

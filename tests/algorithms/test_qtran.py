@@ -94,7 +94,7 @@ def test_td_trains_joint_value_and_trunk_the_others_utilities_and_state_value(ki
         def one(episode, key):
             t = observe(episode)
             f = qtran.forward(params, c.agent.targets, t, key, net=net, variant=variant)
-            losses = qtran.loss(detach_others(f, qtran.OWNS["q"]), t, CLOCK, c.algorithm.hyper, variant=variant)
+            losses = qtran.loss(detach_others(f, qtran.OWNED), t, CLOCK, c.algorithm.hyper, variant=variant)
             return {name: sum_over_valid(value, t.valid) for name, value in losses.items()}
 
         sums = jax.vmap(one)(c.episodes, jax.random.split(c.key, BATCH))
