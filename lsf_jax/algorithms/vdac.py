@@ -30,13 +30,13 @@ from lsf_jax.algorithms.base import (
     on_policy,
     tabulate,
 )
-from lsf_jax.algorithms.q_mixing import td_target
+from lsf_jax.algorithms.q_mixing import qmix_mixer, td_target
 from lsf_jax.algorithms.settings import CommonConfig, MonotonicConfig, TraceConfig
 from lsf_jax.buffers import ObserveFn
 from lsf_jax.fields import number, setting
 from lsf_jax.learner import Learner, Terms, make_update
 from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll
-from lsf_jax.networks.factorisation import Mixer, monotonic_mixer, sum_mixer
+from lsf_jax.networks.factorisation import Mixer, sum_mixer
 from lsf_jax.optimizers import OPTIMIZERS
 from lsf_jax.policies import entropy_of_choices, log_of, masked_log_softmax, mix_uniform, probabilities, take_actions
 from lsf_jax.types import (
@@ -251,7 +251,7 @@ def vdac(
 
 def maa2c(spec: EnvSpec, cfg: Maa2cConfig, observe: ObserveFn, micro_batch: int = 0) -> Algorithm:
     """Bind MAA2C for an environment; arguments as in `vdac`. Another algorithm than epymarl's of the same name."""
-    actor, critic, mixing = _network(cfg, spec.n_actions), _network(cfg, 1), _monotonic(spec, cfg)
+    actor, critic, mixing = _network(cfg, spec.n_actions), _network(cfg, 1), qmix_mixer(spec, cfg)
     learner = Learner(
         forward=partial(forward_apart, actor=actor, critic=critic, mixer=mixing),
         losses={"critic": value_loss, "actor": partial(policy_loss, cfg=cfg)},
@@ -277,10 +277,6 @@ def maa2c(spec: EnvSpec, cfg: Maa2cConfig, observe: ObserveFn, micro_batch: int 
 
 def _network(cfg: VdacConfig, outputs: int) -> AgentNetwork:
     return AgentNetwork(cfg.hidden, outputs, recurrent=cfg.recurrent, remat=cfg.remat)
-
-
-def _monotonic(spec: EnvSpec, cfg: VdacMixConfig) -> Mixer:
-    return monotonic_mixer(spec, embed=cfg.mixer_embed, hyper_hidden=cfg.hyper_hidden)
 
 
 def _init_valued(agent: AgentNetwork, mixer: Mixer, spec: EnvSpec, key: PRNGKey) -> Params:
@@ -317,6 +313,6 @@ def _bind(name: str, spec: EnvSpec, cfg: VdacConfig, observe: ObserveFn, micro_b
 
 ENTRIES = {
     "vdac_sum": entry(VdacConfig, partial(vdac, name="vdac_sum", mixer=lambda spec, cfg: sum_mixer(spec))),
-    "vdac_mix": entry(VdacMixConfig, partial(vdac, name="vdac_mix", mixer=_monotonic)),
+    "vdac_mix": entry(VdacMixConfig, partial(vdac, name="vdac_mix", mixer=qmix_mixer)),
     "maa2c": entry(Maa2cConfig, maa2c),
 }
