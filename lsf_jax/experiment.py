@@ -88,7 +88,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
             f"run {path} cannot be resumed with {changed[0]}; start a new run, or leave that setting alone"
         )
     check(wanted)
-    runtime.configure(wanted.train)
+    runtime.configure(wanted.train, card["layout"]["n_devices"])
     shown = progress or Progress(_total_steps(wanted), f"{wanted.algo_name} on {wanted.env_name} (resumed)")
     with shown, run_folder.lock(path):
         shown.note(f"resuming {path}")

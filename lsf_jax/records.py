@@ -69,13 +69,18 @@ def stats_columns(program: Program, stats: EpisodeStats, n_rows: int, prefix: st
     return {prefix + name: values[:n_rows].astype(np.float32) for name, values in columns.items()}
 
 
+TIED = 1e-3
+"""Entries of a Q table closer than this are taken for equal; payoffs of the small games are whole numbers."""
+
+
 def joint_columns(table: JointTable, payoff: np.ndarray, n_rows: int) -> Columns:
     """Q tables and policies of a matrix game `[rows, ...]`, flattened, beside what the greedy policy does.
 
-    `greedy_joint` is the index in C order of the joint action that the policy prefers, and `critic_joint` of the one
-    with the largest Q_tot; `optimal` says whether the former has the largest payoff in every state that the game may
-    start in, and `q_error` is the mean absolute error of Q_tot. With several such states, columns list one after
-    another and payoffs are means over them.
+    `greedy_joint` is the index in C order of the joint action that the policy prefers; `optimal` says whether it has
+    the largest payoff in every state that the game may start in; `critic_optimal` is 1 if the largest Q_tot is at such
+    joint actions only (a flat table knows nothing, so a tie with others counts 0) and NaN without a joint value;
+    `q_error` is the mean absolute error of Q_tot. With several such states, columns list one after another and payoffs
+    are means over them.
 
     Args:
       table: `[K, starts, ...]`.
@@ -88,9 +93,10 @@ def joint_columns(table: JointTable, payoff: np.ndarray, n_rows: int) -> Columns
     preferred = np.asarray(policy.argmax(axis=-1))  # [rows, starts, N]
     joint = np.asarray(np.ravel_multi_index(tuple(np.moveaxis(preferred, -1, 0)), sides))
     chosen = np.take_along_axis(flat, joint.T, axis=1).T  # [rows, starts]
-    best = np.asarray(np.isclose(chosen, flat.max(axis=1)[None]))
-    largest = np.nan_to_num(q_total, nan=-np.inf).argmax(axis=-1)
-    critic = np.where(np.asarray(np.isnan(q_total).any(axis=-1)), -1, largest)
+    good = np.isclose(flat, flat.max(axis=1, keepdims=True))  # [starts, joint actions]
+    best = np.take_along_axis(good, joint.T, axis=1).T
+    largest = q_total >= q_total.max(axis=-1, keepdims=True) - TIED
+    sure = (good[None] | ~largest).all(axis=(1, 2)).astype(np.float32)
 
     def per_row(values: np.ndarray) -> np.ndarray:
         return values[:, 0] if n_starts == 1 else values
@@ -100,7 +106,7 @@ def joint_columns(table: JointTable, payoff: np.ndarray, n_rows: int) -> Columns
         "q_utility": np.asarray(table.utilities)[:n_rows].reshape(n_rows, -1).astype(np.float32),
         "policy": policy.reshape(n_rows, -1).astype(np.float32),
         "greedy_joint": per_row(joint),
-        "critic_joint": per_row(critic),
+        "critic_optimal": np.where(np.isnan(q_total).any(axis=(1, 2)), np.float32("nan"), sure),
         "greedy_payoff": chosen.mean(axis=-1).astype(np.float32),
         "q_error": np.abs(q_total - flat[None]).mean(axis=(1, 2)).astype(np.float32),
         "optimal": np.asarray(best.all(axis=-1)),

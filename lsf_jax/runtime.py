@@ -1,6 +1,7 @@
 """Settings of the JAX runtime that a run asks for: compilation cache, precision of products, repeatable kernels."""
 
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from lsf_jax.fields import ConfigError
 OFF = "off"
 DETERMINISTIC_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
 
+MOST_CPU_DEVICES = 8
+"""Every device compiles the program for itself, so more cores than these would be slow to start."""
 
 SAFE_ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
 """XLA's experimental library fusions for CPUs (on by default in jaxlib 0.10.2) read past the end of what they reduce:
@@ -42,8 +45,12 @@ def cache_folder(train: TrainConfig) -> Path | None:
     return Path(given) if given else Path(platformdirs.user_cache_dir("lsf_jax")) / "xla"
 
 
-def configure(train: TrainConfig) -> None:
+def configure(train: TrainConfig, cpu_devices: int = 0) -> None:
     """Apply a run's runtime settings; call before anything is compiled.
+
+    Args:
+      train: the settings.
+      cpu_devices: devices to make of a CPU where that is not decided yet; 0: as `train.cpu_devices` says.
 
     Raises:
       ConfigError: the cache folder cannot be made.
@@ -53,6 +60,7 @@ def configure(train: TrainConfig) -> None:
         missing = [flag for flag in DETERMINISTIC_FLAGS if flag not in present]
         os.environ["XLA_FLAGS"] = " ".join([present, *missing]).strip()
     jax.config.update("jax_default_matmul_precision", train.matmul_precision)
+    _split_cpu(cpu_devices or train.cpu_devices or min(cores(), MOST_CPU_DEVICES))
     folder = cache_folder(train)
     if folder is None:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -67,3 +75,19 @@ def configure(train: TrainConfig) -> None:
     jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _split_cpu(n_devices: int) -> None:
+    """Make several devices of the CPU, so that each core trains seeds of its own: threads within one product gain less.
+
+    Nothing happens where the user's XLA_FLAGS decide, or where JAX has begun to compute.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", n_devices)

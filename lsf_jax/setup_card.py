@@ -37,7 +37,15 @@ TOLD_OF_TRAIN = (
     "eval_episodes", "eval_stochastic", "matmul_precision",
 )  # fmt: skip
 """Settings of the train section that the table words."""
-IRRELEVANT = ("train.name", "train.run_dir", "train.cache_dir", "train.sinks", "train.memory_gib", "train.devices")
+IRRELEVANT = (
+    "train.name",
+    "train.run_dir",
+    "train.cache_dir",
+    "train.sinks",
+    "train.memory_gib",
+    "train.devices",
+    "train.cpu_devices",
+)
 """Settings that say where and not what: never a difference between runs."""
 OF_THE_DAY = ("environment", "sizes")
 """Items that the code of the day decides and no configuration holds: a comparison takes them from the folder."""

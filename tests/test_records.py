@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from engine_cases import program_of, small, start
 
 from lsf_jax import records
@@ -85,11 +86,28 @@ def test_joint_columns_compare_the_preferred_choice_and_the_whole_table_with_the
         joint_table(q_total, [[[SECOND, SECOND]], [[FIRST, FIRST]], [[FIRST, SECOND]]]), payoff, 2
     )
     assert columns["greedy_joint"].tolist() == [3, 0]
-    assert columns["critic_joint"].tolist() == [0, 2]
+    assert columns["critic_optimal"].tolist() == [1.0, 0.0]
     assert columns["greedy_payoff"].tolist() == [1.0, 8.0]
     assert columns["optimal"].tolist() == [False, True]
     assert columns["q_error"].tolist() == [1.0, 8.5]
     assert columns["q_utility"].tolist() == [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]
+
+
+@pytest.mark.parametrize(
+    ("q_total", "optimal"),
+    [
+        ([5.0, 0.0, 0.0, 5.0], 1.0),  # both best ones tie
+        ([5.0, 0.0, 0.0, 2.0], 1.0),
+        ([1.0, 1.0, 1.0, 1.0], 0.0),  # a flat table knows nothing, though its first entry is a best one
+        ([5.0, 5.0 - 1e-5, 0.0, 5.0], 0.0),
+        ([0.0, 5.0, 0.0, 0.0], 0.0),
+        ([5.0, 0.0, float("nan"), 0.0], None),
+    ],
+)
+def test_a_critic_is_right_if_all_its_largest_entries_are_best_ones(q_total, optimal):
+    payoff = np.array([[[3.0, 0.0], [0.0, 3.0]]])
+    (found,) = records.joint_columns(joint_table([[q_total]], [[[FIRST, FIRST]]]), payoff, 1)["critic_optimal"]
+    assert np.isnan(found) if optimal is None else found == optimal
 
 
 def test_joint_columns_of_two_starts_list_both_and_ask_for_the_best_in_each():
@@ -98,7 +116,7 @@ def test_joint_columns_of_two_starts_list_both_and_ask_for_the_best_in_each():
     policy = [[[FIRST, FIRST], [SECOND, SECOND]], [[FIRST, FIRST], [FIRST, FIRST]]]
     columns = records.joint_columns(joint_table([nothing, nothing], policy), payoff, 2)
     assert columns["greedy_joint"].tolist() == [[0, 3], [0, 0]]
-    assert columns["critic_joint"].tolist() == [[-1, -1], [-1, -1]]
+    assert np.isnan(columns["critic_optimal"]).all()
     assert columns["greedy_payoff"].tolist() == [6.0, 4.5]
     assert columns["optimal"].tolist() == [True, False]
     assert np.isnan(columns["q_error"]).all()

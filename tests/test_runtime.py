@@ -87,3 +87,30 @@ def test_compiler_options_are_those_that_this_xla_knows(monkeypatch):
     monkeypatch.undo()
     runtime.compiler_options.cache_clear()
     assert runtime.compiler_options() in ({}, runtime.SAFE_ON_CPU)
+
+
+DEVICES = (
+    "import sys, jax\n"
+    "from lsf_jax import runtime\n"
+    "from lsf_jax.config import TrainConfig\n"
+    "runtime.configure(TrainConfig(cache_dir='off', cpu_devices=int(sys.argv[1])), int(sys.argv[2]))\n"
+    "print(jax.device_count())\n"
+    "runtime.configure(TrainConfig(cache_dir='off', cpu_devices=5))\n"
+    "print(jax.device_count())\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked", "forced", "made"),
+    [
+        ("", 3, 0, 3),
+        ("", 3, 4, 4),  # the layout of a run that is resumed
+        ("--xla_force_host_platform_device_count=2", 3, 0, 2),
+        ("", 0, 0, min(runtime.cores(), runtime.MOST_CPU_DEVICES)),
+    ],
+)
+def test_a_cpu_becomes_several_devices_once_and_only_where_the_user_has_not_decided(flags, asked, forced, made):
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    command = [sys.executable, "-c", DEVICES, str(asked), str(forced)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(made), str(made)]

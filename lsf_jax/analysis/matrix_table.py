@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
     seeds: int
     optimal: float  # share of seeds whose greedy joint action is optimal in every state
     payoff: float  # mean over seeds of what the greedy joint action earns
-    critic_optimal: float  # share of seeds whose largest Q_tot is there; NaN without a joint value
+    critic_optimal: float  # share of seeds whose largest Q_tot is there alone; NaN without a joint value
     q_error: float  # mean over seeds of the mean absolute error of Q_tot; NaN likewise
     shares: dict[str, float]  # greedy joint action -> share of seeds, most frequent first
     utilities: np.ndarray  # [starts, N, A] mean over seeds
@@ -83,17 +83,13 @@ def _outcome(run: Run, payoff: np.ndarray, exploration: str, final: dict[str, np
     counts = Counter(labels)
     modal = np.array([label == counts.most_common(1)[0][0] for label in labels])
     q_total = chosen["q_total"].reshape(len(labels), n_starts, -1)
-    flat = payoff.reshape(n_starts, -1)
-    critic = chosen["critic_joint"].reshape(-1, n_starts)
-    earned = np.take_along_axis(flat, np.maximum(critic, 0).T, axis=1).T
-    knows = (critic >= 0).all()
     return Outcome(
         algorithm=str(run.config["algo"]["name"]),
         exploration=exploration,
         seeds=len(labels),
         optimal=float(chosen["optimal"].mean()),
         payoff=float(chosen["greedy_payoff"].mean()),
-        critic_optimal=float(np.isclose(earned, flat.max(axis=1)).all(axis=1).mean()) if knows else float("nan"),
+        critic_optimal=float(chosen["critic_optimal"].astype(float).mean()),
         q_error=float(chosen["q_error"].mean()),
         shares={label: count / len(labels) for label, count in counts.most_common()},
         utilities=chosen["q_utility"].mean(axis=0).reshape(n_starts, n_agents, n_actions),

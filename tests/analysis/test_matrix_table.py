@@ -35,7 +35,7 @@ def run_of(greedy, q_total, *, grid=(1.0, 0.05), algo="qmix", critic=None):
         "updates": np.full(n, 7),
         "final": np.full(n, True),
         "greedy_joint": greedy,
-        "critic_joint": greedy if critic is None else np.asarray(critic),
+        "critic_optimal": np.asarray(flat[greedy] == 8 if critic is None else critic, np.float32),
         "greedy_payoff": flat[greedy],
         "optimal": flat[greedy] == 8,
         "q_error": np.abs(q_total - flat).mean(axis=1),
@@ -55,6 +55,7 @@ def test_shares_payoffs_and_tables_are_counted_for_each_kind_of_exploration():
     assert uniform.optimal == pytest.approx(1 / 3)
     assert uniform.payoff == pytest.approx(8 / 3)
     assert own.optimal == own.critic_optimal == pytest.approx(2 / 3)
+    assert outcomes_of(run_of([0, 0], q_total[:2], critic=[0, 1]), PAYOFF)[1].critic_optimal == 1.0
     np.testing.assert_allclose(uniform.q_total, np.full((1, 9), 1.0))  # rows 0, 1, 2
     np.testing.assert_allclose(uniform.modal_q_total, np.full((1, 9), 1.5))  # rows 1, 2
     np.testing.assert_allclose(own.modal_q_total, np.full((1, 9), 3.5))  # rows 3, 4
@@ -62,7 +63,7 @@ def test_shares_payoffs_and_tables_are_counted_for_each_kind_of_exploration():
 
 
 def test_without_a_joint_value_critic_and_error_are_left_open():
-    outcome = outcomes_of(run_of([0, 4], np.full((2, 9), np.nan), critic=[-1, -1]), PAYOFF)[0]
+    outcome = outcomes_of(run_of([0, 4], np.full((2, 9), np.nan), critic=[np.nan, np.nan]), PAYOFF)[0]
     assert np.isnan(outcome.critic_optimal)
     assert np.isnan(outcome.q_error)
     line = next(line for line in markdown([outcome], "matrix_game", PAYOFF).splitlines() if "uniform" in line)

@@ -1,0 +1,148 @@
+"""Where does LSF-SAC find the paper's optimum, (A, A) of the matrix game? Settings × learning rates × seeds.
+
+Every line of the map is one run of the preset `matrix` over a grid of critic learning rates; a finished one is not
+repeated, a stopped one is continued. Data are drawn uniformly (epsilon 1), or by the actor itself where the line says
+so. The result is the share of seeds whose greedy joint action is (A, A), and whose critic is largest there alone.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lsf_jax import ConfigError, compose
+from lsf_jax.analysis.plots import save
+from lsf_jax.analysis.runs import grid_labels, load_run
+from lsf_jax.suite import Member, run_member
+
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+BASE = (
+    "algo.policy_sign=release",  # the actor's slope is not taken on the plateau that a good critic has
+    "algo.learn_temperature=false",
+    "algo.grad_clip=10",
+    "train.eval_episodes=1",
+    "train.evaluate_every=40240",
+    "train.log_every=1000",
+    "train.block=0",
+)
+UNIFORM = ("algo.behaviour=epsilon_sample", "algo.epsilon_start=1", "algo.epsilon_finish=1")
+LINES: dict[str, tuple[str, ...]] = {
+    "mixer 1 wide": (*UNIFORM, "algo.mixer_embed=1"),
+    "mixer 2 wide": (*UNIFORM, "algo.mixer_embed=2"),
+    "mixer 4 wide": UNIFORM,
+    "mixer 8 wide": (*UNIFORM, "algo.mixer_embed=8"),
+    "mixer 32 wide": (*UNIFORM, "algo.mixer_embed=32"),
+    "policy sign of the paper": (*UNIFORM, "algo.policy_sign=paper"),
+    "hidden 64": (*UNIFORM, "algo.hidden=64"),
+    "recurrent": (*UNIFORM, "algo.recurrent=true"),
+    "RMSprop": (*UNIFORM, "algo.optimizer=rmsprop"),
+    "messages of 1": (*UNIFORM, "algo.message_dim=1"),
+    "messages of 8": (*UNIFORM, "algo.message_dim=8"),
+    "messages of 8, hidden 32, mixer 2": (*UNIFORM, "algo.message_dim=8", "algo.hidden=32", "algo.mixer_embed=2"),
+    "no TD gradient into messages": (*UNIFORM, "algo.td_gradient_to_encoder=false"),
+    "lambda_1 0.1, beta 0.1": (*UNIFORM, "algo.lambda_1=0.1", "algo.beta=0.1"),
+    "lambda_1 1, beta 1": (*UNIFORM, "algo.lambda_1=1", "algo.beta=1"),
+    "batch 8": (*UNIFORM, "algo.batch_size=8"),
+    "batch 128": (*UNIFORM, "algo.batch_size=128"),
+    "no messages (MASAC)": (*UNIFORM, "algo.name=masac"),
+    "own data, alpha 0.1": ("algo.alpha=0.1",),
+    "own data, alpha 1": ("algo.alpha=1",),
+    "own data, alpha 3": ("algo.alpha=3",),
+    "own data, alpha 10": ("algo.alpha=10",),
+    "own data, alpha from 3, H0 0.5": ("algo.alpha=3", "algo.learn_temperature=true"),
+    "own data, alpha from 3, H0 0.9": (
+        "algo.alpha=3",
+        "algo.learn_temperature=true",
+        "algo.target_entropy_fraction=0.9",
+    ),
+    "own data, greedy with epsilon 0.2": (
+        "algo.behaviour=epsilon_greedy",
+        "algo.epsilon_start=0.2",
+        "algo.epsilon_finish=0.2",
+    ),
+}
+
+
+def member(label: str, folder: Path, seeds: int, steps: int) -> Member:
+    """The run of one line."""
+    rates = ",".join(f"{rate:g}" for rate in RATES)
+    name = label.replace(" ", "_").replace(",", "").replace("(", "").replace(")", "")
+    algo = next((word.removeprefix("algo.name=") for word in LINES[label] if word.startswith("algo.name=")), "lsf_sac")
+    words = [word for word in (*BASE, *LINES[label]) if not word.startswith("algo.name=")]
+    place = [f"train.run_dir={folder}", f"train.name={name}"]
+    sizes = [f"train.seeds={seeds}", f"train.env_steps={steps}", f"algo.lr={rates}"]
+    config = compose(algo=algo, presets=["matrix"], overrides=[*words, *sizes, *place])
+    return Member(algo=algo, env="matrix_game", config=config)
+
+
+def shares(path: Path) -> list[dict[str, float]]:
+    """Of every learning rate, the share of actors and of critics at (A, A), and the mean error of Q_tot."""
+    run = load_run(path)
+    final = run.evaluation["final"]
+    points = []
+    for point in range(len(grid_labels(run))):
+        rows = final & (run.evaluation["grid"] == point)
+        columns = {"actor": "optimal", "critic": "critic_optimal", "error": "q_error"}
+        values = {name: float(run.evaluation[column][rows].astype(float).mean()) for name, column in columns.items()}
+        points.append(values | {"seeds": int(rows.sum())})
+    return points
+
+
+def plot(table: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Two heat maps side by side, actors and critics: a line for each setting, a column for each learning rate."""
+    figure = Figure(figsize=(8.0, 1.2 + 0.28 * len(table)), dpi=150, layout="constrained")
+    seeds = max(point["seeds"] for points in table.values() for point in points)
+    for axes, what in zip(figure.subplots(1, 2, sharey=True), ("actor", "critic"), strict=True):
+        values = np.array([[point[what] for point in points] for points in table.values()])
+        axes.imshow(values, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
+        for (line, column), value in np.ndenumerate(values):
+            colour = "black" if value > 0.6 else "white"
+            axes.text(column, line, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=7)
+        axes.set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
+        axes.set_yticks(range(len(table)), list(table), fontsize=7)
+        axes.set_xlabel("learning rate of the critic")
+        axes.set_title(f"% of {seeds} seeds: {what} at (A, A)", fontsize=9)
+    save(figure, path)
+
+
+def markdown(table: dict[str, list[dict[str, float]]]) -> str:
+    """The map as a Markdown table: actors / critics in percent."""
+    lines = ["| setting | " + " | ".join(f"lr {rate:g}" for rate in RATES) + " |", "|---" * (len(RATES) + 1) + "|"]
+    for label, points in table.items():
+        cells = [f"{100 * point['actor']:.0f} / {100 * point['critic']:.0f}" for point in points]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the lines one after another; the map is written anew after each."""
+    table: dict[str, list[dict[str, Any]]] = {}
+    for number, label in enumerate(arguments.line or LINES, 1):
+        if label not in LINES:
+            raise ConfigError(f"--line is {label!r}; expected one of: {', '.join(LINES)}")
+        print(f"[{number}] {label}", flush=True)
+        run = member(label, Path(arguments.folder) / "runs", arguments.seeds, arguments.env_steps)
+        if not run_member(run):
+            return 130
+        table[label] = shares(run.path)
+        print(markdown({label: table[label]}), flush=True)
+        folder = Path(arguments.folder)
+        (folder / "optimum_map.md").write_text(markdown(table), encoding="utf-8")
+        (folder / "optimum_map.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
+        plot(table, folder / "optimum_map.png")
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=32, help="seeds of each cell (default 32)")
+    parser.add_argument("--env-steps", type=int, default=40_240, help="env steps, that is episodes, of each seed")
+    parser.add_argument("--line", action="append", default=[], help="only this line of the map; repeatable")
+    parser.add_argument("--folder", default="runs/optimum_map", help="folder of runs and results")
+    try:
+        raise SystemExit(main(parser.parse_args()))
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
