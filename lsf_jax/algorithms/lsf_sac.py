@@ -127,6 +127,7 @@ def critic_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: S
     for an expectation over π there (as printed) would leave joint actions apart in reward alone indistinguishable.
     There is no entropy in the target unless td_target is soft_expected: the critic is an ordinary Q-function.
     Twins both learn the y of the smaller target, and their losses are added: each gets the gradient it had alone.
+    `overestimate_weight` is an extension: OW-QMIX's weighting of these errors (Rashid et al. 2020, eq. 8).
     """
     alpha = temperature(f.log_alpha, clock, hyper, cfg)
     target = td_lambda(
@@ -136,7 +137,8 @@ def critic_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: S
         traces(t.valid, hyper.trace),
     )
     error = chosen_total(f, t) - jax.lax.stop_gradient(target)[None]
-    return {"td": 0.5 * jnp.square(error).sum(axis=0), **message_loss(f, t, hyper, cfg)}
+    weight = jnp.where(error < 0.0, 1.0, hyper.overestimate_weight)
+    return {"td": 0.5 * (weight * jnp.square(error)).sum(axis=0), **message_loss(f, t, hyper, cfg)}
 
 
 def message_loss(f: Forward, t: Trajectory, hyper: Hyper, cfg: SoftConfig) -> Terms:

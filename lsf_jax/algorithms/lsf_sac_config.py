@@ -20,6 +20,12 @@ class SoftConfig(MixedValueConfig):
     lambda_2: float = number(1.0, low=0.0, doc="weight of the policy loss in eq. (8); without clipping Adam undoes it")
     alpha: float = number(0.1, above=0.0, doc="temperature at the start, or always if learn_temperature is false")
     target_entropy_fraction: float = number(0.4, low=0.0, high=1.0, doc="H0 as a share of log |available actions|")
+    overestimate_weight: float = number(
+        1.0,
+        low=0.0,
+        high=1.0,
+        doc="NOT the paper's: OW-QMIX's weight of TD errors where Q_tot is not below its target; 1 is the paper",
+    )
 
     td_target: str = setting(
         "greedy_actor", choices=TD_TARGETS, doc="bootstrap of eq. (16); release greedy_actor, Ablation 4 sampled"

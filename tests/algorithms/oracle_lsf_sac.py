@@ -300,11 +300,12 @@ def step_terms(params, targets, game, heard, t, values, env_steps, cfg):
 
 
 def td_error(params, game, heard, t, target, cfg):
-    """Σ over critics of ½ (Q_tot_j - y)²."""
+    """Σ over critics of ½ w (Q_tot_j - y)², w = 1 where Q_tot_j is below y."""
     agents, total = game.action.shape[1], 0.0
     for q, one in zip(heard.q, critics(params["critic"], cfg)):
         chosen = [q[t, i, game.action[t, i]] for i in range(agents)]
-        total += 0.5 * (mixed(mixing_weights(one["mixer"], game.state[t], agents), chosen) - target) ** 2
+        error = mixed(mixing_weights(one["mixer"], game.state[t], agents), chosen) - target
+        total += 0.5 * (1.0 if error < 0 else cfg.overestimate_weight) * error**2
     return total
 
 

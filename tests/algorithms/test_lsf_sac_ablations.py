@@ -27,6 +27,14 @@ def test_eq_16_td_target_in_every_mode_matches_numpy_oracle(name, mode):
     cases.assert_terms_match(ABLATIONS[name], replace(ABLATIONS[name], td_target=mode), ["td"])
 
 
+@pytest.mark.parametrize("name", ["masac", "twin"])
+def test_weighted_td_errors_match_numpy_oracle_and_differ_from_the_plain_ones(name):
+    weighted = replace(ABLATIONS[name], overestimate_weight=0.3)
+    cases.assert_terms_match(ABLATIONS[name], weighted, ["td"])
+    plain = cases.expected_losses(ABLATIONS[name], ABLATIONS[name])["td"]
+    assert cases.expected_losses(ABLATIONS[name], weighted)["td"].sum() < 0.9 * plain.sum()
+
+
 @pytest.mark.parametrize("sign", ["paper", "release"])
 @pytest.mark.parametrize("name", ["masac", "masac_double_q", "twin"])
 def test_eq_14_policy_loss_matches_numpy_oracle(name, sign):
