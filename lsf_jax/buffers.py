@@ -159,7 +159,7 @@ def latest(example: Episode, *, batch_size: int, n_envs: int) -> Buffer:
         return unpack(state)
 
     init, add = _ring(example, batch_size)
-    return Buffer(init=init, add=add, sample=sample, prefill=batch_size)
+    return Buffer(init=init, add=add, sample=sample, prefill=batch_size, on_policy=True)
 
 
 def bundle(**buffers: Buffer) -> Buffer:
@@ -179,7 +179,13 @@ def bundle(**buffers: Buffer) -> Buffer:
         keys = dict(zip(buffers, jax.random.split(key, len(buffers)), strict=True))
         return {name: buffer.sample(state[name], clock, keys[name]) for name, buffer in buffers.items()}
 
-    return Buffer(init=init, add=add, sample=sample, prefill=max(buffer.prefill for buffer in buffers.values()))
+    return Buffer(
+        init=init,
+        add=add,
+        sample=sample,
+        prefill=max(buffer.prefill for buffer in buffers.values()),
+        on_policy=any(buffer.on_policy for buffer in buffers.values()),
+    )
 
 
 def _ring(example: Episode, capacity: int) -> tuple[Callable[[], BufferState], AddFn]:

@@ -135,13 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     from lsf_jax.checkpoint import CheckpointError
     from lsf_jax.config import ConfigError
+    from lsf_jax.envs.base import HostError
     from lsf_jax.run_folder import RunFolderError
 
     try:
         code = COMMANDS[options.command](options)
         sys.stdout.flush()
         return code
-    except (ConfigError, RunFolderError, CheckpointError) as error:
+    except (ConfigError, RunFolderError, CheckpointError, HostError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         sys.stderr.write("lsf-jax: stopped at once; a run keeps its last checkpoint: lsf-jax resume RUN\n")

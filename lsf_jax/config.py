@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from lsf_jax import layers, yaml12
+from lsf_jax.envs import HOSTED
+from lsf_jax.envs.base import Hosted
 from lsf_jax.fields import ConfigError, freeze, range_problem, range_text, type_problem, type_text
 from lsf_jax.layers import Given, Layer, Sweep, config_folder, list_configs
 from lsf_jax.train_config import MAY_CHANGE_ON_RESUME, TrainConfig
@@ -33,6 +35,7 @@ __all__ = [
     "grid_points",
     "list_configs",
     "make_env",
+    "make_hosted",
     "replace",
     "swept_keys",
     "to_yaml",
@@ -173,6 +176,12 @@ def make_env(config: Config) -> Env:
     except ValueError as error:
         message = " ".join(str(error).split())
         raise ConfigError(message if message.startswith("env.") else f"env {config.env_name}: {message}") from None
+
+
+def make_hosted(config: Config) -> Hosted | None:
+    """How to open the games of an environment that lives on the host, or None if it lives on the device."""
+    opener = HOSTED.get(config.env_name)
+    return None if opener is None else opener(config.env)
 
 
 def replace(config: Config, key: str, value: Any) -> Config:

@@ -161,11 +161,16 @@ def _check_disk(plan: Plan, path: Path) -> None:
 def _run(session: Session) -> Result:
     """All blocks, one after another; a finished one is skipped."""
     finished = True
-    with stop_requested("stopping after this chunk; the run will be saved (Ctrl-C again to stop at once)") as stopping:
-        for block in range(session.plan.n_blocks):
-            if not run_block(session, block, stopping):
-                finished = False
-                break
+    try:
+        with stop_requested(
+            "stopping after this chunk; the run will be saved (Ctrl-C again to stop at once)"
+        ) as stopping:
+            for block in range(session.plan.n_blocks):
+                if not run_block(session, block, stopping):
+                    finished = False
+                    break
+    finally:
+        session.close()
     for sink in session.sinks:
         sink.close()
     timing = write_timing(session)

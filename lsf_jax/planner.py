@@ -144,9 +144,10 @@ def make_plan(config: Config) -> Plan:
       ConfigError: if not even one row, or not the given block, fits, with what it needs and what there is.
     """
     batch = config.algo.batch_size
-    rows = len(make_rows(config, build(config).algorithm).seed)
+    program = build(config)
+    rows = len(make_rows(config, program.algorithm).seed)
     # On the host every forced CPU device shares one memory.
-    devices = min(n_devices(config), rows)
+    devices = 1 if program.hosted is not None else min(n_devices(config), rows)
     limit = memory_limit(config) // (devices if jax.default_backend() == "cpu" else 1)
     share = -(-rows // devices)
     best: tuple[int, int, dict[str, int]] | None = None

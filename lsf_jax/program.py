@@ -12,9 +12,11 @@ from jaxtyping import Array, Float
 
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.buffers import observe_episode
-from lsf_jax.config import Config, grid_points, make_env, updates_per_iteration
+from lsf_jax.config import Config, grid_points, make_env, make_hosted, updates_per_iteration
+from lsf_jax.envs.base import Hosted
 from lsf_jax.evaluation import make_evaluate
 from lsf_jax.fields import ConfigError
+from lsf_jax.host_rollout import empty_episodes
 from lsf_jax.rollout import device_collector
 from lsf_jax.runtime import compiler_options
 from lsf_jax.training import (
@@ -65,6 +67,7 @@ class Program(NamedTuple):
     collect: Collect
     buffer: Buffer
     step: TrainStep
+    hosted: Hosted | None = None  # games on the host; `collect` and `step` then have only the right shapes
 
 
 class Rows(NamedTuple):
@@ -88,7 +91,8 @@ def build(config: Config, micro_batch: int = 0) -> Program:
     env = make_env(config)
     observe = partial(observe_episode, env)
     algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, observe, micro_batch)
-    collect = device_collector(env, algorithm, config.train.n_envs)
+    hosted = make_hosted(config)
+    collect = _collector(env, algorithm, config.train.n_envs, hosted)
     clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
     key = jax.random.key(0)
 
@@ -102,7 +106,14 @@ def build(config: Config, micro_batch: int = 0) -> Program:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     step = make_train_step(algorithm, buffer, collect, updates_per_iteration(config))
-    return Program(env=env, algorithm=algorithm, collect=collect, buffer=buffer, step=step)
+    return Program(env=env, algorithm=algorithm, collect=collect, buffer=buffer, step=step, hosted=hosted)
+
+
+def _collector(env: Env, algorithm: Algorithm, n_envs: int, hosted: Hosted | None) -> Collect:
+    """Collection on the device; for games on the host a stand-in with its shapes, which planning reads."""
+    if hosted is None:
+        return device_collector(env, algorithm, n_envs)
+    return lambda *_: jax.tree.map(jnp.asarray, empty_episodes(env.spec, hosted, n_envs))
 
 
 def make_rows(config: Config, algorithm: Algorithm) -> Rows:

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsf_jax import checkpoint, metrics, records, run_folder, sinks
-from lsf_jax.config import Config, to_yaml
+from lsf_jax.config import Config, to_yaml, updates_per_iteration
 from lsf_jax.envs import start_payoffs
+from lsf_jax.envs.base import HostError
+from lsf_jax.host_training import HostPrograms, HostSizes, make_host_programs
 from lsf_jax.params_file import save_params
 from lsf_jax.planner import Plan
 from lsf_jax.program import (
@@ -58,6 +60,7 @@ class Compiled(NamedTuple):
     evaluate_sampled: Evaluation | None
     joint_table: Callable[[Any, TrainState], JointTable] | None
     payoff: np.ndarray | None  # [starts, A, ..., A]
+    host: HostPrograms | None = None  # where games are played on the host
 
 
 class Session:
@@ -88,6 +91,11 @@ class Session:
             sinks.make_sinks(names, path, json.loads(json.dumps(_plain(config))), config.algo_name) if names else ()
         )
 
+    def close(self) -> None:
+        """End games on the host, if there are any."""
+        if self.compiled.host is not None:
+            self.compiled.host.collector.close()
+
     def timed(self, what: str, kind: str, call: Callable[[], Any]) -> Any:
         """Run device work to its end; the first call of each kind counts as compilation."""
         start = time.monotonic()
@@ -110,6 +118,8 @@ def compile_all(config: Config, plan: Plan) -> Compiled:
     if game is not None and game[1].size > LARGEST_JOINT:
         game = None
     train = config.train
+    if program.hosted is not None:
+        return _compile_hosted(config, plan, program)
     return Compiled(
         program=program,
         init=compile_init(program, train.seed, mesh),
@@ -120,6 +130,31 @@ def compile_all(config: Config, plan: Plan) -> Compiled:
         else None,
         joint_table=None if game is None else compile_joint_table(program, game[0], mesh),
         payoff=None if game is None else game[1],
+    )
+
+
+def _compile_hosted(config: Config, plan: Plan, program: Program) -> Compiled:
+    train = config.train
+    host = make_host_programs(
+        program,
+        HostSizes(
+            seeds=plan.width,
+            n_envs=train.n_envs,
+            updates=updates_per_iteration(config),
+            log_every=train.log_every,
+            eval_episodes=train.eval_episodes,
+        ),
+        train.seed,
+    )
+    return Compiled(
+        program=program,
+        init=compile_init(program, train.seed),
+        chunk=host.chunk,
+        evaluate=host.evaluate,
+        evaluate_sampled=host.evaluate_sampled if train.eval_stochastic else None,
+        joint_table=None,
+        payoff=None,
+        host=host,
     )
 
 
@@ -208,7 +243,7 @@ def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> boo
             return False
         if time.monotonic() - block.saved_at > 60.0 * session.config.train.checkpoint_minutes:
             save_block(session, block)
-        advance(session, block, _iterations(session, iteration, int(steps.min()), interval))
+        _advance_or_save(session, block, _iterations(session, iteration, int(steps.min()), interval))
     evaluate_block(session, block, final=True)
     block.finished_budget = budget
     save_policies(session, block)
@@ -243,6 +278,8 @@ def _finished(session: Session, index: int) -> Counts | None:
 
 def _iterations(session: Session, iteration: int, steps: int, interval: int) -> int:
     """Length of the next chunk: until the next evaluation, no further than every seed needs, a few seconds long."""
+    if session.compiled.host is not None:
+        return 1
     train, limit = session.config.train, session.compiled.program.env.spec.episode_limit
     until_evaluation = interval - iteration % interval
     surely_needed = math.ceil((train.env_steps - steps) / (train.n_envs * limit))
@@ -282,6 +319,15 @@ def advance(session: Session, block: Block, n: int) -> None:
         sinks.write_all(session.sinks, int(block.steps().mean()), means)
     if time.monotonic() - block.flushed_at > FLUSH_SECONDS:
         flush(session, block)
+
+
+def _advance_or_save(session: Session, block: Block, n: int) -> None:
+    """Run one chunk; if games on the host cannot go on, save what was learned before saying so."""
+    try:
+        advance(session, block, n)
+    except HostError:
+        save_block(session, block)
+        raise
 
 
 def report_trouble(session: Session, block: Block, log: ChunkLog) -> None:

@@ -150,17 +150,21 @@ def _keep(state: TrainState, agent: AgentState, clock: Clock, budget: Array) -> 
 
 
 def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1) -> Chunk:
+    """`chunk(state, n, budget)`: n iterations of a block of seeds, as one program (see `loop_chunk`)."""
+    return loop_chunk(jax.vmap(step, in_axes=(AXES, None), out_axes=(AXES, 0)), rows=rows, log_every=log_every)
+
+
+def loop_chunk(batched: TrainStep, *, rows: int, log_every: int = 1) -> Chunk:
     """`chunk(state, n, budget)`: n iterations of a block of seeds, as one program.
 
     The number of iterations is traced, so a shorter chunk compiles nothing; cutting a run into other chunks changes no
     bit. Donate the state when jitting.
 
     Args:
-      step: one iteration of one seed.
+      batched: one iteration of all seeds.
       rows: log rows that a chunk has room for; n must be at most `rows · log_every`.
       log_every: a row is written after every `log_every`-th iteration, counted from the start of the run.
     """
-    batched = jax.vmap(step, in_axes=(AXES, None), out_axes=(AXES, 0))
 
     def body(_: Array, carry: tuple) -> tuple:
         state, log, written, budget = carry

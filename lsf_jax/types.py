@@ -180,6 +180,7 @@ class Buffer(NamedTuple):
     add: Callable[[BufferState, Clock, Episode], BufferState]  # [B, T, ...] in; packed
     sample: Callable[[BufferState, Clock, PRNGKey], Batch]  # [B', T, ...] out; unpacked, not yet observed
     prefill: int  # episodes that must be stored before the first sample
+    on_policy: bool = False  # episodes of an older policy do not belong here
 
 
 Act: TypeAlias = Callable[[Carry, Observation, PRNGKey], tuple[Carry, Array]]

@@ -16,7 +16,7 @@ READING_ORDER = """
 types fields yaml12
 envs.base envs.tabular envs.matrix_game envs.predator_prey envs.probes envs
 networks networks.agents networks.mixers networks.factorisation networks.critics networks.messages
-policies rollout buffers returns optimizers learner
+policies rollout host_rollout buffers returns optimizers learner
 algorithms.settings algorithms.base algorithms.stepwise algorithms.q_mixing algorithms.weighted_qmix
 algorithms.qtran algorithms.ndq algorithms.vdac algorithms.coma
 algorithms.fop algorithms.dop_networks algorithms.dop
@@ -25,7 +25,7 @@ training evaluation
 layers train_config config run_folder manifest params_file checkpoint metrics sinks progress signals runtime
 program planner records
 analysis analysis.runs analysis.statistics analysis.tables analysis.plots analysis.render analysis.matrix_table
-session setup_card experiment suite playback doctor cli_suites cli
+host_training session setup_card experiment suite playback doctor cli_suites cli
 """
 """Every module after all that it may import; `lsf_jax` itself comes last."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lsf_jax.envs import matrix_game as _games
 from lsf_jax.envs import predator_prey as _hunt
-from lsf_jax.envs.base import nearest, require
+from lsf_jax.envs.base import Hosted, nearest, require
 from lsf_jax.fields import freeze, range_problem, type_problem
 from lsf_jax.types import Env
 
@@ -25,6 +25,9 @@ ENVS: dict[str, tuple[type, Callable[[Any], Env]]] = {
     "m_step": (_games.MStepConfig, _games.m_step),
 }
 """Every environment by name: its config class, and the factory that makes an `Env` from one."""
+
+HOSTED: dict[str, Callable[[Any], Hosted]] = {}
+"""Of environments whose games are played on the host: what makes a `Hosted` from a config."""
 
 
 def make(name: str, **settings: Any) -> Env:

@@ -1,35 +1,87 @@
 """What every environment shares: the protocol of games that live on the host, and the checks of settings and sizes."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from lsf_jax.fields import ConfigError, range_problem, type_problem
-from lsf_jax.types import EnvSpec, TimeStep
+from lsf_jax.types import EnvSpec, Observation
+
+FIRST, STEP, LOST = "first", "step", "lost"
+"""Kinds of events: the first observation of an episode; the answer to an action; its episode is void, FIRST follows."""
 
 
+class HostError(RuntimeError):
+    """Games on the host cannot be played: what failed, and what to do about it."""
+
+
+class Event(NamedTuple):
+    """What one worker of a `HostEnv` reports."""
+
+    worker: int
+    kind: str  # FIRST, STEP or LOST
+    reward: float = 0.0  # of a STEP
+    terminal: bool = False  # the game ended: do not bootstrap
+    done: bool = False  # the episode ended, by the game or by its limit
+    info: Mapping[str, float] = MappingProxyType({})  # as it stands after this step
+
+
+@runtime_checkable
 class HostEnv(Protocol):
-    """E games at once outside JAX (for example StarCraft II), as NumPy arrays.
+    """W games outside JAX (for example StarCraft II), each in a worker of its own and at its own pace.
 
-    A worker whose game has ended starts the next one by itself; its first observation follows the last `TimeStep`.
+    A worker whose episode is done starts the next one by itself; after FIRST it waits, as long as it takes, for `send`.
     """
 
     spec: EnvSpec
+    n_workers: int
+    observation: Observation
+    """NumPy `[W, N, O]` float32, `[W, S]` float32, `[W, N, A]` bool: row w is what worker w last reported. It changes
+    only inside `receive`, when an event of w is returned: after a step that is done it holds the last observation until
+    FIRST."""
+    counters: dict[str, int]
+    """What went wrong and was healed, by kind, since the start."""
 
-    def send(self, worker_ids: Sequence[int], actions: np.ndarray) -> None:
-        """Starts one step of each named worker with its joint action, `[len(worker_ids), N]`; does not wait."""
-        ...
+    def start(self) -> None:
+        """Launch the games.
 
-    def receive(self, min_ready: int, deadline: float) -> tuple[Sequence[int], TimeStep]:
-        """Waits until `min_ready` workers have answered or `deadline` seconds have passed.
-
-        Returns:
-          The workers that have answered and their stacked time steps.
+        Raises:
+          HostError: they cannot be launched; it names the cause and what to do.
         """
         ...
+
+    def send(self, workers: Sequence[int], actions: np.ndarray) -> None:
+        """Start one step of each named worker with its joint action, `[len(workers), N]`; does not wait.
+
+        Raises:
+          HostError: an action is not available.
+        """
+        ...
+
+    def receive(self, min_ready: int, timeout: float) -> list[Event]:
+        """Wait until `min_ready` workers have an event or `timeout` seconds have passed; at most one event of each.
+
+        Raises:
+          HostError: a worker failed too often to go on.
+        """
+        ...
+
+    def close(self) -> None:
+        """End every game and remove what it left; may be called twice."""
+        ...
+
+
+class Hosted(NamedTuple):
+    """How games on the host are opened and what they report: the impure companion of an `Env` that has only shapes."""
+
+    info: tuple[str, ...]  # names of what every STEP reports
+    store: str  # NumPy dtype in which replay keeps observations
+    overlap: bool  # collect the next episodes while the device learns
+    open: Callable[[int, int], HostEnv]  # (workers, root seed) -> games, not launched yet
 
 
 def require(holds: bool, key: str, value: object, expected: str) -> None:
