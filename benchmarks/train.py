@@ -15,8 +15,8 @@ from timing import Timing, compile_program, configure, make_parser, measure, par
 from lsf_jax import experiment
 from lsf_jax.config import Config, updates_per_iteration
 from lsf_jax.program import LOG_ROWS, Program, build, compile_chunk, compile_evaluate
+from lsf_jax.program_set import evaluation_interval
 from lsf_jax.progress import Progress
-from lsf_jax.session import evaluation_interval
 from lsf_jax.types import TrainState
 
 QUESTION = "train.py: the whole loop; env steps are valid ones, of all seeds together"

@@ -75,18 +75,19 @@ def unpack(packed: PackedObservation, n_actions: int) -> Observation:
 
 def empty_episodes(spec: EnvSpec, hosted: Hosted, n: int) -> Episode:
     """Zeros in the shapes of `n` episodes, NumPy `[n, T, ...]`; on the device path only their shapes are read."""
+    zeros: Any = np.zeros
     lead = (n, spec.episode_limit + 1)
     return Episode(
         world=PackedObservation(
-            obs=np.zeros((*lead, spec.n_agents, spec.obs_dim), hosted.store),
-            state=np.zeros((*lead, spec.state_dim), hosted.store),
-            avail=np.zeros((*lead, spec.n_agents, -(-spec.n_actions // 8)), np.uint8),
+            obs=zeros((*lead, spec.n_agents, spec.obs_dim), hosted.store),
+            state=zeros((*lead, spec.state_dim), hosted.store),
+            avail=zeros((*lead, spec.n_agents, -(-spec.n_actions // 8)), np.uint8),
         ),
-        action=np.zeros((n, spec.episode_limit, spec.n_agents), np.uint8),
-        reward=np.zeros((n, spec.episode_limit), np.float32),
-        terminal=np.zeros((n, spec.episode_limit), bool),
-        valid=np.zeros((n, spec.episode_limit), bool),
-        info={name: np.zeros((n, spec.episode_limit), np.float32) for name in hosted.info},
+        action=zeros((n, spec.episode_limit, spec.n_agents), np.uint8),
+        reward=zeros((n, spec.episode_limit), np.float32),
+        terminal=zeros((n, spec.episode_limit), bool),
+        valid=zeros((n, spec.episode_limit), bool),
+        info={name: zeros((n, spec.episode_limit), np.float32) for name in hosted.info},
     )
 
 
@@ -116,7 +117,9 @@ def make_actor(algorithm: Algorithm, how: str) -> Callable[..., tuple[Carry, Arr
         keys = jax.random.split(jax.random.fold_in(behaviour.key, tick), flags.shape[0])
         return jax.vmap(lambda *game: one_game(act, *game))(carry, seen, keys, flags)
 
-    axes: Any = Behaviour(params=0, clock=Clock(env_steps=0, episodes=None, updates=None), hyper=0, key=0)
+    clock: Any = Clock(**{"env_steps": 0, "episodes": None, "updates": None})
+    key: Any = 0
+    axes = Behaviour(params=0, clock=clock, hyper=0, key=key)
     return jax.jit(jax.vmap(one_seed, in_axes=(axes, 0, 0, None, 0)))
 
 
@@ -309,10 +312,11 @@ class HostCollector:
 
 def _stats(episode: Episode) -> EpisodeStats:
     """Sums over one finished episode of NumPy arrays."""
-    return EpisodeStats(
-        episode_return=np.float32(episode.reward.sum()),
-        length=np.int32(episode.valid.sum()),
-        terminal=np.bool_(episode.terminal.any()),
-        info={name: np.float32(values.sum()) for name, values in episode.info.items()},
-        first_action=episode.action[0].astype(np.int32),
-    )
+    sums: dict[str, Any] = {
+        "episode_return": np.float32(episode.reward.sum()),
+        "length": np.int32(episode.valid.sum()),
+        "terminal": np.bool_(episode.terminal.any()),
+        "info": {name: np.float32(values.sum()) for name, values in episode.info.items()},
+        "first_action": episode.action[0].astype(np.int32),
+    }
+    return EpisodeStats(**sums)

@@ -12,33 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsf_jax import checkpoint, metrics, records, run_folder, sinks
-from lsf_jax.config import Config, to_yaml, updates_per_iteration
-from lsf_jax.envs import start_payoffs
+from lsf_jax.config import Config, to_yaml
 from lsf_jax.envs.base import HostError
-from lsf_jax.host_training import HostPrograms, HostSizes, make_host_programs
 from lsf_jax.params_file import save_params
 from lsf_jax.planner import Plan
-from lsf_jax.program import (
-    LOG_ROWS,
-    Evaluation,
-    Program,
-    Rows,
-    build,
-    compile_chunk,
-    compile_evaluate,
-    compile_init,
-    compile_joint_table,
-    make_rows,
-    seed_mesh,
-    state_shapes,
-    take_rows,
-)
+from lsf_jax.program import LOG_ROWS, compile_init, make_rows, seed_mesh, state_shapes, take_rows
+from lsf_jax.program_set import compile_all, evaluation_interval
 from lsf_jax.progress import Progress
-from lsf_jax.training import Chunk, ChunkLog
-from lsf_jax.types import JointTable, TrainState
+from lsf_jax.training import ChunkLog
+from lsf_jax.types import TrainState
 
 FLUSH_SECONDS = 20.0  # between parts of the metrics tables
-LARGEST_JOINT = 256  # joint actions whose Q table is recorded at every evaluation
 SECONDS = ("compile_seconds", "train_seconds", "evaluate_seconds", "save_seconds", "total_seconds")
 CARD = "card.json"
 
@@ -48,19 +32,6 @@ class Counts(NamedTuple):
 
     env_steps: int  # within the budget
     updates: int
-
-
-class Compiled(NamedTuple):
-    """The programs of a run."""
-
-    program: Program
-    init: Callable[[Rows], TrainState]
-    chunk: Chunk
-    evaluate: Evaluation
-    evaluate_sampled: Evaluation | None
-    joint_table: Callable[[Any, TrainState], JointTable] | None
-    payoff: np.ndarray | None  # [starts, A, ..., A]
-    host: HostPrograms | None = None  # where games are played on the host
 
 
 class Session:
@@ -108,60 +79,6 @@ class Session:
         result = jax.block_until_ready(call())
         self.timing[kind] += time.monotonic() - start
         return result
-
-
-def compile_all(config: Config, plan: Plan) -> Compiled:
-    """The jitted programs of a run (each compiles at its first call)."""
-    mesh = seed_mesh(plan.n_devices)
-    program = build(config, 0 if plan.micro_batch == plan.batch_size else plan.micro_batch)
-    game = start_payoffs(config.env_name, config.env)
-    if game is not None and game[1].size > LARGEST_JOINT:
-        game = None
-    train = config.train
-    if program.hosted is not None:
-        return _compile_hosted(config, plan, program)
-    return Compiled(
-        program=program,
-        init=compile_init(program, train.seed, mesh),
-        chunk=compile_chunk(program, rows=LOG_ROWS, log_every=train.log_every, mesh=mesh),
-        evaluate=compile_evaluate(program, train.eval_episodes, mesh=mesh),
-        evaluate_sampled=compile_evaluate(program, train.eval_episodes, stochastic=True, mesh=mesh)
-        if train.eval_stochastic
-        else None,
-        joint_table=None if game is None else compile_joint_table(program, game[0], mesh),
-        payoff=None if game is None else game[1],
-    )
-
-
-def _compile_hosted(config: Config, plan: Plan, program: Program) -> Compiled:
-    train = config.train
-    host = make_host_programs(
-        program,
-        HostSizes(
-            seeds=plan.width,
-            n_envs=train.n_envs,
-            updates=updates_per_iteration(config),
-            log_every=train.log_every,
-            eval_episodes=train.eval_episodes,
-        ),
-        train.seed,
-    )
-    return Compiled(
-        program=program,
-        init=compile_init(program, train.seed),
-        chunk=host.chunk,
-        evaluate=host.evaluate,
-        evaluate_sampled=host.evaluate_sampled if train.eval_stochastic else None,
-        joint_table=None,
-        payoff=None,
-        host=host,
-    )
-
-
-def evaluation_interval(config: Config, program: Program) -> int:
-    """Iterations between evaluations: the common grid nearest to train.evaluate_every env steps."""
-    steps = config.train.n_envs * program.env.spec.episode_limit
-    return max(1, round(config.train.evaluate_every / steps))
 
 
 def _plain(config: Config) -> dict[str, Any]:
@@ -229,6 +146,14 @@ def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> boo
         session.done_before = _add(session.done_before, finished)
         return True
     block = Block(session, index)
+    try:
+        return _train_block(session, block, stopping)
+    except HostError:  # games on the host cannot go on: what was learned is saved first
+        save_block(session, block)
+        raise
+
+
+def _train_block(session: Session, block: Block, stopping: Callable[[], bool]) -> bool:
     budget = session.config.train.env_steps
     interval = evaluation_interval(session.config, session.compiled.program)
     session.progress.begin(*progress_of(session, block))
@@ -243,7 +168,7 @@ def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> boo
             return False
         if time.monotonic() - block.saved_at > 60.0 * session.config.train.checkpoint_minutes:
             save_block(session, block)
-        _advance_or_save(session, block, _iterations(session, iteration, int(steps.min()), interval))
+        advance(session, block, _iterations(session, iteration, int(steps.min()), interval))
     evaluate_block(session, block, final=True)
     block.finished_budget = budget
     save_policies(session, block)
@@ -319,15 +244,6 @@ def advance(session: Session, block: Block, n: int) -> None:
         sinks.write_all(session.sinks, int(block.steps().mean()), means)
     if time.monotonic() - block.flushed_at > FLUSH_SECONDS:
         flush(session, block)
-
-
-def _advance_or_save(session: Session, block: Block, n: int) -> None:
-    """Run one chunk; if games on the host cannot go on, save what was learned before saying so."""
-    try:
-        advance(session, block, n)
-    except HostError:
-        save_block(session, block)
-        raise
 
 
 def report_trouble(session: Session, block: Block, log: ChunkLog) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lsf_jax import metrics, planner, session
+from lsf_jax import metrics, planner, program_set, session
 from lsf_jax.config import MAY_CHANGE_ON_RESUME, Config, TrainConfig, compose
 from lsf_jax.program import Program, Rows, build, compile_chunk, compile_init, make_rows, seed_mesh
 from lsf_jax.progress import Progress
@@ -47,7 +47,7 @@ FOREVER = 2**30
 HOST_ONLY = tuple(key.removeprefix("train.") for key in MAY_CHANGE_ON_RESUME)
 
 _compilations: list[str] = []
-_compiled: dict[Any, session.Compiled] = {}
+_compiled: dict[Any, program_set.Compiled] = {}
 _needs: dict[Any, dict[str, int]] = {}
 
 
@@ -170,7 +170,7 @@ def policy_bytes(path: Path) -> dict[str, bytes]:
 @contextlib.contextmanager
 def shared_programs() -> Iterator[None]:
     """Runs of one static configuration compile once in this process, where each would trace and load its own."""
-    compile_all, row_bytes = session.compile_all, planner.row_bytes
+    compile_all, row_bytes = program_set.compile_all, planner.row_bytes
 
     def static(config: Config) -> Config:
         free = {
@@ -178,7 +178,7 @@ def shared_programs() -> Iterator[None]:
         }
         return replace(config, train=replace(config.train, **free), grid=())
 
-    def compile_once(config: Config, plan: planner.Plan) -> session.Compiled:
+    def compile_once(config: Config, plan: planner.Plan) -> program_set.Compiled:
         key = static(config), plan.n_devices, plan.micro_batch
         if key not in _compiled:
             _compiled[key] = compile_all(config, plan)

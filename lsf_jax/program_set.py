@@ -1,0 +1,94 @@
+"""All programs of one run, bound to its plan: what a session calls."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lsf_jax.config import Config, updates_per_iteration
+from lsf_jax.envs import start_payoffs
+from lsf_jax.host_training import HostPrograms, HostSizes, make_host_programs
+from lsf_jax.planner import Plan
+from lsf_jax.program import (
+    LOG_ROWS,
+    Evaluation,
+    Program,
+    Rows,
+    build,
+    compile_chunk,
+    compile_evaluate,
+    compile_init,
+    compile_joint_table,
+    seed_mesh,
+)
+from lsf_jax.training import Chunk
+from lsf_jax.types import JointTable, TrainState
+
+LARGEST_JOINT = 256  # joint actions whose Q table is recorded at every evaluation
+
+
+class Compiled(NamedTuple):
+    """The programs of a run."""
+
+    program: Program
+    init: Callable[[Rows], TrainState]
+    chunk: Chunk
+    evaluate: Evaluation
+    evaluate_sampled: Evaluation | None
+    joint_table: Callable[[Any, TrainState], JointTable] | None
+    payoff: np.ndarray | None  # [starts, A, ..., A]
+    host: HostPrograms | None = None  # where games are played on the host
+
+
+def compile_all(config: Config, plan: Plan) -> Compiled:
+    """The jitted programs of a run (each compiles at its first call)."""
+    mesh = seed_mesh(plan.n_devices)
+    program = build(config, 0 if plan.micro_batch == plan.batch_size else plan.micro_batch)
+    game = start_payoffs(config.env_name, config.env)
+    if game is not None and game[1].size > LARGEST_JOINT:
+        game = None
+    train = config.train
+    if program.hosted is not None:
+        return _compile_hosted(config, plan, program)
+    return Compiled(
+        program=program,
+        init=compile_init(program, train.seed, mesh),
+        chunk=compile_chunk(program, rows=LOG_ROWS, log_every=train.log_every, mesh=mesh),
+        evaluate=compile_evaluate(program, train.eval_episodes, mesh=mesh),
+        evaluate_sampled=compile_evaluate(program, train.eval_episodes, stochastic=True, mesh=mesh)
+        if train.eval_stochastic
+        else None,
+        joint_table=None if game is None else compile_joint_table(program, game[0], mesh),
+        payoff=None if game is None else game[1],
+    )
+
+
+def _compile_hosted(config: Config, plan: Plan, program: Program) -> Compiled:
+    train = config.train
+    host = make_host_programs(
+        program,
+        HostSizes(
+            seeds=plan.width,
+            n_envs=train.n_envs,
+            updates=updates_per_iteration(config),
+            log_every=train.log_every,
+            eval_episodes=train.eval_episodes,
+        ),
+        train.seed,
+    )
+    return Compiled(
+        program=program,
+        init=compile_init(program, train.seed),
+        chunk=host.chunk,
+        evaluate=host.evaluate,
+        evaluate_sampled=host.evaluate_sampled if train.eval_stochastic else None,
+        joint_table=None,
+        payoff=None,
+        host=host,
+    )
+
+
+def evaluation_interval(config: Config, program: Program) -> int:
+    """Iterations between evaluations: the common grid nearest to train.evaluate_every env steps."""
+    steps = config.train.n_envs * program.env.spec.episode_limit
+    return max(1, round(config.train.evaluate_every / steps))
