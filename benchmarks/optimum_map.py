@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from matplotlib.figure import Figure
 
 from lsf_jax import ConfigError, compose
 from lsf_jax.analysis.plots import save
 from lsf_jax.analysis.runs import grid_labels, load_run
+from lsf_jax.config import config_folder
 from lsf_jax.suite import Member, run_member
 
 RATES = (1e-3, 1e-2)
@@ -67,7 +69,14 @@ def member(label: str, folder: Path, seeds: int, steps: int) -> Member:
     words = [word for word in (*BASE, *LINES[label]) if not word.startswith("algo.name=")]
     place = [f"train.run_dir={folder}", f"train.name={name}"]
     sizes = [f"train.seeds={seeds}", f"train.env_steps={steps}", f"algo.lr={rates}"]
-    config = compose(algo=algo, presets=["matrix"], overrides=[*words, *sizes, *place])
+    preset = yaml.safe_load((config_folder() / "preset" / "matrix.yaml").read_text(encoding="utf-8"))
+    known = vars(compose(algo=algo).algo)
+    own = [f"algo.{key}={value}" for key, value in preset["algo"].items() if key in known]
+    host = [f"train.{key}={value}" for key, value in preset["train"].items()]
+    words = [
+        word for word in words if not word.startswith("algo.") or word.split("=")[0].removeprefix("algo.") in known
+    ]
+    config = compose(algo=algo, env="matrix_game", overrides=[*own, *host, *words, *sizes, *place])
     return Member(algo=algo, env="matrix_game", config=config)
 
 

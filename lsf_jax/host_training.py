@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from lsf_jax.envs.base import HostError
 from lsf_jax.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
+from lsf_jax.lengths import SEEDS_AXIS
 from lsf_jax.program import Evaluation, Program
 from lsf_jax.runtime import compiler_options
 from lsf_jax.training import AXES, Chunk, ChunkLog, iteration_keys, loop_chunk, make_train_step
@@ -118,10 +119,11 @@ def _learn(
     """One iteration of all seeds on episodes `[K, B, T, ...]` that are here already."""
 
     def one_seed(state: TrainState, fresh: Episode, budget: Array) -> tuple[TrainState, dict[str, Array]]:
-        step = make_train_step(program.algorithm, program.buffer, lambda *_: fresh, updates)
+        step = make_train_step(program.algorithm, program.buffer, lambda *_: fresh, updates, program.lengths)
         return step(state, budget)
 
     def all_seeds(state: TrainState, budget: Array) -> tuple[TrainState, dict[str, Array]]:
-        return jax.vmap(one_seed, in_axes=(AXES, 0, None), out_axes=(AXES, 0))(state, fresh, budget)
+        batched = jax.vmap(one_seed, in_axes=(AXES, 0, None), out_axes=(AXES, 0), axis_name=SEEDS_AXIS)
+        return batched(state, fresh, budget)
 
     return loop_chunk(all_seeds, rows=1, log_every=log_every)(state, jnp.int32(1), budget)

@@ -17,6 +17,7 @@ from lsf_jax.envs.base import Hosted
 from lsf_jax.evaluation import make_evaluate
 from lsf_jax.fields import ConfigError
 from lsf_jax.host_rollout import empty_episodes
+from lsf_jax.lengths import EARLY, SEEDS_AXIS, static_lengths
 from lsf_jax.rollout import device_collector
 from lsf_jax.runtime import compiler_options
 from lsf_jax.training import (
@@ -67,6 +68,7 @@ class Program(NamedTuple):
     collect: Collect
     buffer: Buffer
     step: TrainStep
+    lengths: tuple[int, ...] = ()  # steps that an update may compute, ascending; the last one is the limit
     hosted: Hosted | None = None  # games on the host; `collect` and `step` then have only the right shapes
 
 
@@ -92,7 +94,8 @@ def build(config: Config, micro_batch: int = 0) -> Program:
     observe = partial(observe_episode, env)
     algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, observe, micro_batch)
     hosted = make_hosted(config)
-    collect = _collector(env, algorithm, config.train.n_envs, hosted)
+    lengths = static_lengths(env.spec.episode_limit, config.train.lengths or (EARLY if env.ends_early else 1))
+    collect = _collector(env, algorithm, config.train.n_envs, hosted, len(lengths))
     clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
     key = jax.random.key(0)
 
@@ -105,14 +108,16 @@ def build(config: Config, micro_batch: int = 0) -> Program:
         buffer = algorithm.replay(example, config.train.buffer_capacity, config.train.n_envs)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    step = make_train_step(algorithm, buffer, collect, updates_per_iteration(config))
-    return Program(env=env, algorithm=algorithm, collect=collect, buffer=buffer, step=step, hosted=hosted)
+    step = make_train_step(algorithm, buffer, collect, updates_per_iteration(config), lengths)
+    return Program(
+        env=env, algorithm=algorithm, collect=collect, buffer=buffer, step=step, lengths=lengths, hosted=hosted
+    )
 
 
-def _collector(env: Env, algorithm: Algorithm, n_envs: int, hosted: Hosted | None) -> Collect:
+def _collector(env: Env, algorithm: Algorithm, n_envs: int, hosted: Hosted | None, parts: int) -> Collect:
     """Collection on the device; for games on the host a stand-in with its shapes, which planning reads."""
     if hosted is None:
-        return device_collector(env, algorithm, n_envs)
+        return device_collector(env, algorithm, n_envs, parts)
     return lambda *_: jax.tree.map(jnp.asarray, empty_episodes(env.spec, hosted, n_envs))
 
 
@@ -252,7 +257,8 @@ def compile_evaluate(
     program: Program, n_episodes: int, *, stochastic: bool = False, mesh: Mesh | None = None
 ) -> Evaluation:
     """`evaluate(params, state) -> EpisodeStats [K, E]` of full parameter dicts, for instance `state.kept.params`."""
-    one = make_evaluate(program.env, program.algorithm, n_episodes, stochastic=stochastic)
+    parts = len(program.lengths)
+    one = make_evaluate(program.env, program.algorithm, n_episodes, stochastic=stochastic, parts=parts)
 
     def evaluate(params: Any, state: TrainState) -> EpisodeStats:
         policy = program.algorithm.policy_params(state.agent._replace(params=params))
@@ -278,7 +284,7 @@ def compile_joint_table(
 def _per_seed(function: Callable[[Any, TrainState], Any], mesh: Mesh | None) -> Callable[[Any, TrainState], Any]:
     """Jit a function of one seed's (parameters, state) over a block; replay is not handed to it."""
     in_axes = (0, AXES._replace(buffer=None))
-    batched = jax.jit(jax.vmap(function, in_axes=in_axes), compiler_options=compiler_options())
+    batched = jax.jit(jax.vmap(function, in_axes=in_axes, axis_name=SEEDS_AXIS), compiler_options=compiler_options())
     compiled = over_devices(batched, mesh, (BY_SEED, PLACES), BY_SEED)
     return lambda params, state: compiled(params, state._replace(buffer=()))
 

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from lsf_jax.lengths import SEEDS_AXIS, computed_steps, episodes_of, fitted, largest_of_block, longest
 from lsf_jax.types import (
     AgentState,
     Algorithm,
+    Batch,
     Buffer,
     Clock,
     Collect,
@@ -77,24 +79,41 @@ def iteration_keys(state: TrainState) -> tuple[PRNGKey, PRNGKey, PRNGKey]:
     return key_collect, key_update, key_evaluate
 
 
-def episode_metrics(episodes: Episode) -> Metrics:
-    """Means over the fresh episodes `[B, T]`: undiscounted return, length, what the environment reports."""
+def episode_metrics(episodes: Episode, lengths: tuple[int, ...] = ()) -> Metrics:
+    """Means over the fresh episodes `[B, T]`: undiscounted return, length, what the environment reports.
+
+    `valid_fraction` is that of the steps which were computed: with several `lengths`, of the parts that were played.
+    """
+    steps = episodes.valid.sum(axis=-1).astype(jnp.float32)
+    limit = episodes.valid.shape[-1]
+    played = computed_steps(lengths, largest_of_block(longest(episodes))) if len(lengths) > 1 else limit
     summed = {name: values.sum(axis=-1).mean() for name, values in episodes.info.items()}
     return {
         "episode_return": episodes.reward.sum(axis=-1).mean(),
-        "episode_length": episodes.valid.sum(axis=-1).astype(jnp.float32).mean(),
+        "episode_length": steps.mean(),
         "episode_terminal": episodes.terminal.any(axis=-1).astype(jnp.float32).mean(),
-        "valid_fraction": episodes.valid.astype(jnp.float32).mean(),
+        "valid_fraction": steps.mean() / jnp.float32(played),
         **{f"episode_{name}": value for name, value in summed.items()},
     }
 
 
 def make_train_step(
-    algorithm: Algorithm, buffer: Buffer, collect: Collect, updates_per_iteration: int = 1
+    algorithm: Algorithm,
+    buffer: Buffer,
+    collect: Collect,
+    updates_per_iteration: int = 1,
+    lengths: tuple[int, ...] = (),
 ) -> TrainStep:
     """One iteration of one seed: collect → store → sample → update → target copy.
 
     Until `buffer.prefill` episodes are stored the update is skipped; the predicate reads a counter common to all seeds.
+
+    Args:
+      algorithm: how to act and to learn.
+      buffer: replay.
+      collect: fresh episodes.
+      updates_per_iteration: updates after each collection.
+      lengths: steps that an update may compute (see `lsf_jax.lengths`); fewer than two take episodes as they are.
 
     Returns:
       `step(state, budget) -> (state, metrics)`, metrics NaN where nothing was learned. `budget` (env steps) decides
@@ -105,7 +124,8 @@ def make_train_step(
         def once(carry: tuple[AgentState, Clock], key_once: PRNGKey) -> tuple[tuple[AgentState, Clock], Metrics]:
             agent, clock = carry
             key_sample, key_update = jax.random.split(key_once)
-            agent, metrics = algorithm.update(agent, buffer.sample(stored, clock, key_sample), key_update, clock, hyper)
+            batch = buffer.sample(stored, clock, key_sample)
+            agent, metrics = _fitted_update(algorithm, lengths, agent, batch, (key_update, clock, hyper))
             return (agent, clock._replace(updates=clock.updates + 1)), metrics
 
         (agent, _), metrics = jax.lax.scan(once, (agent, clock), jax.random.split(key, updates_per_iteration))
@@ -137,9 +157,24 @@ def make_train_step(
             iteration=state.iteration + 1,
             key=state.key,
         )
-        return after, {"env_steps": clock.env_steps, **episode_metrics(fresh), **learned}
+        return after, {"env_steps": clock.env_steps, **episode_metrics(fresh, lengths), **learned}
 
     return step
+
+
+def _fitted_update(
+    algorithm: Algorithm, lengths: tuple[int, ...], agent: AgentState, batch: Batch, rest: tuple
+) -> tuple[AgentState, Metrics]:
+    """One update on a batch whose padding no episode of the block needs has been cut off."""
+    if len(lengths) < 2:
+        return algorithm.update(agent, batch, *rest)
+
+    def update(batch: Batch) -> tuple[AgentState, Metrics]:
+        valid = jnp.concatenate([episodes.valid for episodes in episodes_of(batch)])
+        agent_after, metrics = algorithm.update(agent, batch, *rest)
+        return agent_after, {**metrics, "update_valid_fraction": valid.astype(jnp.float32).mean()}
+
+    return fitted(lengths, batch, update)
 
 
 def _keep(state: TrainState, agent: AgentState, clock: Clock, budget: Array) -> Kept:
@@ -151,7 +186,8 @@ def _keep(state: TrainState, agent: AgentState, clock: Clock, budget: Array) -> 
 
 def make_chunk(step: TrainStep, *, rows: int, log_every: int = 1) -> Chunk:
     """`chunk(state, n, budget)`: n iterations of a block of seeds, as one program (see `loop_chunk`)."""
-    return loop_chunk(jax.vmap(step, in_axes=(AXES, None), out_axes=(AXES, 0)), rows=rows, log_every=log_every)
+    batched = jax.vmap(step, in_axes=(AXES, None), out_axes=(AXES, 0), axis_name=SEEDS_AXIS)
+    return loop_chunk(batched, rows=rows, log_every=log_every)
 
 
 def loop_chunk(batched: TrainStep, *, rows: int, log_every: int = 1) -> Chunk:

@@ -153,6 +153,7 @@ class Env(NamedTuple):
     render: Callable[[Snapshot], str]  # ASCII picture of one state; host side, takes NumPy arrays
     success: Callable[["EpisodeStats"], Array]  # [E] bool: which episodes count as won
     max_return: float  # best undiscounted return that any joint policy can reach
+    ends_early: bool = False  # most episodes end long before the limit: see `lsf_jax.lengths`
     version: str = "1"  # another one whenever dynamics, observations or rewards change: results do not compare then
 
 

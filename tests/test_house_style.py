@@ -16,7 +16,7 @@ READING_ORDER = """
 types fields yaml12
 envs.base envs.tabular envs.matrix_game envs.predator_prey envs.probes envs
 networks networks.agents networks.mixers networks.factorisation networks.critics networks.messages
-policies rollout host_rollout buffers returns optimizers learner
+policies lengths rollout host_rollout buffers returns optimizers learner
 algorithms.settings algorithms.base algorithms.stepwise algorithms.q_mixing algorithms.weighted_qmix
 algorithms.qtran algorithms.ndq algorithms.vdac algorithms.coma
 algorithms.fop algorithms.dop_networks algorithms.dop
