@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lsf_jax.envs.base import HostError
+from lsf_jax.host_replay import HostReplay, hand_over, host_replay
 from lsf_jax.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
 from lsf_jax.lengths import SEEDS_AXIS
 from lsf_jax.program import Evaluation, Program
@@ -57,6 +58,7 @@ class HostSizes(NamedTuple):
     updates: int  # of one iteration
     log_every: int  # a log row is written after every so-many-th iteration
     eval_episodes: int  # of one evaluation, per seed
+    host_replay: bool = False  # replay is kept in the host's memory
 
 
 def make_host_programs(program: Program, sizes: HostSizes, root_seed: int) -> HostPrograms:
@@ -73,8 +75,10 @@ def make_host_programs(program: Program, sizes: HostSizes, root_seed: int) -> Ho
     if program.hosted is None:
         raise ValueError("the environment lives on the device; use compile_chunk.")
     collector = HostCollector(program.env, program.hosted, program.algorithm, sizes.seeds, sizes.n_envs)
+    replay = host_replay(program.buffer, sizes.n_envs, sizes.updates) if sizes.host_replay else None
+    learner = program if replay is None else program._replace(buffer=replay.on_device)
     learn = jax.jit(
-        partial(_learn, program=program, updates=sizes.updates, log_every=sizes.log_every),
+        partial(_learn, program=learner, updates=sizes.updates, log_every=sizes.log_every),
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
@@ -94,13 +98,13 @@ def make_host_programs(program: Program, sizes: HostSizes, root_seed: int) -> Ho
         fresh = pending.pop() if pending else collector.collect(now, n_envs, n_envs if overlap else 0)
         if isinstance(fresh, HostError):
             raise fresh
-        after = learn(state, fresh, budget)  # returns at once; the device computes
+        after, log = _iterate(learn, replay, state, fresh, budget)  # returns at once; the device computes
         if overlap:
             try:
                 pending.append(collector.collect(now, n_envs, n_envs))
             except HostError as error:  # what was learned must not be lost: the next chunk raises it
                 pending.append(error)
-        return after
+        return after, log
 
     def evaluate(how: str, params: Any, state: TrainState) -> EpisodeStats:
         return collector.evaluate(behaviour(state, params, EVALUATE), sizes.eval_episodes, how)
@@ -111,6 +115,16 @@ def make_host_programs(program: Program, sizes: HostSizes, root_seed: int) -> Ho
         evaluate_sampled=partial(evaluate, SAMPLED),
         collector=collector,
     )
+
+
+def _iterate(
+    learn: Chunk, replay: HostReplay | None, state: TrainState, fresh: Episode, budget: Array
+) -> tuple[TrainState, ChunkLog]:
+    if replay is None:
+        return learn(state, fresh, budget)
+    given, rings = hand_over(replay, state, fresh)
+    after, log = learn(given, fresh, budget)
+    return after._replace(buffer=rings), log
 
 
 def _learn(

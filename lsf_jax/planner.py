@@ -17,6 +17,7 @@ from lsf_jax.training import init_train_state
 from lsf_jax.types import TrainState
 
 USABLE = 0.8  # share of the memory that a run may plan with; compiled programs and the host need the rest
+DEVICE_REPLAY = 0.5  # share of a device's memory that replay of games on the host may take before it moves there
 GIB = 2**30
 
 
@@ -32,6 +33,7 @@ class Plan(NamedTuple):
     bytes_per_row: dict[str, int]  # by component
     memory_bytes: int  # what one device, or the host, may hold
     disk_bytes: int  # one full checkpoint of one block
+    host_replay: bool = False  # replay is kept in the host's memory, not on the device
 
 
 def tree_bytes(tree: Any) -> int:
@@ -159,6 +161,11 @@ def make_plan(config: Config) -> Plan:
         if fits >= (config.train.block or share):
             break
     fits, micro, needs = best if best else (0, batch, {})
+    host_replay = _replay_on_host(config, program, needs.get("replay", 0) * share, limit)
+    disk = sum(needs.get(name, 0) for name in ("parameters", "targets", "optimiser", "kept parameters", "replay"))
+    if host_replay:
+        needs = needs | {"replay": 0}
+        fits = int(limit * USABLE // sum(needs.values()))
     width = config.train.block or min(share, fits)
     if fits < 1:
         raise ConfigError(_too_large(needs, limit, config))
@@ -169,7 +176,6 @@ def make_plan(config: Config) -> Plan:
         )
     if not config.train.block:  # as equal as they can be
         width = -(-share // -(-share // width))
-    disk = sum(needs[name] for name in ("parameters", "targets", "optimiser", "kept parameters", "replay"))
     return Plan(
         rows=rows,
         n_devices=devices,
@@ -180,7 +186,21 @@ def make_plan(config: Config) -> Plan:
         bytes_per_row=needs,
         memory_bytes=limit,
         disk_bytes=disk * width * devices,
+        host_replay=host_replay,
     )
+
+
+def _replay_on_host(config: Config, program: Program, replay_bytes: int, limit: int) -> bool:
+    """Whether replay goes into the host's memory: only games on the host can, and do where the device has no room.
+
+    Raises:
+      ConfigError: it is asked for in an environment on the device.
+    """
+    if config.train.replay == "host" and program.hosted is None:
+        raise ConfigError("train.replay is host; expected auto or device: this environment's replay is on the device")
+    if program.hosted is None or config.train.replay == "device":
+        return False
+    return config.train.replay == "host" or (jax.default_backend() != "cpu" and replay_bytes > limit * DEVICE_REPLAY)
 
 
 def _slices(batch: int) -> list[int]:
@@ -222,6 +242,7 @@ def plan_text(plan: Plan) -> str:
             f"seeds × grid points  {plan.rows:>10,}",
             f"layout               {plan.n_blocks} block(s) of {plan.width} on each of {plan.n_devices} device(s)",
             f"batch                {plan.batch_size} episodes, {how}",
+            *(["replay               in the host's memory"] if plan.host_replay else []),
             f"memory in use        {size_text(total * plan.width):>10}   of {size_text(plan.memory_bytes)}, per device",
             f"checkpoint           {size_text(plan.disk_bytes):>10}   when replay is full",
         ]

@@ -1,12 +1,14 @@
 """All programs of one run, bound to its plan: what a session calls."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lsf_jax.config import Config, updates_per_iteration
 from lsf_jax.envs import start_payoffs
+from lsf_jax.host_replay import init_on_host
 from lsf_jax.host_training import HostPrograms, HostSizes, make_host_programs
 from lsf_jax.planner import Plan
 from lsf_jax.program import (
@@ -73,12 +75,14 @@ def _compile_hosted(config: Config, plan: Plan, program: Program) -> Compiled:
             updates=updates_per_iteration(config),
             log_every=train.log_every,
             eval_episodes=train.eval_episodes,
+            host_replay=plan.host_replay,
         ),
         train.seed,
     )
+    init = compile_init(program, train.seed)
     return Compiled(
         program=program,
-        init=compile_init(program, train.seed),
+        init=partial(init_on_host, init) if plan.host_replay else init,
         chunk=host.chunk,
         evaluate=host.evaluate,
         evaluate_sampled=host.evaluate_sampled if train.eval_stochastic else None,

@@ -14,6 +14,7 @@ import numpy as np
 from lsf_jax import checkpoint, metrics, records, run_folder, sinks
 from lsf_jax.config import Config, to_yaml
 from lsf_jax.envs.base import HostError
+from lsf_jax.host_replay import on_host
 from lsf_jax.params_file import save_params
 from lsf_jax.planner import Plan
 from lsf_jax.program import LOG_ROWS, compile_init, make_rows, seed_mesh, state_shapes, take_rows
@@ -120,6 +121,7 @@ class Block:
         else:
             init = compile_init(session.compiled.program, session.config.train.seed)
             like = state_shapes(jax.eval_shape(init, self.rows), session.mesh)
+            like = on_host(like) if session.plan.host_replay else like
             self.state, meta = checkpoint.restore(self.folder, like)
             self.finished_budget = meta["finished_budget"]
         iteration = int(self.state.iteration)

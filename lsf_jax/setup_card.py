@@ -45,6 +45,7 @@ IRRELEVANT = (
     "train.memory_gib",
     "train.devices",
     "train.cpu_devices",
+    "train.replay",
 )
 """Settings that say where and not what: never a difference between runs."""
 OF_THE_DAY = ("environment", "sizes")

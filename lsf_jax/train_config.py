@@ -14,6 +14,7 @@ MAY_CHANGE_ON_RESUME = (
     "train.cache_dir",
     "train.memory_gib",
     "train.cpu_devices",
+    "train.replay",
 )
 """Settings that do not decide what any iteration computes, so a resumed run may have other values."""
 
@@ -47,6 +48,11 @@ class TrainConfig:
     )
     block: int = setting(0, low=0, doc="seeds computed side by side on one device; 0: the planner's choice")
     chunk_seconds: float = setting(4.0, above=0, doc="seconds of device work between two looks of the host")
+    replay: str = setting(
+        "auto",
+        choices=("auto", "device", "host"),
+        doc="where games on the host keep replay; auto: the planner's choice",
+    )
     devices: int = setting(0, low=0, doc="devices to spread seeds over; 0: all")
     cpu_devices: int = setting(
         0, low=0, high=1024, doc="devices to make of a CPU, each with seeds of its own; 0: one a core, 8 at most"

@@ -13,6 +13,7 @@ from lsf_jax import checkpoint, envs
 from lsf_jax.analysis.runs import load_run
 from lsf_jax.config import compose
 from lsf_jax.envs.base import HostError
+from lsf_jax.host_replay import init_on_host
 from lsf_jax.host_training import HostSizes, make_host_programs
 from lsf_jax.planner import make_plan
 from lsf_jax.program import build, compile_init, make_rows
@@ -125,6 +126,41 @@ def test_games_that_break_lose_nothing_learned_and_a_resumed_run_ends_as_any(toy
     steps = load_run(result.path).train["env_steps"].reshape(2, -1)
     assert (np.diff(steps, axis=1) > 0).all()
     assert steps[:, -1].min() >= 60
+
+
+def test_replay_on_the_host_learns_the_same_bits(toys, tmp_path):
+    """With `algo.batch_size` below what is stored, so that sampling chooses."""
+    states = {}
+    for host_replay in (False, True):
+        config = config_of(tmp_path, "env.overlap=false")
+        program = build(config)
+        sizes = HostSizes(seeds=2, n_envs=2, updates=2, log_every=1, eval_episodes=1, host_replay=host_replay)
+        host = make_host_programs(program, sizes, 0)
+        init, rows = compile_init(program, 0), make_rows(config, program.algorithm)
+        state = init_on_host(init, rows) if host_replay else init(rows)
+        for _ in range(4):
+            state, log = host.chunk(state, jnp.int32(1), jnp.int32(1000))
+        states[host_replay] = state, log
+    for got, wanted in zip(jax.tree.leaves(states[True]), jax.tree.leaves(states[False]), strict=True):
+        if jnp.issubdtype(got.dtype, jax.dtypes.prng_key):
+            got, wanted = jax.random.key_data(got), jax.random.key_data(wanted)
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_run_with_replay_on_the_host_stops_and_goes_on(toys, tmp_path, monkeypatch):
+    config = config_of(tmp_path, "train.replay=host")
+    assert make_plan(config).host_replay
+    broken = ToyConfig(fail_after=100)
+    monkeypatch.setitem(envs.HOSTED, "toy", lambda cfg: host_cases.host_toy(broken, toys))
+    with pytest.raises(HostError, match="mend it"):
+        lsf_jax.train(config)
+    monkeypatch.setitem(envs.HOSTED, "toy", lambda cfg: host_cases.host_toy(cfg, toys))
+    assert lsf_jax.resume(tmp_path / "run").finished
+
+
+def test_replay_on_the_host_is_for_games_on_the_host():
+    with pytest.raises(lsf_jax.ConfigError, match=r"train\.replay is host"):
+        make_plan(compose(env="matrix_game", overrides=["train.replay=host"]))
 
 
 def test_a_plan_takes_one_device_and_counts_the_observations_that_replay_keeps(toys, tmp_path):

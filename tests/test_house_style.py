@@ -25,7 +25,7 @@ training evaluation
 layers train_config config run_folder manifest params_file checkpoint metrics sinks progress signals runtime
 program planner records
 analysis analysis.runs analysis.statistics analysis.tables analysis.plots analysis.render analysis.matrix_table
-host_training program_set session setup_card experiment suite playback doctor cli_suites cli
+host_replay host_training program_set session setup_card experiment suite playback doctor cli_suites cli
 """
 """Every module after all that it may import; `lsf_jax` itself comes last."""
 
