@@ -25,7 +25,8 @@ algorithms.lsf_sac_config algorithms.lsf_sac_networks algorithms.lsf_sac algorit
 training evaluation
 layers train_config config run_folder manifest params_file checkpoint metrics sinks progress signals runtime
 program planner records
-analysis analysis.runs analysis.statistics analysis.tables analysis.plots analysis.render analysis.matrix_table
+analysis analysis.runs analysis.statistics analysis.tables analysis.plots analysis.render analysis.battle
+analysis.matrix_table
 session setup_card experiment suite playback doctor cli_suites cli
 """
 """Every module after all that it may import; `lsf_jax` itself comes last."""

@@ -16,7 +16,7 @@ import importlib.metadata
 import io
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Integer
 
 from lsf_jax.envs.base import check_spec
 from lsf_jax.fields import ConfigError
@@ -98,14 +98,14 @@ def jaxmarl_version() -> str:
 def _silence() -> Iterator[None]:
     """Nothing is written meanwhile. JaxMARL swaps `sys.stdout` itself on import, for `sys.__stdout__` in the end."""
     names = ("stdout", "stderr", "__stdout__", "__stderr__")
-    saved, nowhere = {name: vars(sys)[name] for name in names}, io.StringIO()
+    saved, nowhere = {name: sys.__dict__[name] for name in names}, io.StringIO()
     try:
-        vars(sys).update(dict.fromkeys(names, nowhere))
+        sys.__dict__.update(dict.fromkeys(names, nowhere))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        vars(sys).update(saved)
+        sys.__dict__.update(saved)
 
 
 @contextlib.contextmanager
@@ -164,7 +164,7 @@ def full_view(game: Game, state: Callable[[dict[str, Array], GameState], Array])
     return View(snapshot=lambda game_state: game_state, observe=partial(_observe_all, game=game, state=state))
 
 
-def stack(values: dict[str, Array], agents: list[str]) -> Array:
+def stack(values: dict[str, Array], agents: Sequence[str]) -> Array:
     """One row per agent, `[N, widest]`: flattened, and padded with zeros (False) to the widest."""
     rows = [values[agent].reshape(-1) for agent in agents]
     widest = max(row.shape[0] for row in rows)
@@ -204,7 +204,7 @@ def _reset(key: PRNGKey, *, game: Game, view: View) -> tuple[State, Observation]
 
 
 def _step(
-    key: PRNGKey, state: State, actions: Int[Array, "agents"], *, game: Game, view: View, rules: Rules
+    key: PRNGKey, state: State, actions: Integer[Array, "agents"], *, game: Game, view: View, rules: Rules
 ) -> tuple[State, TimeStep]:
     with lenient():
         by_agent = {agent: actions[index].astype(jnp.int32) for index, agent in enumerate(game.agents)}
