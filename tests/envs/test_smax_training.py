@@ -25,18 +25,22 @@ def test_lsf_sac_learns_from_replayed_snapshots_of_a_battle():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.agent.params))
     stored = state.buffer
     assert stored.world.position.shape == (1, 16, 7, 6, 2)
-    assert (stored.world.health[0, :6] == 45).all(axis=(-1, -2)).all()  # nobody is in range before the seventh step
-    assert set(log.metrics) >= {"return"}
+    assert (stored.world.health[0, :6, 0] == 45).all()  # six episodes, at their start
+    np.testing.assert_array_equal(stored.world.action[0, :6, 1:, :3], stored.action[0, :6])
+    last = {name: float(values[2, 0]) for name, values in log.metrics.items()}
+    assert set(last) >= {"episode_win", "episode_dead_allies", "episode_dead_enemies"}
+    assert all(np.isfinite(value) for value in last.values())
+    assert last["td"] > 0
     assert program_of(config).env.version.startswith("1, jaxmarl ")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("3m", 0.28), ("8m", 0.44), ("3s5z", 0.44), ("3s_vs_5z", 0.0), ("5m_vs_6m", 0.0), ("6h_vs_8z", 0.0)],
+    [("3m", 0.49), ("8m", 0.46), ("3s5z", 0.45), ("3s_vs_5z", 0.0), ("5m_vs_6m", 0.0), ("6h_vs_8z", 0.0)],
 )
 def test_heuristic_allies_win_as_often_as_they_are_known_to_and_random_play_never(name, expected):
-    """Shares of 32 episodes, measured on JaxMARL alone, where a standard error is up to 0.09; here of 128."""
+    """Shares of 2,048, 512 and 256 episodes, measured on JaxMARL alone; here of 128, with a standard error of 0.044."""
     env, game = case(name)
     copies, limit = 128, env.spec.episode_limit
     n = len(SCENARIOS[name].allies)
@@ -52,6 +56,5 @@ def test_heuristic_allies_win_as_often_as_they_are_known_to_and_random_play_neve
         returns, lengths, info = jax.device_get(play(jax.random.split(jax.random.key(5), copies), jnp.bool_(is_clever)))
         stats = EpisodeStats(returns, lengths, lengths < limit, info, np.zeros((copies, n), np.int32))
         shares[is_clever] = float(np.mean(env.success(stats)))
-        print(name, is_clever, shares[is_clever], returns.mean() / 10, lengths.mean(), info["dead_allies"].mean())
     assert shares[False] == 0
-    assert shares[True] == pytest.approx(expected, abs=0.2 if expected else 0.02)
+    assert shares[True] == pytest.approx(expected, abs=0.15 if expected else 0.02)
