@@ -15,6 +15,7 @@ PACKAGES = ("lsf-jax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoi
 OPTIONAL = {
     "tensorboardX": ("train.sinks=tensorboard", "pip install 'lsf-jax[tensorboard]'"),
     "wandb": ("train.sinks=wandb", "pip install 'lsf-jax[wandb]'"),
+    "jaxmarl": ("env smax and other games of JaxMARL", "pip install 'lsf-jax[smax]'"),
     "nbclient": ("running the notebooks", "pip install 'lsf-jax[notebook]'"),
 }
 

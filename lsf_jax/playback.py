@@ -111,8 +111,8 @@ def episode_frames(policies: Policies, episode: Episode) -> list[Picture]:
     ]
 
 
-def _before_each(values: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0.0], np.cumsum(values)])
+def _before_each(values: Any) -> np.ndarray:
+    return np.concatenate([[0.0], np.cumsum(np.asarray(values))])
 
 
 def _text_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:

@@ -118,7 +118,7 @@ def lenient() -> Iterator[None]:
 def from_jaxmarl(game: Game, view: View, rules: Rules) -> Env:
     """A JaxMARL game as an `Env`; agents are in the order of `game.agents`.
 
-    `render` prints the snapshot, and `success` means that an episode earned `rules.max_return`: replace them
+    `render` prints the snapshot's arrays, and `success` means that an episode earned `rules.max_return`: replace them
     (`Env._replace`) where more is known.
 
     Args:
@@ -145,7 +145,7 @@ def from_jaxmarl(game: Game, view: View, rules: Rules) -> Env:
         step=partial(_step, game=game, view=view, rules=rules),
         snapshot=lambda state: view.snapshot(state.game),
         observe=view.observe,
-        render=str,
+        render=_fields_text,
         success=partial(_reached, best=rules.max_return),
         max_return=rules.max_return,
         version=f"1, jaxmarl {jaxmarl_version()}",
@@ -220,6 +220,18 @@ def _step(
         done=terminal | (time >= rules.episode_limit),
         info=rules.info(transition),
     )
+
+
+def _fields_text(snapshot: Snapshot) -> str:
+    """A line for each array of the game's state."""
+    leaves = jax.tree_util.tree_flatten_with_path(snapshot)[0]
+    shown = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.array2string(
+            np.asarray(leaf), precision=2, suppress_small=True, separator=", "
+        )
+        for path, leaf in leaves
+    }
+    return "\n".join(f"{name}: {' '.join(value.split())}" for name, value in shown.items())
 
 
 def _reached(stats: EpisodeStats, *, best: float) -> Array:

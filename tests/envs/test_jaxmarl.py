@@ -119,6 +119,11 @@ def test_a_game_that_ends_is_terminal_and_shows_its_last_observation():
     assert [float(step.info["gain"]) for step in steps] == [3, 2]
 
 
+def test_a_picture_is_a_line_for_each_array():
+    text = toy().render(Count(total=np.int32(7), step=np.array([[0.125, 1], [2, 3]])))
+    assert text == "total: 7\nstep: [[0.12, 1. ], [2. , 3. ]]"
+
+
 def test_success_is_the_best_return():
     stats = EpisodeStats(jnp.array([6.0, 5.9]), jnp.array([2, 2]), jnp.array([True, True]), {}, jnp.zeros((2, 2), int))
     assert toy().success(stats).tolist() == [True, False]

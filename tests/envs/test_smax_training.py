@@ -7,8 +7,11 @@ import pytest
 from engine_cases import advance, chunk_of, program_of, small, start
 from jaxmarl_cases import battle, case, needs_jaxmarl
 
+from lsf_jax.analysis.battle import draw_battle, unpack_battle
+from lsf_jax.config import compose
 from lsf_jax.envs.smax_scenarios import SCENARIOS
-from lsf_jax.types import EpisodeStats
+from lsf_jax.playback import Policies, episode_frames
+from lsf_jax.types import Episode, EpisodeStats
 
 pytestmark = needs_jaxmarl
 
@@ -32,6 +35,34 @@ def test_lsf_sac_learns_from_replayed_snapshots_of_a_battle():
     assert all(np.isfinite(value) for value in last.values())
     assert last["td"] > 0
     assert program_of(config).env.version.startswith("1, jaxmarl ")
+
+
+def test_frames_of_a_recorded_battle_are_pictures_of_its_moments_with_what_has_happened():
+    config = compose(env="smax/3m")
+    env, _ = case("3m")
+    snapshot = jax.device_get(env.snapshot(env.reset(jax.random.key(0))[0]))
+    world = jax.tree.map(lambda leaf: np.stack([leaf] * 4), snapshot)
+    world.health[1:, 5] = 0  # one enemy falls in the first step of two; the fourth row is padding
+    episode = Episode(
+        world=world,
+        action=np.zeros((3, 3), np.uint8),
+        reward=np.array([3.0, 0.5, 0.0], np.float32),
+        terminal=np.zeros(3, bool),
+        valid=np.array([True, True, False]),
+        info={name: np.array([name == "dead_enemies", 0, 0], np.float32) for name in ("dead_allies", "dead_enemies")},
+    )
+    policies = Policies(config=config, program=None, params={}, seed=np.zeros(1), grid=np.zeros(1), hyper=None)
+    frames = episode_frames(policies, episode)
+    expected = [
+        draw_battle(
+            unpack_battle(jax.tree.map(lambda leaf, t=t: leaf[t], world), SCENARIOS["3m"]),
+            f"step {t} · allies down 0/3 · enemies down {min(t, 1)}/3 · return {total}",
+        )
+        for t, total in enumerate((0.0, 3.0, 3.5))
+    ]
+    assert len(frames) == 3
+    for frame, picture in zip(frames, expected):
+        np.testing.assert_array_equal(frame, picture)
 
 
 @pytest.mark.slow
