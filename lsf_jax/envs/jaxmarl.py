@@ -83,9 +83,9 @@ def load_jaxmarl(part: str = "") -> ModuleType:
         with _silence():
             module = importlib.import_module(f"jaxmarl.{part}" if part else "jaxmarl")
     except ImportError as error:
-        raise ConfigError(f"env needs the package jaxmarl, which cannot be imported ({error}); {remedy}") from None
+        raise ConfigError(f"JaxMARL games need the package jaxmarl, which cannot be imported ({error}); {remedy}") from None
     if tuple(int(number) for number in jaxmarl_version().split(".")[:2]) < (0, 2):
-        raise ConfigError(f"env needs jaxmarl 0.2.0 or later, but {jaxmarl_version()} is installed; {remedy}")
+        raise ConfigError(f"JaxMARL games need jaxmarl 0.2.0 or later, but {jaxmarl_version()} is installed; {remedy}")
     return module
 
 

@@ -8,7 +8,7 @@ from jaxmarl_cases import PAPER, case, needs_jaxmarl, play, tell
 
 from lsf_jax.envs.jaxmarl import lenient
 from lsf_jax.envs.smax_scenarios import SCENARIOS
-from lsf_jax.envs.smax_view import MAP_SIZE, N_MOVES, STOP
+from lsf_jax.envs.smax_view import MAP_SIZE, N_MOVES, STOP, take_snapshot
 from lsf_jax.types import EpisodeStats
 
 pytestmark = needs_jaxmarl
@@ -94,6 +94,44 @@ def test_hidden_enemy_actions_are_zero_as_jaxmarls_and_all_else_stays(name, batt
     assert env.spec == seeing.spec
 
 
+def anything(name, game, key):
+    """A state of units strewn about, wounded or dead, weapons hot or ready, after any actions."""
+    scenario = SCENARIOS[name]
+    n, m = len(scenario.allies), len(scenario.enemies)
+    keys = jax.random.split(key, 4)
+    largest = jnp.array([N_MOVES + m] * n + [N_MOVES + n] * m)
+    health = jnp.floor(jax.random.uniform(keys[0], (n + m,), minval=-0.3) * scenario.column("health"))
+    with lenient():
+        move, shot = game._decode_discrete_actions(jax.random.randint(keys[1], (n + m,), 0, largest))
+        return game.reset(key)[1].state.replace(
+            unit_positions=12 + 8 * jax.random.uniform(keys[2], (n + m, 2)),
+            unit_health=jnp.maximum(health, 0),
+            unit_alive=health > 0,
+            unit_weapon_cooldowns=jax.random.uniform(keys[3], (n + m,), minval=-1.0, maxval=2.0),
+            prev_movement_actions=move,
+            prev_attack_actions=shot,
+        )
+
+
+@pytest.mark.parametrize("name", ["5m_vs_6m", "corridor_open", "2M7m_vs_3M8m"])
+def test_observations_of_any_moment_are_jaxmarls_where_sides_differ_in_number(name):
+    env, game = case(name)
+
+    @jax.jit
+    @jax.vmap
+    def both(key):
+        state = anything(name, game, key)
+        with lenient():
+            obs, avail = game._env.get_obs(state), game._env.get_avail_actions(state)
+        theirs = [jnp.stack([each[agent] for agent in game.agents]) for each in (obs, avail)]
+        return env.observe(take_snapshot(state, SCENARIOS[name])), *theirs
+
+    ours, obs, avail = jax.device_get(both(jax.random.split(jax.random.key(2), 32)))
+    np.testing.assert_allclose(ours.obs, obs, atol=1e-6)
+    np.testing.assert_array_equal(ours.avail, avail.astype(bool))
+    assert 0.05 < avail[..., N_MOVES:].mean() < 0.95
+
+
 # Snapshots.
 
 
@@ -153,10 +191,10 @@ def test_before_the_limit_an_episode_ends_when_jaxmarl_says_so(battles):
 
 
 class Arena:
-    """3m with a limit of four steps; steps from states arranged by hand, beside JaxMARL's account."""
+    """3m with a limit of four steps and a bonus of 3; steps from states arranged by hand, beside JaxMARL's account."""
 
     def __init__(self):
-        self.env, self.game = case("3m", max_steps=4)
+        self.env, self.game = case("3m", max_steps=4, won_battle_bonus=3.0)
         self.start, _ = jax.jit(self.env.reset)(jax.random.key(0))
         self._both = jax.jit(
             lambda key, state, action: (*self.env.step(key, state, action), tell(self.game, key, state.game, action))
@@ -205,8 +243,8 @@ def test_a_battle_decided_in_the_last_step_is_terminal(arena):
     _, step, told = arena.step(last, SHOOT_FIRST)
     assert (step.done, step.terminal, told.done) == (True, True, True)
     assert (step.info["win"], step.info["dead_enemies"], step.info["dead_allies"]) == (1, 1, 0)
-    # 9 of 45 points of one of three enemies, and the bonus; scaled so that all of both make 20.
-    assert step.reward == pytest.approx(10 * (9 / 45 / 3 + 1))
+    # 9 of 45 points of one of three enemies, and the bonus; scaled so that all damage and the bonus make 20.
+    assert step.reward == pytest.approx(5 * (9 / 45 / 3 + 3))
 
 
 def test_a_draw_is_terminal_and_no_win(arena):
@@ -215,7 +253,7 @@ def test_a_draw_is_terminal_and_no_win(arena):
     )
     assert step.terminal
     assert (step.info["win"], step.info["dead_allies"], step.info["dead_enemies"]) == (0, 1, 1)
-    assert step.reward == pytest.approx(10 * 9 / 45 / 3)
+    assert step.reward == pytest.approx(5 * 9 / 45 / 3)
 
 
 def test_a_lost_battle_is_terminal_and_earns_nothing_more(arena):
