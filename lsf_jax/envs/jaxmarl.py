@@ -83,14 +83,14 @@ def load_jaxmarl(part: str = "") -> ModuleType:
         with _silence():
             module = importlib.import_module(f"jaxmarl.{part}" if part else "jaxmarl")
     except ImportError as error:
-        raise ConfigError(f"JaxMARL games need the package jaxmarl, which cannot be imported ({error}); {remedy}") from None
+        raise ConfigError(f"JaxMARL games need the package jaxmarl: {error}; {remedy}") from None
     if tuple(int(number) for number in jaxmarl_version().split(".")[:2]) < (0, 2):
-        raise ConfigError(f"JaxMARL games need jaxmarl 0.2.0 or later, but {jaxmarl_version()} is installed; {remedy}")
+        raise ConfigError(f"JaxMARL games need version 0.2.0 or later, but {jaxmarl_version()} is installed; {remedy}")
     return module
 
 
 def jaxmarl_version() -> str:
-    """The installed version of JaxMARL, which is part of `Env.version`: its games change with it."""
+    """The installed version of JaxMARL, which is part of `Env.version`: results of two do not compare."""
     return importlib.metadata.version("jaxmarl")
 
 

@@ -28,7 +28,7 @@ NORTH, EAST, SOUTH, WEST = range(STOP)
 
 
 class Snapshot(NamedTuple):
-    """What replay stores of a battle with U units, allies first; the cooldown of the enemies' minds is not seen."""
+    """What replay stores of a battle with U units, allies first. What enemies plan is not seen, and not kept."""
 
     position: Float[Array, "*lead units 2"]  # cells
     cooldown: Float[Array, "*lead units"]  # seconds until a unit can shoot again; negative once it can

@@ -195,7 +195,7 @@ def test_without_jaxmarl_one_line_says_what_to_install(name, monkeypatch):
 def test_a_jaxmarl_from_before_its_observations_changed_is_refused(version, is_refused, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda package: version)
     if is_refused:
-        with pytest.raises(ConfigError, match=r"jaxmarl 0\.2\.0 or later, but 0\.1\.0"):
+        with pytest.raises(ConfigError, match=r"need version 0\.2\.0 or later, but 0\.1\.0"):
             make("smax")
     else:
         assert make("smax").version == f"1, jaxmarl {version}"
