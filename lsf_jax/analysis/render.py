@@ -148,7 +148,7 @@ def frames_to_gif(frames: Sequence[str | np.ndarray], path: str | Path, fps: flo
     if not len(frames):
         raise ValueError("frames is empty; a GIF needs at least one.")
     pictures = [draw_text(frame) if isinstance(frame, str) else _checked(frame) for frame in frames]
-    images = [image.quantize(64, dither=Image.Dither.NONE) for image in _same_size(pictures)]
+    images = [image.quantize(256, dither=Image.Dither.NONE) for image in _same_size(pictures)]
     duration = round(1000 / fps)
     durations = [duration] * (len(images) - 1) + [max(duration, round(1000 * hold))]
     path = Path(path)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lsf_jax.analysis import battle, render
 from lsf_jax.envs.smax_scenarios import SCENARIOS
@@ -70,6 +71,15 @@ def test_a_shot_is_a_line_between_two_units():
     assert np.ptp(pixels_at(draw(action=shooting), halfway)) > 50
     dead = draw((0, *(45,) * 5), action=shooting)
     np.testing.assert_array_equal(pixels_at(dead, halfway), pixels_at(draw(), halfway))  # the dead do not shoot
+
+
+def test_the_last_enemy_keeps_its_colour_in_an_animation(tmp_path):
+    """Few pixels are orange; with too small a palette they are merged with others."""
+    picture = draw((45, 12, 0, 0, 0, 20), action=(N_MOVES + 2, N_MOVES + 2, STOP, STOP, STOP, N_MOVES))
+    with Image.open(render.frames_to_gif([picture, picture], tmp_path / "battle.gif")) as image:
+        shown = np.asarray(image.convert("RGB"))
+    for pixels in (pixels_at(shown, PLACES[5]), pixels_at(picture, PLACES[5])):
+        assert np.abs(pixels - np.array(ORANGE)).sum(-1).min() < 12
 
 
 @pytest.mark.parametrize("name", ["3m", "27m_vs_30m", "1c3s5z_nosplash"])
