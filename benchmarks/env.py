@@ -70,9 +70,11 @@ def one_row(env: Env, copies: int, target: int, repeats: int) -> dict[str, Any]:
     run = compile_program(partial(play, env=env, copies=copies, rounds=rounds), key, weight)
     total, steps = run.call(key, weight)
     timing = measure(lambda: run.call(key, weight), repeats)
+    played = copies * rounds * env.spec.episode_limit
     return {
         "copies": copies,
         "env steps/s": int(steps) / timing.median,
+        "with padding/s": played / timing.median,
         **spread("seconds", timing),
         "valid steps": int(steps),
         "us per step": 1e6 * timing.median / int(steps),
@@ -141,13 +143,19 @@ def compare(rows: list[dict[str, Any]], settings: Any, arguments: argparse.Names
     ]
 
 
+def shorter(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The setting that makes episodes short, by the name that the environment has for it."""
+    settings = vars(configure(arguments).env)
+    return tuple(f"env.{key}=5" for key in ("episode_limit", "max_steps") if key in settings)
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Measure every number of copies of both environments and report."""
-    config = configure(arguments, *(("env.episode_limit=5",) if arguments.quick else ()))
-    copies, target = (arguments.copies[:2], 64) if arguments.quick else (arguments.copies, TARGET_STEPS)
+    config = configure(arguments, *(shorter(arguments) if arguments.quick else ()))
+    copies, target = (arguments.copies[:2], 64) if arguments.quick else (arguments.copies, arguments.steps)
     env = make_env(config)
     rows = [one_row(env, n, target, arguments.repeats) for n in copies]
-    tables = {config.env_name: rows}
+    tables = {arguments.env or config.env_name: rows}
     if config.env_name == "predator_prey":
         tables["against NumPy"] = compare(rows, config.env, arguments)
         arguments.env, arguments.overrides = "matrix_game", []
@@ -159,4 +167,5 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = make_parser(__doc__ or "", seeds=(1,), repeats=5)
     parser.add_argument("--copies", type=int, nargs="+", default=list(COPIES), help="copies stepped side by side")
+    parser.add_argument("--steps", type=int, default=TARGET_STEPS, help="steps of all copies in one run, with padding")
     main(parse(parser))

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsf_jax import params_file, records
+from lsf_jax.analysis.battle import draw_battle, unpack_battle
 from lsf_jax.analysis.render import Picture, caption_text, draw_board, draw_text, unpack_board
 from lsf_jax.config import Config, ConfigError
+from lsf_jax.envs.smax_scenarios import SCENARIOS
 from lsf_jax.experiment import read_run
 from lsf_jax.program import Program, Rows, build, compile_evaluate, compile_init, make_rows, take_rows
 from lsf_jax.rollout import rollout
@@ -99,18 +101,34 @@ def episode_moments(episode: Episode) -> list[Snapshot]:
 
 def episode_frames(policies: Policies, episode: Episode) -> list[Picture]:
     """A picture of each moment of a recorded episode, the last state included."""
+    draw = {"predator_prey": _hunt_frame, "smax": _battle_frame}.get(policies.config.env_name, _text_frame)
     length = int(episode.valid.sum())
-    rewards = np.concatenate([[0.0], np.cumsum(episode.reward[:length])])
-    moments = episode_moments(episode)
-    cfg = policies.config.env
-    if policies.config.env_name != "predator_prey":
-        render = policies.program.env.render
-        return [draw_text(f"{render(moment)}\n\nstep {t} return {rewards[t]:g}") for t, moment in enumerate(moments)]
-    captures = np.concatenate([[0.0], np.cumsum(episode.info["captures"][:length])])
+    sums = {name: _before_each(values[:length]) for name, values in episode.info.items()}
+    sums["return"] = _before_each(episode.reward[:length])
     return [
-        draw_board(
-            unpack_board(moment, cfg.n_predators, cfg.n_prey, cfg.grid_size),
-            caption_text(t, int(captures[t]), cfg.n_prey, float(rewards[t])),
-        )
-        for t, moment in enumerate(moments)
+        draw(policies, moment, t, {name: float(values[t]) for name, values in sums.items()})
+        for t, moment in enumerate(episode_moments(episode))
     ]
+
+
+def _before_each(values: Any) -> np.ndarray:
+    return np.concatenate([[0.0], np.cumsum(np.asarray(values))])
+
+
+def _text_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:
+    return draw_text(f"{policies.program.env.render(moment)}\n\nstep {t} return {sums['return']:g}")
+
+
+def _hunt_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:
+    cfg = policies.config.env
+    board = unpack_board(moment, cfg.n_predators, cfg.n_prey, cfg.grid_size)
+    return draw_board(board, caption_text(t, int(sums["captures"]), cfg.n_prey, sums["return"]))
+
+
+def _battle_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:
+    scenario = SCENARIOS[policies.config.env.scenario]
+    return draw_battle(
+        unpack_battle(moment, scenario),
+        f"step {t} · allies down {sums['dead_allies']:.0f}/{len(scenario.allies)} · "
+        f"enemies down {sums['dead_enemies']:.0f}/{len(scenario.enemies)} · return {sums['return']:.1f}",
+    )

@@ -14,7 +14,8 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 READING_ORDER = """
 types fields yaml12
-envs.base envs.tabular envs.matrix_game envs.predator_prey envs.probes envs
+envs.base envs.tabular envs.matrix_game envs.predator_prey
+envs.jaxmarl envs.jaxmarl_games envs.smax_scenarios envs.smax_view envs.smax envs.probes envs
 networks networks.agents networks.mixers networks.factorisation networks.critics networks.messages
 policies lengths rollout host_rollout buffers returns optimizers learner
 algorithms.settings algorithms.base algorithms.stepwise algorithms.q_mixing algorithms.weighted_qmix
@@ -24,7 +25,8 @@ algorithms.lsf_sac_config algorithms.lsf_sac_networks algorithms.lsf_sac algorit
 training evaluation
 layers train_config config run_folder manifest params_file checkpoint metrics sinks progress signals runtime
 program planner records
-analysis analysis.runs analysis.statistics analysis.tables analysis.plots analysis.render analysis.matrix_table
+analysis analysis.runs analysis.statistics analysis.tables analysis.plots analysis.render analysis.battle
+analysis.matrix_table
 host_replay host_training program_set session setup_card experiment suite playback doctor cli_suites cli
 """
 """Every module after all that it may import; `lsf_jax` itself comes last."""

@@ -1,4 +1,7 @@
-"""Pictures of episodes: a predator-prey board, or any ASCII picture, as RGB arrays and animated GIFs."""
+"""Pictures of episodes: a predator-prey board, or any ASCII picture, as RGB arrays and animated GIFs.
+
+`analysis.battle` draws SMAX.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,7 +18,7 @@ Picture: TypeAlias = UInt8[np.ndarray, "height width 3"]
 CELL = 36  # pixels per side of a board's cell
 MARGIN = 14
 _CAPTION_HEIGHT = 30
-_SCALE = 3  # drawn this much larger, then reduced: Pillow's circles have no smooth edges
+SCALE = 3  # drawn this much larger, then reduced: Pillow's circles have no smooth edges
 _WHITE, _LINE, _INK = (255, 255, 255), (222, 226, 230), (33, 37, 41)
 _PREDATOR, _PREY = (0, 114, 178), (213, 94, 0)
 
@@ -84,13 +87,19 @@ def draw_board(board: Board, caption: str = "") -> Picture:
     if n < 1 or (cells.size and (cells.min() < 0 or cells.max() >= n * n)):
         raise ValueError(f"board has cells {cells.tolist()}, outside its {n}x{n} grid; check grid_size.")
     side = n * CELL + 2 * MARGIN
-    large = Image.new("RGB", (side * _SCALE, side * _SCALE), _WHITE)
+    large = Image.new("RGB", (side * SCALE, side * SCALE), _WHITE)
     draw = ImageDraw.Draw(large)
     _draw_grid(draw, n)
     for cell in board.prey[board.alive]:
         _draw_piece(draw, int(cell), n, _PREY, "")
     for name in np.flatnonzero(board.active):
         _draw_piece(draw, int(board.predators[name]), n, _PREDATOR, str(name))
+    return reduce_and_caption(large, caption)
+
+
+def reduce_and_caption(large: Image.Image, caption: str) -> Picture:
+    """A square drawing at `SCALE` times its size, brought to its size, with a line of text below."""
+    side = large.width // SCALE
     picture = Image.new("RGB", (side, side + _CAPTION_HEIGHT), _WHITE)
     picture.paste(large.resize((side, side), Image.Resampling.LANCZOS), (0, 0))
     _draw_caption(ImageDraw.Draw(picture), caption, side)
@@ -108,7 +117,7 @@ def draw_text(text: str, size: int = 18) -> Picture:
       RGB picture, as wide as the longest line.
     """
     lines = text.splitlines() or [""]
-    font = _font(size)
+    font = find_font(size)
     width, height = round(size * 0.62), round(size * 1.3)
     shape = (max(len(line) for line in lines) * width + 2 * MARGIN, len(lines) * height + 2 * MARGIN)
     picture = Image.new("RGB", shape, _WHITE)
@@ -139,7 +148,7 @@ def frames_to_gif(frames: Sequence[str | np.ndarray], path: str | Path, fps: flo
     if not len(frames):
         raise ValueError("frames is empty; a GIF needs at least one.")
     pictures = [draw_text(frame) if isinstance(frame, str) else _checked(frame) for frame in frames]
-    images = [image.quantize(64, dither=Image.Dither.NONE) for image in _same_size(pictures)]
+    images = [image.quantize(256, dither=Image.Dither.NONE) for image in _same_size(pictures)]
     duration = round(1000 / fps)
     durations = [duration] * (len(images) - 1) + [max(duration, round(1000 * hold))]
     path = Path(path)
@@ -165,32 +174,32 @@ def save_picture(picture: Picture, path: str | Path) -> Path:
 
 
 def _draw_grid(draw: ImageDraw.ImageDraw, n: int) -> None:
-    start, end = MARGIN * _SCALE, (MARGIN + n * CELL) * _SCALE
+    start, end = MARGIN * SCALE, (MARGIN + n * CELL) * SCALE
     for line in range(n + 1):
-        at = (MARGIN + line * CELL) * _SCALE
-        draw.line([(start, at), (end, at)], fill=_LINE, width=_SCALE)
-        draw.line([(at, start), (at, end)], fill=_LINE, width=_SCALE)
+        at = (MARGIN + line * CELL) * SCALE
+        draw.line([(start, at), (end, at)], fill=_LINE, width=SCALE)
+        draw.line([(at, start), (at, end)], fill=_LINE, width=SCALE)
 
 
 def _draw_piece(draw: ImageDraw.ImageDraw, cell: int, n: int, colour: tuple[int, int, int], name: str) -> None:
     row, column = divmod(cell, n)
-    x, y = ((MARGIN + (index + 0.5) * CELL) * _SCALE for index in (column, row))
-    radius = 0.36 * CELL * _SCALE
+    x, y = ((MARGIN + (index + 0.5) * CELL) * SCALE for index in (column, row))
+    radius = 0.36 * CELL * SCALE
     draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     if name:
-        draw.text((x, y), name, fill=_WHITE, font=_font(round(0.42 * CELL * _SCALE), bold=True), anchor="mm")
+        draw.text((x, y), name, fill=_WHITE, font=find_font(round(0.42 * CELL * SCALE), bold=True), anchor="mm")
 
 
 def _draw_caption(draw: ImageDraw.ImageDraw, caption: str, side: int) -> None:
     size = 15
-    while size > 7 and draw.textlength(caption, font=_font(size, mono=False)) > side - 2 * MARGIN:
+    while size > 7 and draw.textlength(caption, font=find_font(size, mono=False)) > side - 2 * MARGIN:
         size -= 1
-    draw.text((MARGIN, side), caption, fill=_INK, font=_font(size, mono=False))
+    draw.text((MARGIN, side), caption, fill=_INK, font=find_font(size, mono=False))
 
 
 @cache
-def _font(size: int, bold: bool = False, mono: bool = True) -> ImageFont.FreeTypeFont:
-    # matplotlib ships these fonts on every system; Pillow's own lacks a monospaced one.
+def find_font(size: int, bold: bool = False, mono: bool = True) -> ImageFont.FreeTypeFont:
+    """A font of that height in pixels; matplotlib ships it on every system, and Pillow has no monospaced one."""
     name = f"DejaVuSans{'Mono' if mono else ''}{'-Bold' if bold else ''}.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 

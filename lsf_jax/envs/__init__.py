@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from lsf_jax.envs import jaxmarl_games as _jaxmarl
 from lsf_jax.envs import matrix_game as _games
 from lsf_jax.envs import predator_prey as _hunt
+from lsf_jax.envs import smax as _smax
 from lsf_jax.envs.base import Hosted, nearest, require
 from lsf_jax.fields import freeze, range_problem, type_problem
 from lsf_jax.types import Env
@@ -23,6 +25,8 @@ ENVS: dict[str, tuple[type, Callable[[Any], Env]]] = {
     "linear_game": (_games.RepeatedConfig, _games.linear_game),
     "nonlinear_game": (_games.RepeatedConfig, _games.nonlinear_game),
     "m_step": (_games.MStepConfig, _games.m_step),
+    "smax": (_smax.SmaxConfig, _smax.smax),
+    "jaxmarl": (_jaxmarl.JaxmarlConfig, _jaxmarl.jaxmarl_game),
 }
 """Every environment by name: its config class, and the factory that makes an `Env` from one."""
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxmarl_cases import needs_jaxmarl
 
 from lsf_jax.envs import ENVS, make
 from lsf_jax.envs.probes import PROBES
@@ -19,7 +20,10 @@ SETTINGS = {
     "climbing, repeated": ("climbing", {"episode_limit": 25}),
     "matrix_game, three agents": ("matrix_game", {"n_agents": 3, "payoff": (((1.0, 2.0), (0.0, 3.0)),) * 2}),
     "m_step, four branches": ("m_step", {"n_steps": 3, "good_branches": 4}),
+    "jaxmarl, speaker and listener": ("jaxmarl", {"game": "MPE_simple_speaker_listener_v4"}),
+    "jaxmarl, riddle": ("jaxmarl", {"game": "switch_riddle"}),
 }
+NEEDS_JAXMARL = ("smax", "jaxmarl")
 
 
 class Episodes(NamedTuple):
@@ -63,7 +67,13 @@ def build(name):
     return factory(config_class(**settings))
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[needs_jaxmarl] if base in NEEDS_JAXMARL else [])
+        for name, (base, _) in SETTINGS.items()
+    ],
+)
 def env(request):
     return build(request.param)
 

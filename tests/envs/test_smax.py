@@ -1,0 +1,289 @@
+"""SMAX battles: what is seen against JaxMARL's own account, snapshots, and how episodes end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxmarl_cases import PAPER, case, needs_jaxmarl, play, tell
+
+from lsf_jax.envs.jaxmarl import lenient
+from lsf_jax.envs.smax_scenarios import SCENARIOS
+from lsf_jax.envs.smax_view import MAP_SIZE, N_MOVES, STOP, take_snapshot
+from lsf_jax.types import EpisodeStats
+
+pytestmark = needs_jaxmarl
+COPIES, STEPS = 16, 99
+FULL = 20.0  # return of a won battle
+
+
+DEFAULT = ("3m", "1c3s5z_nosplash")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in PAPER if name not in DEFAULT]
+
+
+@pytest.fixture(scope="module", params=[*DEFAULT, *OTHERS])
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def scenario(name):
+    return SCENARIOS[name]
+
+
+@pytest.fixture(scope="module")
+def played(name):
+    return play(name, COPIES, STEPS)
+
+
+@pytest.fixture(scope="module")
+def battles(played):
+    return played[0]
+
+
+# What is seen.
+
+
+def test_observations_are_jaxmarls_in_every_step_the_last_one_included(battles):
+    np.testing.assert_allclose(battles.steps.observation.obs, battles.told.obs, atol=1e-6)
+    assert battles.steps.observation.obs.any()
+
+
+def test_masks_are_jaxmarls_as_truth_values(battles):
+    assert battles.steps.observation.avail.dtype == bool
+    np.testing.assert_array_equal(battles.steps.observation.avail, battles.told.avail.astype(bool))
+
+
+def test_the_dead_see_nothing_and_may_only_stop(battles, scenario):
+    n = len(scenario.allies)
+    dead = ~battles.game.unit_alive[:, :, :n]
+    assert dead.any()
+    assert not battles.steps.observation.obs[dead].any()
+    only_stop = np.arange(battles.steps.observation.avail.shape[-1]) == STOP
+    assert (battles.steps.observation.avail[dead] == only_stop).all()
+
+
+def test_the_state_is_jaxmarls_normalised_without_constants(battles, scenario):
+    n_units, n_types = len(scenario.units()), len(scenario.type_names())
+    per_unit = n_units * (4 + n_types)
+    raw = battles.told.world_state[..., :per_unit].reshape(COPIES, STEPS, n_units, 4 + n_types).astype(np.float64)
+    constants = battles.told.world_state[..., per_unit:]
+    assert (constants == constants[0, 0]).all()  # teams and type numbers
+    raw[..., 1:3] /= MAP_SIZE
+    raw[..., 3] = np.clip(raw[..., 3] / scenario.column("cooldown"), 0, 1)
+    np.testing.assert_allclose(battles.steps.observation.state, raw.reshape(COPIES, STEPS, -1), atol=1e-6)
+    # Neighbours may push a living unit a little way off the map.
+    assert battles.steps.observation.state.min() > -0.02
+    assert battles.steps.observation.state.max() < 1.02
+
+
+def test_hidden_enemy_actions_are_zero_as_jaxmarls_and_all_else_stays(name, battles):
+    seeing, _ = case(name)
+    env, game = case(name, see_enemy_actions=False)
+    snapshots = jax.tree.map(lambda leaf: leaf[:, :6], battles.snapshot)
+    states = jax.tree.map(lambda leaf: leaf[:, :6], battles.game)
+
+    def theirs(state):
+        with lenient():
+            obs = game._env.get_obs(state)
+        return jnp.stack([obs[agent] for agent in game.agents])
+
+    ours = jax.jit(jax.vmap(jax.vmap(env.observe)))(snapshots)
+    np.testing.assert_allclose(ours.obs, jax.jit(jax.vmap(jax.vmap(theirs)))(states), atol=1e-6)
+    assert (np.asarray(ours.obs) != battles.steps.observation.obs[:, :6]).any()
+    np.testing.assert_array_equal(ours.state, battles.steps.observation.state[:, :6])
+    assert env.spec == seeing.spec
+
+
+def anything(name, game, key):
+    """A state of units strewn about, wounded or dead, weapons hot or ready, after any actions."""
+    scenario = SCENARIOS[name]
+    n, m = len(scenario.allies), len(scenario.enemies)
+    keys = jax.random.split(key, 4)
+    largest = jnp.array([N_MOVES + m] * n + [N_MOVES + n] * m)
+    health = jnp.floor(jax.random.uniform(keys[0], (n + m,), minval=-0.3) * scenario.column("health"))
+    with lenient():
+        move, shot = game._decode_discrete_actions(jax.random.randint(keys[1], (n + m,), 0, largest))
+        return game.reset(key)[1].state.replace(
+            unit_positions=12 + 8 * jax.random.uniform(keys[2], (n + m, 2)),
+            unit_health=jnp.maximum(health, 0),
+            unit_alive=health > 0,
+            unit_weapon_cooldowns=jax.random.uniform(keys[3], (n + m,), minval=-1.0, maxval=2.0),
+            prev_movement_actions=move,
+            prev_attack_actions=shot,
+        )
+
+
+@pytest.mark.parametrize("name", ["5m_vs_6m", "corridor_open", "2M7m_vs_3M8m"])
+def test_observations_of_any_moment_are_jaxmarls_where_sides_differ_in_number(name):
+    env, game = case(name)
+
+    @jax.jit
+    @jax.vmap
+    def both(key):
+        state = anything(name, game, key)
+        with lenient():
+            obs, avail = game._env.get_obs(state), game._env.get_avail_actions(state)
+        theirs = [jnp.stack([each[agent] for agent in game.agents]) for each in (obs, avail)]
+        return env.observe(take_snapshot(state, SCENARIOS[name])), *theirs
+
+    ours, obs, avail = jax.device_get(both(jax.random.split(jax.random.key(2), 32)))
+    np.testing.assert_allclose(ours.obs, obs, atol=1e-6)
+    np.testing.assert_array_equal(ours.avail, avail.astype(bool))
+    assert 0.05 < avail[..., N_MOVES:].mean() < 0.95
+
+
+# Snapshots.
+
+
+def test_a_snapshot_recomputes_what_was_returned_bit_for_bit(played):
+    battles, again, first_again = played
+    for returned, recomputed in ((battles.steps.observation, again), (battles.first[0], first_again)):
+        for seen, computed in zip(returned, recomputed, strict=True):
+            assert seen.dtype == computed.dtype
+            assert seen.tobytes() == computed.tobytes()
+
+
+def test_a_snapshot_holds_actions_and_whole_health_exactly(battles, scenario):
+    n = len(scenario.allies)
+    np.testing.assert_array_equal(battles.snapshot.action[..., :n], battles.action)
+    np.testing.assert_array_equal(battles.snapshot.health.astype(np.float32), battles.game.unit_health)
+    np.testing.assert_array_equal(battles.snapshot.health > 0, battles.game.unit_alive)
+    assert (battles.first[1].action == STOP).all()
+    assert set(range(N_MOVES)) < set(battles.snapshot.action.ravel().tolist())  # every move, and shots
+
+
+# What is earned, and how it ends.
+
+
+def test_every_ally_earns_the_same_and_the_team_ten_times_that(battles):
+    assert (battles.told.reward == battles.told.reward[..., :1]).all()
+    np.testing.assert_allclose(battles.steps.reward, 10 * battles.told.reward[..., 0], rtol=1e-6)
+
+
+def test_info_sums_to_who_fell_and_who_won(name, battles, scenario):
+    n, running = len(scenario.allies), battles.running
+    sums = {key: np.where(running, values, 0).sum(1) for key, values in battles.steps.info.items()}
+    last = running.sum(1) - 1
+    alive = battles.game.unit_alive[np.arange(COPIES), last]
+    np.testing.assert_array_equal(sums["dead_allies"], n - alive[:, :n].sum(1))
+    np.testing.assert_array_equal(sums["dead_enemies"], alive.shape[1] - n - alive[:, n:].sum(1))
+    won = alive[:, :n].any(1) & ~alive[:, n:].any(1)
+    np.testing.assert_array_equal(sums["win"], won)
+    stats = EpisodeStats(
+        episode_return=np.where(running, battles.steps.reward, 0).sum(1),
+        length=last + 1,
+        terminal=np.ones(COPIES, bool),
+        info=sums,
+        first_action=battles.action[:, 0],
+    )
+    np.testing.assert_array_equal(case(name)[0].success(stats), won)
+    np.testing.assert_allclose(stats.episode_return[won], FULL, rtol=1e-5)
+    assert (stats.episode_return[~won] < FULL / 2 + 1e-4).all()
+    if name == "3m":
+        assert won[: COPIES // 2].sum() > 0  # the heuristic half wins sometimes, random play never
+        assert not won[COPIES // 2 :].any()
+
+
+def test_before_the_limit_an_episode_ends_when_jaxmarl_says_so(battles):
+    np.testing.assert_array_equal(battles.steps.done, battles.told.done)
+    np.testing.assert_array_equal(battles.steps.terminal, battles.told.done)
+    assert battles.told.done.any()
+
+
+class Arena:
+    """3m with a limit of four steps and a bonus of 3; steps from states arranged by hand, beside JaxMARL's account."""
+
+    def __init__(self):
+        self.env, self.game = case("3m", max_steps=4, won_battle_bonus=3.0)
+        self.start, _ = jax.jit(self.env.reset)(jax.random.key(0))
+        self._both = jax.jit(
+            lambda key, state, action: (*self.env.step(key, state, action), tell(self.game, key, state.game, action))
+        )
+
+    def step(self, state, action):
+        return jax.device_get(self._both(jax.random.key(1), state, jnp.asarray(action, jnp.int32)))
+
+    def arranged(self, time=0, **fields):
+        """The state after reset with some arrays of the units replaced, all weapons ready."""
+        units = self.start.game.state.replace(
+            unit_weapon_cooldowns=jnp.zeros(6), step=jnp.asarray(time), **jax.tree.map(jnp.asarray, fields)
+        )
+        if "unit_health" in fields:
+            units = units.replace(unit_alive=units.unit_health > 0)
+        return self.start._replace(game=self.start.game.replace(state=units), time=jnp.int32(time))
+
+
+@pytest.fixture(scope="module")
+def arena():
+    return Arena()
+
+
+STAY = [STOP] * 3
+SHOOT_FIRST = [N_MOVES] * 3
+FACE_TO_FACE = np.array([[14, 16], [14, 18], [14, 20], [17, 16], [17, 18], [17, 20]], np.float32)
+CORNERS = np.array([[2, 2], [2, 4], [2, 6], [30, 26], [30, 28], [30, 30]], np.float32)
+
+
+def health(*points):
+    return np.array(points, np.float32)
+
+
+def test_an_episode_has_max_steps_steps_where_jaxmarl_plays_one_more(arena):
+    state, steps = arena.arranged(unit_positions=CORNERS), []
+    for _ in range(5):
+        state, step, told = arena.step(state, STAY)
+        steps.append((bool(step.done), bool(step.terminal), bool(told.done)))
+    assert [done for done, _, _ in steps[:4]] == [False, False, False, True]
+    assert not any(terminal for _, terminal, _ in steps)
+    assert [told for _, _, told in steps] == [False] * 4 + [True]
+
+
+def test_a_battle_decided_in_the_last_step_is_terminal(arena):
+    last = arena.arranged(time=3, unit_positions=FACE_TO_FACE, unit_health=health(45, 45, 45, 9, 0, 0))
+    _, step, told = arena.step(last, SHOOT_FIRST)
+    assert (step.done, step.terminal, told.done) == (True, True, True)
+    assert (step.info["win"], step.info["dead_enemies"], step.info["dead_allies"]) == (1, 1, 0)
+    # 9 of 45 points of one of three enemies, and the bonus; scaled so that all damage and the bonus make 20.
+    assert step.reward == pytest.approx(5 * (9 / 45 / 3 + 3))
+
+
+def test_a_draw_is_terminal_and_no_win(arena):
+    _, step, _ = arena.step(
+        arena.arranged(unit_positions=FACE_TO_FACE, unit_health=health(9, 0, 0, 9, 0, 0)), SHOOT_FIRST
+    )
+    assert step.terminal
+    assert (step.info["win"], step.info["dead_allies"], step.info["dead_enemies"]) == (0, 1, 1)
+    assert step.reward == pytest.approx(5 * 9 / 45 / 3)
+
+
+def test_a_lost_battle_is_terminal_and_earns_nothing_more(arena):
+    _, step, _ = arena.step(arena.arranged(unit_positions=FACE_TO_FACE, unit_health=health(9, 0, 0, 45, 45, 45)), STAY)
+    assert step.terminal
+    assert (step.info["win"], step.info["dead_allies"], step.reward) == (0, 1, 0)
+    assert not step.observation.obs.any()  # the last observation is that of the dead, not of a next episode
+
+
+def test_walls_kill(arena):
+    places = CORNERS.copy()
+    places[0] = 0.5, 2
+    _, step, _ = arena.step(arena.arranged(unit_positions=places), [3, STOP, STOP])  # west
+    assert step.info["dead_allies"] == 1
+    assert step.observation.avail.sum(-1).tolist() == [1, 5, 5]
+
+
+def test_a_shot_reaches_what_is_closer_than_the_range(arena):
+    places = CORNERS.copy()
+    places[0], places[3:5] = (10, 16), ((14.9, 16), (15.1, 16))
+    snapshot = arena.env.snapshot(arena.arranged(unit_positions=places))
+    seen = arena.env.observe(snapshot)
+    assert seen.avail[0].tolist() == [True] * N_MOVES + [True, False, False]
+    other = np.asarray(seen.obs[0]).reshape(-1)[: 5 * 13].reshape(5, 13)  # two allies, three enemies
+    np.testing.assert_allclose(other[2, :3], [1, 4.9 / 9, 0], rtol=1e-5)
+    assert not other[[0, 1, 4]].any()  # farther than 9 cells
+
+
+def test_settings_reach_the_game():
+    _, game = case("3m", walls_cause_death=False, enemy_shoots=False, attack_mode="random", won_battle_bonus=3.0)
+    assert (game.walls_cause_death, game.enemy_shoots, game.attack_mode) == (False, False, "random")
+    assert game.won_battle_bonus == 3.0
+    assert case("3m", won_battle_bonus=3.0, reward_scale=8.0)[0].max_return == 8.0
