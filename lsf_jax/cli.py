@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--episodes", type=_positive, default=100, help="episodes for each seed (default 100)")
     evaluate.add_argument("--stochastic", action="store_true", help="sample from the policy instead of acting greedily")
     evaluate.add_argument("--seed", type=int, default=0, help="root of the evaluation's randomness (default 0)")
+    evaluate.add_argument(
+        "--replays", default="", metavar="FOLDER", help="of StarCraft II: save the games played as .SC2Replay there"
+    )
     render = _command(commands, "render", "write a GIF of an episode of a trained policy")
     render.add_argument("run", help="the run folder")
     render.add_argument(
@@ -237,7 +240,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     policies = playback.load_policies(options.run)
     runtime.configure(policies.config.train)
     columns = playback.evaluate_policies(
-        policies, options.episodes, stochastic=options.stochastic, root_seed=options.seed
+        policies,
+        options.episodes,
+        stochastic=options.stochastic,
+        root_seed=options.seed,
+        replays=options.replays,
     )
     how = "sampled" if options.stochastic else "greedy"
     print(f"{options.episodes} {how} episodes for each of {len(columns['row'])} rows")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from lsf_jax import layers, yaml12
 from lsf_jax.envs import HOSTED
-from lsf_jax.envs.base import Hosted
+from lsf_jax.envs.hosted import Hosted
 from lsf_jax.fields import ConfigError, freeze, range_problem, range_text, type_problem, type_text
 from lsf_jax.layers import Given, Layer, Sweep, config_folder, list_configs
 from lsf_jax.train_config import MAY_CHANGE_ON_RESUME, TrainConfig

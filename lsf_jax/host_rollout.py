@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped, UInt8
+from jaxtyping import Array
 
-from lsf_jax.envs.base import FIRST, LOST, Event, Hosted, HostEnv, HostError
+from lsf_jax.envs.base import FIRST, LOST, Event, HostEnv, HostError
+from lsf_jax.envs.hosted import Hosted, empty_episodes, pack
 from lsf_jax.types import (
     Act,
     Algorithm,
     Carry,
     Clock,
     Env,
-    EnvSpec,
     Episode,
     EpisodeStats,
     Hyper,
@@ -38,14 +38,6 @@ SHARES = ("env", "transfer", "inference", "other")
 """Where the host's time goes: waiting for games, moving observations, waiting for actions, everything else."""
 
 
-class PackedObservation(NamedTuple):
-    """What replay keeps of one moment of a game on the host, which no snapshot could recompute."""
-
-    obs: Shaped[Any, "*lead agents obs"]
-    state: Shaped[Any, "*lead state"]
-    avail: UInt8[Any, "*lead agents bytes"]  # bits
-
-
 class Behaviour(NamedTuple):
     """Everything that decides how games of all seeds are played; leaves `[K, ...]` but for the clock's counters."""
 
@@ -53,42 +45,6 @@ class Behaviour(NamedTuple):
     clock: Clock
     hyper: Hyper
     key: PRNGKey  # [K]
-
-
-def pack(observation: Observation, dtype: str) -> PackedObservation:
-    """Observations of NumPy, `[..., N, O]` and so on, as replay keeps them."""
-    return PackedObservation(
-        obs=observation.obs.astype(dtype),
-        state=observation.state.astype(dtype),
-        avail=np.packbits(observation.avail, axis=-1),
-    )
-
-
-def unpack(packed: PackedObservation, n_actions: int) -> Observation:
-    """Inverse of `pack` on the device, up to the rounding of its dtype."""
-    return Observation(
-        obs=packed.obs.astype(jnp.float32),
-        state=packed.state.astype(jnp.float32),
-        avail=jnp.unpackbits(packed.avail, axis=-1, count=n_actions).astype(bool),
-    )
-
-
-def empty_episodes(spec: EnvSpec, hosted: Hosted, n: int) -> Episode:
-    """Zeros in the shapes of `n` episodes, NumPy `[n, T, ...]`; on the device path only their shapes are read."""
-    zeros: Any = np.zeros
-    lead = (n, spec.episode_limit + 1)
-    return Episode(
-        world=PackedObservation(
-            obs=zeros((*lead, spec.n_agents, spec.obs_dim), hosted.store),
-            state=zeros((*lead, spec.state_dim), hosted.store),
-            avail=zeros((*lead, spec.n_agents, -(-spec.n_actions // 8)), np.uint8),
-        ),
-        action=zeros((n, spec.episode_limit, spec.n_agents), np.uint8),
-        reward=zeros((n, spec.episode_limit), np.float32),
-        terminal=zeros((n, spec.episode_limit), bool),
-        valid=zeros((n, spec.episode_limit), bool),
-        info={name: zeros((n, spec.episode_limit), np.float32) for name in hosted.info},
-    )
 
 
 def make_actor(algorithm: Algorithm, how: str) -> Callable[..., tuple[Carry, Array]]:
@@ -231,7 +187,7 @@ class HostCollector:
         if ready:
             self._send(self.games, how, behaviour, ready)
         waited = time.perf_counter()
-        events = self.games.receive(1, PATIENCE)
+        events = self.games.receive(self.hosted.min_ready, PATIENCE)
         self.seconds["env"] += time.perf_counter() - waited
         for event in events:
             self._take(self.games, event)

@@ -13,9 +13,11 @@ from lsf_jax.analysis.render import Picture, caption_text, draw_board, draw_text
 from lsf_jax.config import Config, ConfigError
 from lsf_jax.envs.smax_scenarios import SCENARIOS
 from lsf_jax.experiment import read_run
+from lsf_jax.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
+from lsf_jax.host_training import EVALUATE, behaviour_of
 from lsf_jax.program import Program, Rows, build, compile_evaluate, compile_init, make_rows, take_rows
 from lsf_jax.rollout import rollout
-from lsf_jax.types import Carry, Clock, Episode, Hyper, Observation, PRNGKey, Snapshot
+from lsf_jax.types import Carry, Clock, Episode, EpisodeStats, Hyper, Observation, PRNGKey, Snapshot
 
 
 class Policies(NamedTuple):
@@ -54,22 +56,65 @@ def load_policies(path: str | Path) -> Policies:
 
 
 def evaluate_policies(
-    policies: Policies, n_episodes: int, *, stochastic: bool = False, root_seed: int = 0
+    policies: Policies,
+    n_episodes: int,
+    *,
+    stochastic: bool = False,
+    root_seed: int = 0,
+    replays: str | Path = "",
 ) -> dict[str, np.ndarray]:
     """Evaluate every row over exactly `n_episodes` fresh episodes.
 
+    Args:
+      policies: from `load_policies`.
+      n_episodes: per row.
+      stochastic: sample from the policy instead of acting greedily.
+      root_seed: of the evaluation's randomness.
+      replays: folder for recordings by the game itself; games on the host only. Empty saves none.
+
     Returns:
       Columns `row`, `grid`, `seed` and the evaluation's results, one entry for each row.
+
+    Raises:
+      ConfigError: replays of an environment on the device.
+      HostError: games on the host cannot be played.
     """
     n_rows = len(policies.seed)
     program = policies.program
+    if replays and program.hosted is None:
+        raise ConfigError("--replays is for games on the host; use `lsf-jax render` for this environment")
     init = compile_init(program, root_seed)
     rows = _rows_of(policies)
     state = jax.jit(lambda: init(rows)._replace(buffer=()))()  # replay is not needed, and so never made
-    evaluate = compile_evaluate(program, n_episodes, stochastic=stochastic)
-    stats = evaluate(jax.tree.map(jnp.asarray, policies.params), state)
+    params = jax.tree.map(jnp.asarray, policies.params)
+    if program.hosted is None:
+        stats = compile_evaluate(program, n_episodes, stochastic=stochastic)(params, state)
+    else:
+        behaviour = behaviour_of(program.algorithm, state, params, EVALUATE)
+        how = SAMPLED if stochastic else GREEDY
+        stats = _evaluate_on_host(policies, behaviour, n_episodes, how, Path(replays) if replays else None)
     identity = {"row": np.arange(n_rows), "grid": policies.grid, "seed": policies.seed}
     return identity | records.stats_columns(program, stats, n_rows)
+
+
+def _evaluate_on_host(
+    policies: Policies, behaviour: Behaviour, n_episodes: int, how: str, replays: Path | None
+) -> EpisodeStats:
+    """Games of all rows at once, `train.n_envs` workers each, ended when they have been judged."""
+    program, n_rows = policies.program, len(policies.seed)
+    if program.hosted is None:
+        raise ValueError("the environment lives on the device; use compile_evaluate.")
+    n_envs = min(policies.config.train.n_envs, n_episodes)
+    collector = HostCollector(program.env, program.hosted, program.algorithm, n_rows, n_envs)
+    try:
+        collector.open(policies.config.train.seed)
+        stats = collector.evaluate(behaviour, n_episodes, how)
+        if replays is not None and collector.games is not None:
+            for worker in range(collector.games.n_workers):
+                collector.games.save_replay(worker, replays / f"row{worker // n_envs}")
+    finally:
+        collector.close()
+    return stats
 
 
 def _rows_of(policies: Policies) -> Rows:
@@ -77,7 +122,16 @@ def _rows_of(policies: Policies) -> Rows:
 
 
 def record_episode(policies: Policies, row: int, key: PRNGKey, *, stochastic: bool = False) -> Episode:
-    """Play one episode with the policy of a row; NumPy arrays, `world` holds a snapshot for each of the T+1 moments."""
+    """Play one episode with the policy of a row: NumPy arrays, `world` holds a snapshot for each of the T+1 moments.
+
+    Raises:
+      ConfigError: the environment is played on the host.
+    """
+    if policies.program.hosted is not None:
+        raise ConfigError(
+            f"env {policies.config.env_name} is played on the host, which records its own games; "
+            "use `lsf-jax evaluate RUN --replays FOLDER`"
+        )
     algorithm = policies.program.algorithm
     policy = algorithm.act_sampled if stochastic else algorithm.act_greedy
     clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))

@@ -13,10 +13,9 @@ from jaxtyping import Array, Float
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.buffers import observe_episode
 from lsf_jax.config import Config, grid_points, make_env, make_hosted, updates_per_iteration
-from lsf_jax.envs.base import Hosted
+from lsf_jax.envs.hosted import Hosted, empty_episodes
 from lsf_jax.evaluation import make_evaluate
 from lsf_jax.fields import ConfigError
-from lsf_jax.host_rollout import empty_episodes
 from lsf_jax.lengths import EARLY, SEEDS_AXIS, static_lengths
 from lsf_jax.rollout import device_collector
 from lsf_jax.runtime import compiler_options

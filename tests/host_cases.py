@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lsf_jax.envs.base import FIRST, LOST, STEP, Event, Hosted, HostError
+from lsf_jax.envs.base import FIRST, LOST, STEP, Event, HostError
+from lsf_jax.envs.hosted import Hosted, hosted_env
 from lsf_jax.fields import setting
-from lsf_jax.types import Env, EnvSpec, Observation
+from lsf_jax.types import EnvSpec, Observation
 
 LIMIT = 5
 SPEC = EnvSpec(n_agents=2, n_actions=3, obs_dim=4, state_dim=3, episode_limit=LIMIT)
@@ -94,6 +95,12 @@ class ToyGames:
         self.observation.state[worker] = [time / 8, worker / 8, episode / 128]
         self.observation.avail[worker] = [[True, True, time % 2 == 0], [True, time % 2 == 0, True]]
 
+    def save_replay(self, worker, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{worker}.replay"
+        path.write_text(str([name for name in self.finished if name[0] == worker]))
+        return path
+
     def close(self):
         self.open = False
 
@@ -103,24 +110,10 @@ def reward_of(action):
     return float(action[0] == 0) * float(action[1] == 0)
 
 
-def refuse(*_):
-    raise RuntimeError("the toy lives on the host")
-
-
 def make_toy(cfg):
     """Shapes of the toy for everything that runs on the device."""
-    from lsf_jax.host_rollout import unpack
-
-    return Env(
-        spec=SPEC,
-        reset=refuse,
-        step=refuse,
-        snapshot=refuse,
-        observe=lambda packed: unpack(packed, SPEC.n_actions),
-        render=lambda _: "",
-        success=lambda stats: stats.info["won"] > 0,
-        max_return=float(LIMIT),
-    )
+    del cfg
+    return hosted_env(SPEC, success=lambda stats: stats.info["won"] > 0, max_return=float(LIMIT), version="toy")
 
 
 def host_toy(cfg, opened=None):
@@ -133,4 +126,4 @@ def host_toy(cfg, opened=None):
             opened.append(games)
         return games
 
-    return Hosted(info=("won", "steps"), store="float16", overlap=cfg.overlap, open=open_games)
+    return Hosted(info=("won", "steps"), store="float16", overlap=cfg.overlap, min_ready=1, open=open_games)

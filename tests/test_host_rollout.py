@@ -10,7 +10,8 @@ from host_cases import LIMIT, SPEC, ToyConfig, length_of
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config import compose
 from lsf_jax.envs.base import HostError
-from lsf_jax.host_rollout import EXPLORE, GREEDY, Behaviour, HostCollector, empty_episodes, make_actor, pack, unpack
+from lsf_jax.envs.hosted import empty_episodes, pack, unpack
+from lsf_jax.host_rollout import EXPLORE, GREEDY, Behaviour, HostCollector, make_actor
 from lsf_jax.types import Clock, Observation
 
 K, E = 2, 3

@@ -9,7 +9,7 @@ from engine_cases import NETWORKS
 from host_cases import LIMIT, ToyConfig
 
 import lsf_jax
-from lsf_jax import checkpoint, envs
+from lsf_jax import checkpoint, envs, playback
 from lsf_jax.analysis.runs import load_run
 from lsf_jax.config import compose
 from lsf_jax.envs.base import HostError
@@ -60,6 +60,19 @@ def test_a_run_trains_evaluates_and_leaves_what_any_run_leaves(toys, tmp_path, o
     evaluated = run.evaluation["final"].size * 3 * 2  # three greedy episodes a row, and three sampled ones
     assert len(toys[0].finished) >= episodes + evaluated
     assert toys[0].counters["lost_episodes"] > 0
+
+
+def test_a_trained_policy_is_evaluated_on_fresh_games_which_record_themselves(toys, tmp_path):
+    run = lsf_jax.train(config_of(tmp_path)).path
+    policies = playback.load_policies(run)
+    columns = playback.evaluate_policies(policies, 5, replays=tmp_path / "replays")
+    assert columns["row"].tolist() == [0, 1]
+    assert len(toys[-1].finished) == 2 * 5
+    assert not toys[-1].open
+    saved = sorted(str(path.relative_to(tmp_path / "replays")) for path in (tmp_path / "replays").rglob("*.replay"))
+    assert saved == ["row0/0.replay", "row0/1.replay", "row1/2.replay", "row1/3.replay"]
+    with pytest.raises(lsf_jax.ConfigError, match=r"--replays FOLDER"):
+        playback.record_episode(policies, 0, jax.random.key(0))
 
 
 def test_on_policy_learning_takes_what_the_newest_policy_has_played_and_leaves_every_worker_idle(toys, tmp_path):

@@ -14,7 +14,7 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 READING_ORDER = """
 types fields yaml12
-envs.base envs.tabular envs.matrix_game envs.predator_prey
+envs.base envs.hosted envs.tabular envs.matrix_game envs.predator_prey
 envs.jaxmarl envs.jaxmarl_games envs.smax_scenarios envs.smax_view envs.smax envs.probes envs
 networks networks.agents networks.mixers networks.factorisation networks.critics networks.messages
 policies lengths rollout host_rollout buffers returns optimizers learner

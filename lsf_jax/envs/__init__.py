@@ -8,7 +8,8 @@ from lsf_jax.envs import jaxmarl_games as _jaxmarl
 from lsf_jax.envs import matrix_game as _games
 from lsf_jax.envs import predator_prey as _hunt
 from lsf_jax.envs import smax as _smax
-from lsf_jax.envs.base import Hosted, nearest, require
+from lsf_jax.envs.base import nearest, require
+from lsf_jax.envs.hosted import Hosted
 from lsf_jax.fields import freeze, range_problem, type_problem
 from lsf_jax.types import Env
 

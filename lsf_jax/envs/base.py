@@ -1,8 +1,9 @@
 """What every environment shares: the protocol of games that live on the host, and the checks of settings and sizes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -70,18 +71,17 @@ class HostEnv(Protocol):
         """
         ...
 
+    def save_replay(self, worker: int, folder: str | Path) -> Path:
+        """Save what a worker's game has seen since it was launched; the new file's path.
+
+        Raises:
+          HostError: the game cannot record itself, or went down meanwhile.
+        """
+        ...
+
     def close(self) -> None:
         """End every game and remove what it left; may be called twice."""
         ...
-
-
-class Hosted(NamedTuple):
-    """How games on the host are opened and what they report: the impure companion of an `Env` that has only shapes."""
-
-    info: tuple[str, ...]  # names of what every STEP reports
-    store: str  # NumPy dtype in which replay keeps observations
-    overlap: bool  # collect the next episodes while the device learns
-    open: Callable[[int, int], HostEnv]  # (workers, root seed) -> games, not launched yet
 
 
 def require(holds: bool, key: str, value: object, expected: str) -> None:
