@@ -71,7 +71,7 @@ def list_configs() -> dict[str, list[tuple[str, str]]]:
 
 def registry(section: str) -> dict[str, Any]:
     """The registered algorithms (section "algo") or environments (section "env") by name."""
-    return algorithms.ALGORITHMS if section == "algo" else envs.ENVS
+    return algorithms.ALGORITHMS if section == "algo" else envs.ENVS | envs.HOST_ENVS
 
 
 def algorithm_keys() -> set[str]:

@@ -14,7 +14,8 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 READING_ORDER = """
 types fields yaml12
-envs.base envs.tabular envs.matrix_game envs.predator_prey envs.probes envs
+envs.base envs.tabular envs.matrix_game envs.predator_prey envs.probes
+envs.smac envs.smac.tables envs.smac.settings envs.smac.worker envs.smac.process envs.smac.check envs.smac.pool envs
 networks networks.agents networks.mixers networks.factorisation networks.critics networks.messages
 policies rollout buffers returns optimizers learner
 algorithms.settings algorithms.base algorithms.stepwise algorithms.q_mixing algorithms.weighted_qmix

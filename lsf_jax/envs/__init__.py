@@ -6,7 +6,9 @@ from typing import Any
 
 from lsf_jax.envs import matrix_game as _games
 from lsf_jax.envs import predator_prey as _hunt
-from lsf_jax.envs.base import nearest, require
+from lsf_jax.envs.base import HostEnv, nearest, require
+from lsf_jax.envs.smac.pool import SmacPool
+from lsf_jax.envs.smac.settings import SmacConfig
 from lsf_jax.fields import freeze, range_problem, type_problem
 from lsf_jax.types import Env
 
@@ -25,6 +27,11 @@ ENVS: dict[str, tuple[type, Callable[[Any], Env]]] = {
     "m_step": (_games.MStepConfig, _games.m_step),
 }
 """Every environment by name: its config class, and the factory that makes an `Env` from one."""
+
+HOST_ENVS: dict[str, tuple[type, Callable[[Any, int, int], HostEnv]]] = {
+    "smac": (SmacConfig, SmacPool),
+}
+"""Games that live on the host: the config class, and what makes a `HostEnv` of it, a number of workers and a seed."""
 
 
 def make(name: str, **settings: Any) -> Env:

@@ -3,32 +3,76 @@
 import dataclasses
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lsf_jax.fields import ConfigError, range_problem, type_problem
-from lsf_jax.types import EnvSpec, TimeStep
+from lsf_jax.types import EnvSpec, Observation
+
+FIRST, STEP, LOST = "first", "step", "lost"
+"""Kinds of an `Event`."""
+
+
+class HostError(RuntimeError):
+    """Games on the host cannot be started or kept alive; the message has the cause and what to do."""
+
+
+class Event(NamedTuple):
+    """What one worker of a `HostEnv` has to say."""
+
+    worker: int
+    kind: str  # FIRST: observation that begins an episode; STEP: answer to an action; LOST: the episode is void
+    reward: float  # STEP only, else 0
+    terminal: bool  # the game ended: do not bootstrap
+    done: bool  # the episode ended, by the game or by its limit
+    info: dict[str, float]  # at every STEP, else empty; for SMAC battle_won (0 or 1), dead_allies, dead_enemies
 
 
 class HostEnv(Protocol):
-    """E games at once outside JAX (for example StarCraft II), as NumPy arrays.
+    """W games at once outside JAX (for example StarCraft II), as NumPy arrays.
 
-    A worker whose game has ended starts the next one by itself; its first observation follows the last `TimeStep`.
+    A worker's events are FIRST, then one STEP for each `send`, until one is done or LOST comes instead; then FIRST of
+    the next episode comes by itself. Between an event that asks for an action and `send` a worker waits for ever.
     """
 
     spec: EnvSpec
+    n_workers: int
+    observation: Observation
+    """`[W, N, O]` float32, `[W, S]` float32, `[W, N, A]` bool: row w is what worker w last reported. It changes
+    only inside `receive`, when an event of w is returned; the terminal one stays until the next FIRST is returned."""
+    counters: dict[str, int]
+    """What went wrong so far, by kind."""
 
-    def send(self, worker_ids: Sequence[int], actions: np.ndarray) -> None:
-        """Starts one step of each named worker with its joint action, `[len(worker_ids), N]`; does not wait."""
+    def start(self) -> None:
+        """Starts the games and waits until each has begun its first episode.
+
+        Raises:
+          HostError: with cause and advice, when that cannot be done.
+        """
         ...
 
-    def receive(self, min_ready: int, deadline: float) -> tuple[Sequence[int], TimeStep]:
-        """Waits until `min_ready` workers have answered or `deadline` seconds have passed.
+    def send(self, workers: Sequence[int], actions: np.ndarray) -> None:
+        """Starts one step of each named worker with its joint action `[len(workers), N]`; does not wait.
+
+        Raises:
+          ValueError: for an unavailable action, or a worker that waits for none. Nothing is sent then.
+        """
+        ...
+
+    def receive(self, min_ready: int, timeout: float) -> list[Event]:
+        """Waits until `min_ready` workers have an event, `timeout` seconds have passed or nothing is under way.
 
         Returns:
-          The workers that have answered and their stacked time steps.
+          At most one event of each worker; all of them are to be handled before the next call.
+
+        Raises:
+          HostError: when a worker has failed too often in a row.
         """
+        ...
+
+    def close(self) -> None:
+        """Ends every game; nothing of it is left. May be called again."""
         ...
 
 
