@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class SmacPool:
         self._selector: selectors.BaseSelector | None = None
         self._nest: Nest | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SmacPool":
         return self
 
     def __exit__(self, *_: object) -> None:

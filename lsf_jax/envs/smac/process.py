@@ -170,6 +170,8 @@ class WorkerProcess:
         """Has worker and game killed, at once and without waiting; see `is_gone`."""
         if not self._retired_at:
             self._retired_at = time.monotonic()
+            with suppress(OSError):  # the keeper may be gone
+                os.write(self._lifeline, b".")
             self._hang_up()
 
     def is_gone(self, patience: float) -> bool:

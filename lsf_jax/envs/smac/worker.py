@@ -3,7 +3,7 @@
     python worker.py CONTROL LIFELINE MEMORY FOLDER      (three inherited file descriptors, and a folder to remove)
 
 Two processes. The one that is started, the keeper, forks before anything is imported; its child plays. The keeper waits
-for the end of LIFELINE, whose other end the trainer holds: then, however the trainer went, it kills the child's process
+for the end of LIFELINE, whose other end the trainer holds: then, however that came about, it kills the child's process
 group (the game is in it), collects the dead and removes FOLDER. A child that hangs or holds Python's lock cannot keep
 it from doing so, and if the keeper itself is killed, Linux kills the child.
 
@@ -249,15 +249,16 @@ def keep(child: int, lifeline: int, ended: int, folder: str) -> None:
 
     Args:
       child: the process that plays, which leads a process group.
-      lifeline: becomes readable when the trainer has closed it or is gone.
+      lifeline: becomes readable when the trainer wants an end (a byte) or is gone (nothing).
       ended: becomes readable when the child is gone.
-      folder: removed at the end, and its parent too if nothing else is left in it.
+      folder: removed at the end. Without the trainer so is its parent, when nothing else is left in it.
     """
-    trainer, watched = os.getppid(), [lifeline, ended]
+    trainer, watched, is_asked = os.getppid(), [lifeline, ended], False
     try:
         while os.getppid() == trainer:
             ready = select.select(watched, [], [], 1.0)[0]
             if lifeline in ready:
+                is_asked = bool(os.read(lifeline, 1))
                 break
             if ended in ready:  # the folder stays: the trainer reads the log
                 end_group(child)
@@ -266,8 +267,9 @@ def keep(child: int, lifeline: int, ended: int, folder: str) -> None:
         if child:
             end_group(child)
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # other workers may still be in it
-            os.rmdir(os.path.dirname(folder))
+        if not is_asked:
+            with suppress(OSError):  # other workers may still be in it
+                os.rmdir(os.path.dirname(folder))
 
 
 def end_group(leader: int) -> None:

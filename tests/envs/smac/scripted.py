@@ -7,7 +7,7 @@ script is JSON in the environment variable SCRIPTED_SMAC:
     faults              [{"what": ..., worker, generation, episode, step}]; a key left out matches everything
     rate                chance that an episode has one of `kinds`, at a place drawn from (worker, generation, episode)
     length, seconds     [least, most] of an episode's steps, of a step's duration
-    game                start a child process and a folder as pysc2 does
+    game                start a child process and a folder as pysc2 does; "daemon": one in a session of its own
     numpy               give NumPy arrays, as SMAC does
 
 `what`: crash, raise, nan, mask, exit, hang (in a step); stale, raise, exit, hang, health (in a reset: step -1);
@@ -148,7 +148,7 @@ class ScriptedEnv:
     def launch(self):
         if self.script.get("game"):
             tempfile.mkdtemp(prefix="sc-")
-            self.game = subprocess.Popen(["sleep", "600"])
+            self.game = subprocess.Popen(["sleep", "600"], start_new_session=self.script["game"] == "daemon")
 
     def misbehave(self, place):
         """Does what the script says for this moment; returns what the caller must do."""
@@ -171,7 +171,6 @@ class ScriptedEnv:
             return self.due[0]
         now = {"worker": self.worker, "generation": self.generation, "episode": self._episode_count, "step": place}
         for fault in self.script.get("faults", []):
-            if all(fault.get(key, value) == value for key, value in now.items() if key != "step"):
-                if fault.get("step", 0) == place:
-                    return fault["what"]
+            if fault.get("step", 0) == place and all(fault.get(key, value) == value for key, value in now.items()):
+                return fault["what"]
         return None

@@ -120,11 +120,8 @@ class Player:
             assert step == before[1] + 1
             assert abs(event.reward - step - self.sent.pop(event.worker) / 1000) < 1e-6
             assert event.terminal == event.done
-            assert event.info == {
-                "battle_won": float(event.done and step % 2 == 0),
-                "dead_allies": step % 3,
-                "dead_enemies": 1,
-            }
+            won = float(event.done and step % 2 == 0)
+            assert event.info == {"battle_won": won, "dead_allies": step % 3, "dead_enemies": 1}
             self.open[event.worker][1] = step
         if event.done:
             self.episodes.append((*self.open.pop(event.worker)[0], step))
