@@ -8,11 +8,13 @@ import dataclasses
 import inspect
 import itertools
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
-from lsf_jax import layers, yaml12
+from lsf_jax import envs, layers, yaml12
+from lsf_jax.envs.base import HostEnv
 from lsf_jax.fields import ConfigError, freeze, range_problem, range_text, type_problem, type_text
 from lsf_jax.layers import Given, Layer, Sweep, config_folder, list_configs
 from lsf_jax.train_config import MAY_CHANGE_ON_RESUME, TrainConfig
@@ -33,6 +35,7 @@ __all__ = [
     "grid_points",
     "list_configs",
     "make_env",
+    "make_host_env",
     "replace",
     "swept_keys",
     "to_yaml",
@@ -166,10 +169,31 @@ def make_env(config: Config) -> Env:
     """The environment that a configuration describes.
 
     Raises:
-      ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent.
+      ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent; and for
+        games that live on the host, which `make_host_env` is for.
     """
+    if config.env_name in envs.HOST_ENVS:
+        raise ConfigError(
+            f"env {config.env_name} is a game on the host, not a function; expected one of {', '.join(sorted(envs.ENVS))}"
+        )
+    return _made(config, envs.ENVS[config.env_name][1])
+
+
+def make_host_env(config: Config, n_workers: int, seed: int) -> HostEnv:
+    """The games on the host that a configuration describes, not started yet.
+
+    Raises:
+      ConfigError: for settings that they refuse, and for environments that `make_env` makes.
+    """
+    if config.env_name not in envs.HOST_ENVS:
+        expected = ", ".join(sorted(envs.HOST_ENVS))
+        raise ConfigError(f"env {config.env_name} does not live on the host; expected one of {expected}")
+    return _made(config, partial(envs.HOST_ENVS[config.env_name][1], n_workers=n_workers, seed=seed))
+
+
+def _made(config: Config, factory: Callable[[Any], Any]) -> Any:
     try:
-        return layers.registry("env")[config.env_name][1](config.env)
+        return factory(config.env)
     except ValueError as error:
         message = " ".join(str(error).split())
         raise ConfigError(message if message.startswith("env.") else f"env {config.env_name}: {message}") from None

@@ -72,6 +72,7 @@ FILES = {
 def registry(monkeypatch, tmp_path):
     monkeypatch.setattr(algorithms, "ALGORITHMS", {"soft": Entry(SoftConfig, SoftHyper, None)}, raising=False)
     monkeypatch.setattr(envs, "ENVS", {"hunt": (HuntConfig, None), "table": (TableConfig, make_table)}, raising=False)
+    monkeypatch.setattr(envs, "HOST_ENVS", {})
     for name, text in FILES.items():
         path = tmp_path / "configs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -593,10 +594,24 @@ def build(made: Config):
 @pytest.mark.parametrize(("section", "name"), [(section, name) for section in SHIPPED for name in SHIPPED[section]])
 def test_every_shipped_file_is_built(section, name):
     made = compose(presets=[name]) if section == "preset" else compose(**{section: name})
+    if made.env_name in envs.HOST_ENVS:
+        assert config.make_host_env(made, n_workers=2, seed=0).spec.n_agents >= 2
+        assert from_yaml(to_yaml(made)) == made
+        return
     env, algorithm = build(made)
     assert env.spec.n_agents >= 2
     assert algorithm.name == made.algo_name
     assert from_yaml(to_yaml(made)) == made
+
+
+@pytest.mark.usefixtures("shipped")
+def test_functions_and_games_on_the_host_are_made_by_different_calls():
+    with pytest.raises(
+        ConfigError, match=r"env smac is a game on the host, not a function; expected one of climbing, "
+    ):
+        config.make_env(compose(env="smac/3m"))
+    with pytest.raises(ConfigError, match=r"env two_step does not live on the host; expected one of smac"):
+        config.make_host_env(compose(env="two_step"), n_workers=2, seed=0)
 
 
 @pytest.mark.usefixtures("shipped")
@@ -665,7 +680,7 @@ def test_presets_paper_and_release_differ_in_documented_keys_only():
 @pytest.mark.usefixtures("shipped")
 def test_every_setting_of_every_section_is_explained():
     sections = [("algo", entry.config) for entry in algorithms.ALGORITHMS.values()]
-    sections += [("env", entry[0]) for entry in envs.ENVS.values()] + [("train", TrainConfig)]
+    sections += [("env", entry[0]) for entry in (envs.ENVS | envs.HOST_ENVS).values()] + [("train", TrainConfig)]
     for section, config_class in sections:
         unexplained = [doc.key for doc in config.describe(section, config_class) if not (doc.doc and doc.allowed)]
         assert unexplained == [], config_class

@@ -28,10 +28,10 @@ ENVS: dict[str, tuple[type, Callable[[Any], Env]]] = {
 }
 """Every environment by name: its config class, and the factory that makes an `Env` from one."""
 
-HOST_ENVS: dict[str, tuple[type, Callable[[Any, int, int], HostEnv]]] = {
+HOST_ENVS: dict[str, tuple[type, Callable[..., HostEnv]]] = {
     "smac": (SmacConfig, SmacPool),
 }
-"""Games that live on the host: the config class, and what makes a `HostEnv` of it, a number of workers and a seed."""
+"""Games that live on the host: the config class, and what makes a `HostEnv` of it, `n_workers` and `seed`."""
 
 
 def make(name: str, **settings: Any) -> Env:

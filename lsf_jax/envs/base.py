@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Event(NamedTuple):
     info: dict[str, float]  # at every STEP, else empty; for SMAC battle_won (0 or 1), dead_allies, dead_enemies
 
 
+@runtime_checkable
 class HostEnv(Protocol):
     """W games at once outside JAX (for example StarCraft II), as NumPy arrays.
 

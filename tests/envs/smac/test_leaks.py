@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from smac_cases import BASE, QUICK, Player, leftovers, lowest, marked_processes, scripted_pool, wait_until
 
@@ -66,7 +67,7 @@ def test_close_ends_workers_and_games_and_removes_their_folders(monkeypatch, tmp
     before = shared_files()
     with scripted_pool(monkeypatch, tmp_path, 3, game=True) as pool:
         pool.start()
-        assert len(games(tmp_path)) == 3
+        assert wait_until(lambda: len(games(tmp_path)) == 3)
         assert len(list(tmp_path.glob(f"{PREFIX}*/worker-*-0/sc-*"))) == 3
         start = time.monotonic()
         pool.close()
@@ -90,7 +91,7 @@ def test_games_of_lost_and_relaunched_workers_are_gone_long_before_the_end(monke
 def test_a_game_that_left_its_process_group_is_found(monkeypatch, tmp_path):
     with scripted_pool(monkeypatch, tmp_path, 1, game="daemon") as pool:
         pool.start()
-        assert len(games(tmp_path)) == 1
+        assert wait_until(lambda: len(games(tmp_path)) == 1)
         pool.close()
         assert marked_processes(str(tmp_path)) == []
 
@@ -118,7 +119,9 @@ def test_a_worker_whose_keeper_is_killed_dies_and_is_replaced(monkeypatch, tmp_p
     with scripted_pool(monkeypatch, tmp_path, 1, game=True) as pool:
         pool.start()
         pool.receive(1, 10.0)
+        pid = pool._seats[0].process.pid
         pool._seats[0].process._keeper.kill()
+        assert wait_until(lambda: not psutil.pid_exists(pid))
         assert [event.kind for event in pool.receive(1, 10.0)] == [LOST]
         assert [event.kind for event in pool.receive(1, 10.0)] == [FIRST]
         assert wait_until(lambda: len(games(tmp_path)) == 1)
@@ -127,7 +130,7 @@ def test_a_worker_whose_keeper_is_killed_dies_and_is_replaced(monkeypatch, tmp_p
 def test_nothing_survives_a_trainer_that_is_killed(trainer, tmp_path):
     before = shared_files()
     process = trainer("time.sleep(600)")
-    assert len(games(tmp_path)) == 3
+    assert wait_until(lambda: len(games(tmp_path)) == 3)
     process.kill()
     process.wait()
     assert wait_until(lambda: leftovers(tmp_path) == ([], [])), leftovers(tmp_path)
