@@ -173,9 +173,8 @@ def make_env(config: Config) -> Env:
         games that live on the host, which `make_host_env` is for.
     """
     if config.env_name in envs.HOST_ENVS:
-        raise ConfigError(
-            f"env {config.env_name} is a game on the host, not a function; expected one of {', '.join(sorted(envs.ENVS))}"
-        )
+        expected = ", ".join(sorted(envs.ENVS))
+        raise ConfigError(f"env {config.env_name} is a game on the host, not a function; expected one of {expected}")
     return _made(config, envs.ENVS[config.env_name][1])
 
 
