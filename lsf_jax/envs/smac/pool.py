@@ -200,14 +200,15 @@ class SmacPool:
         wrong = sorted(set(workers) - set(idle))
         if wrong or len(set(workers)) < len(workers):
             raise ValueError(f"actions for workers {list(workers)}; expected some of those that wait for one: {idle}")
-        for worker, joint in zip(workers, actions):
-            for agent, action in enumerate(joint.tolist()):
-                mask = self.observation.avail[worker, agent]
-                if not 0 <= action < len(mask) or not mask[action]:
-                    raise ValueError(
-                        f"worker {worker}: agent {agent} cannot take action {action}; available are "
-                        f"{np.flatnonzero(mask).tolist()}"
-                    )
+        masks = np.asarray(self.observation.avail)[list(workers)]
+        known = (actions >= 0) & (actions < self.spec.n_actions)
+        allowed = known & np.take_along_axis(masks, np.where(known, actions, 0)[..., None], -1)[..., 0]
+        if not allowed.all():
+            row, agent = np.argwhere(~allowed)[0]
+            raise ValueError(
+                f"worker {workers[row]}: agent {agent} cannot take action {actions[row, agent]}; available are "
+                f"{np.flatnonzero(masks[row, agent]).tolist()}"
+            )
 
     def _deliver(self, seat: Seat) -> Event:
         event, observation = seat.pending.popleft()

@@ -133,18 +133,14 @@ class WorkerProcess:
 
     def hear(self) -> tuple[list[dict[str, Any]], bool]:
         """All messages that have arrived, and whether the worker has hung up."""
-        closed = False
-        while not closed:
-            try:
-                data = self._control.recv(65_536)
-            except BlockingIOError:
-                break
-            except OSError:
-                data = b""
-            closed = not data
-            self._rest += data
-        *lines, self._rest = self._rest.split(b"\n")
-        return [json.loads(line) for line in lines], closed
+        try:
+            data = self._control.recv(65_536)  # more than a worker ever says before it is answered
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            data = b""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines], not data
 
     def look(self, slot: int) -> Observation:
         """A copy of what the worker has written into a slot."""
