@@ -21,6 +21,7 @@ from lsf_jax.envs.base import FIRST, LOST, STEP, Event, HostError
 from lsf_jax.envs.smac.check import advice, examine_game
 from lsf_jax.envs.smac.process import Nest, WorkerProcess
 from lsf_jax.envs.smac.settings import OXWHIRL, SmacConfig, expected_max_reward, game_arguments, spec_of
+from lsf_jax.fields import ConfigError
 from lsf_jax.types import EnvSpec, Observation
 
 COUNTERS = (
@@ -80,11 +81,13 @@ class SmacPool:
       seed: worker w gets seed + w, and another n_workers more whenever it is started afresh.
 
     Raises:
-      ConfigError: for settings that do not fit together.
+      ConfigError: for settings that are wrong or do not fit together.
     """
 
     def __init__(self, cfg: SmacConfig, n_workers: int, seed: int = 0) -> None:
         self.spec = spec_of(cfg)
+        if n_workers < 1:
+            raise ConfigError(f"n_workers is {n_workers}; expected at least 1")
         self.n_workers = n_workers
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self.last_fault = ""

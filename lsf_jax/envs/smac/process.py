@@ -13,7 +13,7 @@ import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from lsf_jax.types import EnvSpec, Observation
 WORKER = Path(__file__).with_name("worker.py")
 PREFIX = "lsf_jax-smac-"
 LOG = "log.txt"
-LOG_TAIL = 2_000  # characters of a log that an error message shows
+LOG_TAIL = 2_000  # bytes of a log that an error message shows
 ALIGNMENT = 64  # bytes
 MEMORY_FOLDER = "/dev/shm"
 
@@ -78,6 +78,18 @@ def worker_environment(folder: Path, python: str, sc2_path: str) -> dict[str, st
     return threads | variables | own | ({"SC2PATH": str(Path(sc2_path).expanduser())} if sc2_path else {})
 
 
+def shared_memory(size: int) -> IO[bytes]:
+    """A file without a name, so that nothing of it can be left behind: in memory, or on disk if that has no room."""
+    for folder in (MEMORY_FOLDER, None):
+        with suppress(OSError):
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (the caller closes it)
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # touching a page that cannot be had would kill the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            return file
+    raise HostError(f"no room for {size} bytes that workers share, neither in {MEMORY_FOLDER} nor on disk")
+
+
 class WorkerProcess:
     """A worker and the game it runs.
 
@@ -92,9 +104,7 @@ class WorkerProcess:
         self._slot = -(-(self._avail + spec.n_agents * spec.n_actions) // ALIGNMENT) * ALIGNMENT
         folder.mkdir()
         with ExitStack() as stack:
-            shared = MEMORY_FOLDER if os.path.isdir(MEMORY_FOLDER) else None
-            memory = stack.enter_context(tempfile.TemporaryFile(dir=shared))  # without a name: nothing to leave behind
-            memory.truncate(2 * self._slot)
+            memory = stack.enter_context(shared_memory(2 * self._slot))
             self._bytes = np.frombuffer(mmap.mmap(memory.fileno(), 2 * self._slot), np.uint8)
             self._control, theirs = socket.socketpair()
             stack.enter_context(theirs)
@@ -157,10 +167,11 @@ class WorkerProcess:
     def log_tail(self) -> str:
         """The end of what worker and game have printed."""
         try:
-            text = (self._folder / LOG).read_text(encoding="utf-8", errors="replace")
+            with (self._folder / LOG).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL))
+                return log.read().decode(errors="replace").strip()
         except OSError:
             return ""
-        return text[-LOG_TAIL:].strip()
 
     def retire(self) -> None:
         """Has worker and game killed, at once and without waiting; see `is_gone`."""

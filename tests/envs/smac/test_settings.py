@@ -4,6 +4,7 @@ import pytest
 
 from lsf_jax.config import ConfigError, compose, list_configs
 from lsf_jax.envs import HOST_ENVS
+from lsf_jax.envs.base import HostEnv
 from lsf_jax.envs.smac.pool import SmacPool
 from lsf_jax.envs.smac.settings import SmacConfig, expected_max_reward, game_arguments, spec_of
 from lsf_jax.envs.smac.tables import MAPS
@@ -49,6 +50,9 @@ def test_the_table_has_the_ten_maps_of_the_paper_and_a_config_for_each():
 def test_a_pool_has_the_sizes_of_its_map_before_anything_is_started():
     assert HOST_ENVS["smac"] == (SmacConfig, SmacPool)
     pool = SmacPool(SmacConfig(map_name="MMM2"), 3)
+    assert isinstance(pool, HostEnv)
+    with pytest.raises(ConfigError, match="n_workers is 0"):
+        SmacPool(SmacConfig(), 0)
     assert tuple(pool.spec) == (10, 18, 176, 322, 180)
     assert pool.observation.obs.shape == (3, 10, 176)
     assert pool.observation.avail.all()

@@ -65,6 +65,17 @@ def test_the_environment_finds_the_game_a_folder_and_parsing_that_every_protobuf
     assert process.worker_environment(tmp_path, "", "here")["SC2PATH"] == "here"
 
 
+def test_memory_without_room_goes_to_disk_and_without_a_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(process, "MEMORY_FOLDER", str(tmp_path / "full"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with process.shared_memory(100) as file:
+        assert os.fstat(file.fileno()).st_size == 100
+        assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+    with pytest.raises(HostError, match="no room for 100 bytes"):
+        process.shared_memory(100)
+
+
 def test_an_environment_sees_neither_our_files_nor_our_arguments(monkeypatch, tmp_path):
     (tmp_path / "curious.py").write_text(
         "import os, sys\n"
