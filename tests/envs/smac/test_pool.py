@@ -21,6 +21,14 @@ def kinds(events):
     return [(event.worker, event.kind) for event in events]
 
 
+def kill_games(pool, *workers):
+    """Kills the processes of the environments, and waits until they are gone."""
+    pids = [pool._seats[worker].process.pid for worker in workers]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not any(map(psutil.pid_exists, pids)))
+
+
 @pytest.fixture
 def pool_of(monkeypatch, tmp_path):
     """Makes scripted pools and starts them."""
@@ -221,14 +229,58 @@ def test_send_refuses_wrong_shapes_and_workers_that_wait_for_nothing(pool_of):
 def test_a_worker_that_dies_while_it_waits_is_lost_even_if_an_action_comes_first(pool_of):
     pool = pool_of(2)
     pool.receive(2, 10.0)
-    pids = [seat.process.pid for seat in pool._seats]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: not any(map(psutil.pid_exists, pids)))
+    kill_games(pool, 0, 1)
     pool.send([0], lowest(pool, [0]))
     assert kinds(pool.receive(2, 10.0)) == [(0, LOST), (1, LOST)]
     assert kinds(pool.receive(2, 10.0)) == [(0, FIRST), (1, FIRST)]
     assert pool.counters["lost_episodes"] == 2
+
+
+def test_what_a_dead_worker_has_said_of_a_void_episode_is_not_told(pool_of):
+    pool = pool_of(1)
+    kill_games(pool, 0)  # its FIRST has arrived, but nobody has asked for it
+    assert kinds(pool.receive(1, 10.0)) == [(0, FIRST)]
+    assert pool.observation.obs[0, 0, 1] == 1
+    assert pool.counters["lost_episodes"] == 0
+    pool.send([0], lowest(pool, [0]))
+    assert wait_until(lambda: pool._selector.select(0))
+    kill_games(pool, 0)  # its STEP waits to be read
+    assert kinds(pool.receive(1, 10.0)) in ([(0, LOST)], [(0, STEP)])
+    assert pool.observation.obs[0, 0, 1] == 1
+    assert [event.kind for _ in range(2) for event in pool.receive(1, 10.0)][-1] == FIRST
+    assert pool.observation.obs[0, 0, 1:4].tolist() == [2, 0, 0]
+    assert pool.counters["lost_episodes"] == 1
+
+
+def test_a_finished_episode_stands_even_if_its_worker_dies_before_it_is_told(pool_of):
+    pool = pool_of(1, length=[1, 1])
+    pool.receive(1, 10.0)
+    pool.send([0], lowest(pool, [0]))
+    assert wait_until(lambda: pool._selector.select(0))
+    time.sleep(0.3)  # the next episode has begun as well
+    kill_games(pool, 0)
+    (event,) = pool.receive(1, 10.0)
+    assert (event.kind, event.done) == (STEP, True)
+    assert kinds(pool.receive(1, 10.0)) == [(0, FIRST)]
+    assert pool.observation.obs[0, 0, 1] == 1
+    assert pool.counters["lost_episodes"] == 0
+
+
+def test_an_action_for_an_episode_that_is_lost_meanwhile_goes_nowhere(pool_of, tmp_path):
+    pool = pool_of(2)
+    pool.receive(2, 10.0)
+    kill_games(pool, 0)
+    actions = lowest(pool, [0])
+    while pool._seats[0].generation == 0 or pool._seats[0].is_busy():
+        pool.save_replay(1, tmp_path)  # while this waits, worker 0 is lost and begins another episode
+    pool.send([0], actions)
+    assert kinds(pool.receive(1, 10.0)) == [(0, LOST)]
+    assert kinds(pool.receive(1, 10.0)) == [(0, FIRST)]
+    time.sleep(0.2)
+    assert pool.receive(1, 1.0) == []  # the new episode has not moved
+    pool.send([0], lowest(pool, [0]))
+    assert kinds(pool.receive(1, 10.0)) == [(0, STEP)]
+    assert pool.observation.obs[0, 0, 1:4].tolist() == [1, 0, 1]
 
 
 def test_a_game_is_relaunched_between_episodes_before_its_loops_run_out(pool_of):
