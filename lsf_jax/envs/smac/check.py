@@ -5,13 +5,12 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsf_jax.envs.smac.process import worker_environment
+from lsf_jax.envs.smac.process import interpreter, worker_environment
 from lsf_jax.envs.smac.settings import SmacConfig
 
 BUILDS = {"4.6.2": 69232, "4.10.0": 75689}
@@ -91,7 +90,7 @@ def examine_game(cfg: SmacConfig, maps: Iterable[str]) -> list[Finding]:
 
 def examine_packages(cfg: SmacConfig) -> list[Finding]:
     """The workers' interpreter and the packages that it has; runs it, for a second or two."""
-    python = cfg.python or sys.executable
+    python = interpreter(cfg.python)
     if shutil.which(python) is None:
         text = f"{python} is no program; set env.python to a Python of 3.8 or newer with smac"
         return [Finding("interpreter", False, text)]
@@ -110,7 +109,7 @@ def examine_packages(cfg: SmacConfig) -> list[Finding]:
 def _probe(cfg: SmacConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         done = subprocess.run(
-            [cfg.python or sys.executable, "-c", PROBE],
+            [interpreter(cfg.python), "-c", PROBE],
             env=worker_environment(Path(scratch), cfg.python, cfg.sc2_path),
             cwd=scratch,  # a folder named smac in the current one would pass for the package
             stdin=subprocess.DEVNULL,

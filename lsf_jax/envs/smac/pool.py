@@ -254,7 +254,7 @@ class SmacPool:
             return
         seat.generation += 1
         seed = (self._seed + seat.worker + seat.generation * self.n_workers) % 2**31
-        # Of games started together half would otherwise reach the limit in the same moment.
+        # Games that start together would otherwise be relaunched together, and nobody would play meanwhile.
         share = 1.0 if seat.generation else 1.0 - 0.5 * seat.worker / self.n_workers
         settings = {
             "factory": _absolute(cfg.factory or OXWHIRL),
@@ -263,9 +263,14 @@ class SmacPool:
             "relaunch_loops": math.ceil(cfg.relaunch_loops * share),
         }
         folder = nest.path / f"worker-{seat.worker}-{seat.generation}"
-        seat.process = WorkerProcess(folder, settings, self.spec, python=cfg.python, sc2_path=cfg.sc2_path)
-        seat.is_new, seat.deadline = True, time.monotonic() + cfg.launch_deadline
-        selector.register(seat.process, selectors.EVENT_READ, seat)
+        seat.is_new = True
+        try:
+            seat.process = WorkerProcess(folder, settings, self.spec, python=cfg.python, sc2_path=cfg.sc2_path)
+        except OSError as error:
+            self._fail(seat, "launch_failures", f"no process could be started: {error}")
+        else:
+            seat.deadline = time.monotonic() + cfg.launch_deadline
+            selector.register(seat.process, selectors.EVENT_READ, seat)
 
     def _hear(self, seat: Seat) -> None:
         process = seat.process

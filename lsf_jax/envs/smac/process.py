@@ -62,6 +62,11 @@ def sweep() -> None:
                 os.close(descriptor)
 
 
+def interpreter(python: str) -> str:
+    """The program that `SmacConfig.python` means."""
+    return os.path.expanduser(python) or sys.executable
+
+
 def worker_environment(folder: Path, python: str, sc2_path: str) -> dict[str, str]:
     """Environment variables of a worker.
 
@@ -87,13 +92,17 @@ def shared_memory(size: int) -> IO[bytes]:
             if hasattr(os, "posix_fallocate"):  # touching a page that cannot be had would kill the process
                 os.posix_fallocate(file.fileno(), 0, size)
             return file
-    raise HostError(f"no room for {size} bytes that workers share, neither in {MEMORY_FOLDER} nor on disk")
+    raise OSError(f"no room for {size} bytes that workers share, neither in {MEMORY_FOLDER} nor on disk")
 
 
 class WorkerProcess:
     """A worker and the game it runs.
 
     `pid` leads the process group of the environment (0 until the worker has said hello).
+
+    Raises:
+      HostError: there is no such interpreter.
+      OSError: the machine has no room for another process, folder or piece of memory.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], spec: EnvSpec, *, python: str, sc2_path: str) -> None:
@@ -102,7 +111,7 @@ class WorkerProcess:
         obs, state = spec.n_agents * spec.obs_dim, spec.state_dim
         self._spec, self._avail = spec, 4 * (obs + state)
         self._slot = -(-(self._avail + spec.n_agents * spec.n_actions) // ALIGNMENT) * ALIGNMENT
-        folder.mkdir()
+        folder.mkdir(parents=True)
         with ExitStack() as stack:
             memory = stack.enter_context(shared_memory(2 * self._slot))
             self._bytes = np.frombuffer(mmap.mmap(memory.fileno(), 2 * self._slot), np.uint8)
@@ -114,7 +123,7 @@ class WorkerProcess:
             log = stack.enter_context((folder / LOG).open("wb"))
             try:
                 self._keeper = subprocess.Popen(
-                    [python or sys.executable, "-u", str(WORKER), *map(str, inherited), str(folder)],
+                    [interpreter(python), "-u", str(WORKER), *map(str, inherited), str(folder)],
                     pass_fds=inherited,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -124,8 +133,10 @@ class WorkerProcess:
                 )
             except OSError as error:
                 self._hang_up()
+                if not isinstance(error, FileNotFoundError | PermissionError):
+                    raise  # too many processes, for example
                 raise HostError(
-                    f"cannot run the workers' interpreter {python or sys.executable!r} ({error.strerror}); "
+                    f"cannot run the workers' interpreter {interpreter(python)!r} ({error.strerror}); "
                     "set env.python to a Python of 3.8 or newer in which smac is installed"
                 ) from None
         self._control.setblocking(False)

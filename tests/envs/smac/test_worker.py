@@ -72,7 +72,7 @@ def test_memory_without_room_goes_to_disk_and_without_a_name(monkeypatch, tmp_pa
         assert os.fstat(file.fileno()).st_size == 100
         assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
-    with pytest.raises(HostError, match="no room for 100 bytes"):
+    with pytest.raises(OSError, match="no room for 100 bytes"):
         process.shared_memory(100)
 
 
@@ -90,6 +90,27 @@ def test_an_environment_sees_neither_our_files_nor_our_arguments(monkeypatch, tm
     settings = {"factory": f"{tmp_path}/curious.py:Env", "max_restarts": 0}
     expected = pytest.raises(HostError, match="ModuleNotFoundError: No module named 'pool'")
     with scripted_pool(monkeypatch, tmp_path, 1, settings) as pool, expected:
+        pool.start()
+
+
+def test_a_machine_without_room_is_tried_again_and_then_named(monkeypatch, tmp_path):
+    calls = []
+
+    def shared_memory(size):
+        calls.append(size)
+        if len(calls) in failing:
+            raise OSError(11, "Resource temporarily unavailable")
+        return given(size)
+
+    given = process.shared_memory
+    monkeypatch.setattr(process, "shared_memory", shared_memory)
+    failing = {2, 3}
+    with scripted_pool(monkeypatch, tmp_path, 2) as pool:
+        pool.start()
+        assert pool.counters["launch_failures"] == pool.counters["restarts"] == 2
+    failing = range(1000)
+    expected = pytest.raises(HostError, match=r"failed 2 times in a row, .*no process could be started: .*unavail")
+    with scripted_pool(monkeypatch, tmp_path, 1, {"max_restarts": 1}) as pool, expected:
         pool.start()
 
 
