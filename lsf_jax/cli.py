@@ -95,7 +95,10 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--algo", default=None, help="for `list keys`: whose settings")
     listing.add_argument("--env", default=None, help="for `list keys`: whose settings")
     cli_suites.add_commands(partial(_command, commands), _positive)
-    _command(commands, "doctor", "versions, devices, cache, and what is missing for what")
+    doctor = _command(commands, "doctor", "versions, devices, cache, and what is missing for what")
+    doctor.add_argument(
+        "overrides", nargs="*", metavar="env.key=value", help="settings of real SMAC, such as env.python, env.sc2_path"
+    )
     return top
 
 
@@ -332,8 +335,7 @@ def _list(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from lsf_jax.doctor import examine
 
-    del options
-    lines, healthy = examine()
+    lines, healthy = examine(options.overrides)
     print("\n".join(lines))
     return 0 if healthy else 1
 

@@ -3,11 +3,14 @@
 import importlib.metadata
 import importlib.util
 import platform
+from collections.abc import Sequence
 
 import jax
 import psutil
 
-from lsf_jax.config import TrainConfig, config_folder
+from lsf_jax.config import TrainConfig, compose, config_folder
+from lsf_jax.envs.smac import check
+from lsf_jax.envs.smac.tables import MAPS
 from lsf_jax.planner import size_text
 from lsf_jax.runtime import cache_folder
 
@@ -20,11 +23,17 @@ OPTIONAL = {
 }
 
 
-def examine() -> tuple[list[str], bool]:
+def examine(overrides: Sequence[str] = ()) -> tuple[list[str], bool]:
     """Look at the installation and the machine.
 
+    Args:
+      overrides: settings of real SMAC, for example "env.python=~/smac/bin/python".
+
     Returns:
-      Lines for people, and whether everything that training needs is there.
+      Lines for people, and whether everything that training needs is there (StarCraft II is not needed).
+
+    Raises:
+      ConfigError: for overrides that are none of real SMAC's settings.
     """
     lines, healthy = ["packages"], True
     lines.append(f"  {'python':<18} {platform.python_version()}  ({platform.system()} {platform.machine()})")
@@ -48,6 +57,9 @@ def examine() -> tuple[list[str], bool]:
         "",
         "configurations",
         f"  {config_folder()}",
+        "",
+        "StarCraft II, for --env smac/3m and so on",
+        *_starcraft_lines(overrides),
     ]
     return lines, healthy
 
@@ -74,6 +86,11 @@ def _accelerator_lines() -> list[str]:
         stats = jax.devices()[0].memory_stats() or {}
         return [f"  device memory      {size_text(stats.get('bytes_limit', 0))}"]
     return ["  accelerator        none seen by JAX; for a GPU: pip install 'lsf-jax[cuda]', for a TPU: [tpu]"]
+
+
+def _starcraft_lines(overrides: Sequence[str]) -> list[str]:
+    findings = check.examine(compose(env="smac", overrides=overrides).env, MAPS)
+    return [f"  {each.name:<18} {'' if each.good else 'missing: '}{each.text}" for each in findings]
 
 
 def _cache_line() -> str:

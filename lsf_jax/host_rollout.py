@@ -105,6 +105,8 @@ class HostCollector:
         self.tick = 0
         self.last: Behaviour | None = None  # what episodes in progress were begun with
         self.seconds = dict.fromkeys(SHARES, 0.0)
+        self.counted: dict[str, int] = {}  # of games that were closed
+        self.told: dict[str, int] = {}  # what earlier reports said
 
     def open(self, root_seed: int) -> None:
         """Launch the games, if they are not running.
@@ -124,8 +126,19 @@ class HostCollector:
     def close(self) -> None:
         """End the games."""
         if self.games is not None:
+            self.counted = dict(self.games.counters)
             self.games.close()
             self.games = None
+
+    def take_report(self) -> dict[str, dict[str, float]]:
+        """What has happened since the last call: `seconds` by what they were spent on, `counters` of healed faults."""
+        counters = dict(self.games.counters) if self.games is not None else self.counted
+        report = {
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "counters": {name: value - self.told.get(name, 0) for name, value in counters.items()},
+        }
+        self.seconds, self.told = dict.fromkeys(SHARES, 0.0), counters
+        return report
 
     def collect(self, behaviour: Behaviour, n: int, ahead: int = 0) -> Episode:
         """Take `n` finished episodes of each seed, oldest first, playing until there are so many.

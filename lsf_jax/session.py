@@ -97,10 +97,20 @@ def write_timing(session: Session) -> dict[str, float]:
         timing[key] = before.get(key, 0) + value
     seconds = max(timing["train_seconds"], 1e-9)
     timing |= {"env_steps_per_second": timing["env_steps"] / seconds, "updates_per_second": timing["updates"] / seconds}
-    run_folder.write_json_atomic(session.path / CARD, card | {"timing": timing, "nonfinite": session.trouble})
+    more = {} if session.compiled.host is None else {"host": _host_report(session, card.get("host", {}))}
+    run_folder.write_json_atomic(session.path / CARD, card | {"timing": timing, "nonfinite": session.trouble} | more)
     session.timing = dict.fromkeys(session.timing, 0.0)
     session.counts = dict.fromkeys(session.counts, 0)
     return timing
+
+
+def _host_report(session: Session, before: dict[str, Any]) -> dict[str, Any]:
+    """Where the host's time went, in seconds, and what went wrong and was healed: this process's added to earlier."""
+    report = session.compiled.host.collector.take_report() if session.compiled.host is not None else {}
+    return {
+        part: {name: before.get(part, {}).get(name, 0) + value for name, value in values.items()}
+        for part, values in report.items()
+    }
 
 
 class Block:

@@ -15,6 +15,14 @@ MAY_CHANGE_ON_RESUME = (
     "train.memory_gib",
     "train.cpu_devices",
     "train.replay",
+    "env.python",
+    "env.sc2_path",
+    "env.deadline",
+    "env.launch_deadline",
+    "env.stagger",
+    "env.backoff",
+    "env.max_restarts",
+    "env.min_ready",
 )
 """Settings that do not decide what any iteration computes, so a resumed run may have other values."""
 

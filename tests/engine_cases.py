@@ -44,7 +44,7 @@ QUICK = (*NETWORKS, "env.n_steps=4", "algo.recurrent=false", "algo.hyper_hidden=
 """Whole runs of `m_step` in several files: four rows side by side share one set of compiled programs."""
 ROWS = 32  # log rows of the chunks compiled here
 FOREVER = 2**30
-HOST_ONLY = tuple(key.removeprefix("train.") for key in MAY_CHANGE_ON_RESUME)
+HOST_ONLY = tuple(key.removeprefix("train.") for key in MAY_CHANGE_ON_RESUME if key.startswith("train."))
 
 _compilations: list[str] = []
 _compiled: dict[Any, program_set.Compiled] = {}

@@ -10,6 +10,8 @@ def test_a_complete_installation_is_healthy_and_shows_versions_devices_and_cache
         assert f"  {package} " in shown
     for words in ("backend            cpu (8 ×", "host ", "compilation cache", "configurations", "lsf-jax[cuda]"):
         assert words in shown
+    for words in ("StarCraft II, for --env smac/3m", "  interpreter        Python 3.", "  smac      "):
+        assert words in shown
     assert "MISSING" not in shown
 
 
@@ -33,3 +35,12 @@ def test_the_cache_line_tells_whether_it_is_empty_and_how_large(monkeypatch, tmp
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "program").write_bytes(bytes(2048))
     assert any(f"on, 1 files, 2.0 KiB: {tmp_path / 'cache'}" in line for line in doctor.examine()[0])
+
+
+def test_settings_of_real_smac_may_be_given(capsys, tmp_path):
+    assert cli.main(["doctor", f"env.sc2_path={tmp_path}", "env.python=no-such-python"]) == 0
+    shown = capsys.readouterr().out
+    assert "  interpreter        missing: no-such-python is no program; set env.python" in shown
+    assert f"  game version       missing: no game in {tmp_path}" in shown
+    assert cli.main(["doctor", "env.punishment=-2"]) == 2
+    assert "unknown key env.punishment" in capsys.readouterr().err

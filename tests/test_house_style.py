@@ -15,7 +15,9 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 READING_ORDER = """
 types fields yaml12
 envs.base envs.hosted envs.tabular envs.matrix_game envs.predator_prey
-envs.jaxmarl envs.jaxmarl_games envs.smax_scenarios envs.smax_view envs.smax envs.probes envs
+envs.jaxmarl envs.jaxmarl_games envs.smax_scenarios envs.smax_view envs.smax envs.probes
+envs.smac envs.smac.tables envs.smac.settings envs.smac.worker envs.smac.process envs.smac.check envs.smac.pool
+envs.smac.hosted envs
 networks networks.agents networks.mixers networks.factorisation networks.critics networks.messages
 policies lengths rollout host_rollout buffers returns optimizers learner
 algorithms.settings algorithms.base algorithms.stepwise algorithms.q_mixing algorithms.weighted_qmix

@@ -10,6 +10,7 @@ from lsf_jax.envs import predator_prey as _hunt
 from lsf_jax.envs import smax as _smax
 from lsf_jax.envs.base import nearest, require
 from lsf_jax.envs.hosted import Hosted
+from lsf_jax.envs.smac import hosted as _smac
 from lsf_jax.fields import freeze, range_problem, type_problem
 from lsf_jax.types import Env
 
@@ -28,10 +29,11 @@ ENVS: dict[str, tuple[type, Callable[[Any], Env]]] = {
     "m_step": (_games.MStepConfig, _games.m_step),
     "smax": (_smax.SmaxConfig, _smax.smax),
     "jaxmarl": (_jaxmarl.JaxmarlConfig, _jaxmarl.jaxmarl_game),
+    "smac": (_smac.SmacConfig, _smac.smac),
 }
 """Every environment by name: its config class, and the factory that makes an `Env` from one."""
 
-HOSTED: dict[str, Callable[[Any], Hosted]] = {}
+HOSTED: dict[str, Callable[[Any], Hosted]] = {"smac": _smac.hosted}
 """Of environments whose games are played on the host: what makes a `Hosted` from a config."""
 
 

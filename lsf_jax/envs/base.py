@@ -59,12 +59,15 @@ class HostEnv(Protocol):
         """Start one step of each named worker with its joint action, `[len(workers), N]`; does not wait.
 
         Raises:
-          HostError: an action is not available.
+          ValueError: for an unavailable action, or a worker that waits for none. Nothing is sent then.
         """
         ...
 
     def receive(self, min_ready: int, timeout: float) -> list[Event]:
-        """Wait until `min_ready` workers have an event or `timeout` seconds have passed; at most one event of each.
+        """Wait until `min_ready` workers have an event, `timeout` seconds have passed or nothing is under way.
+
+        Returns:
+          At most one event of each worker; all of them are to be handled before the next call.
 
         Raises:
           HostError: a worker failed too often to go on.

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from jaxmarl_cases import needs_jaxmarl
 
-from lsf_jax.envs import ENVS, make
+from lsf_jax.envs import ENVS, HOSTED, make
 from lsf_jax.envs.probes import PROBES
 from lsf_jax.types import EnvSpec, EpisodeStats, Observation, TimeStep
 
 COPIES = 16
 SETTINGS = {
-    **{name: (name, {}) for name in ENVS | PROBES},
+    **{name: (name, {}) for name in ENVS | PROBES if name not in HOSTED},
     "predator_prey, small": ("predator_prey", {"grid_size": 4, "n_predators": 3, "n_prey": 2, "episode_limit": 12}),
     "two_state, aliased": ("two_state", {"variant": "aliased"}),
     "climbing, repeated": ("climbing", {"episode_limit": 25}),

@@ -1,0 +1,128 @@
+"""How much of what W SMAC games can do alone is left when the pool plays them from one process?"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from timing import report, spread, summarise
+
+from lsf_jax.envs.base import FIRST, STEP
+from lsf_jax.envs.smac.pool import SmacPool
+from lsf_jax.envs.smac.settings import SmacConfig
+from lsf_jax.envs.smac.tables import MAPS
+
+QUESTION = "smac_pool.py: scripted games with SMAC's sizes, random available actions; pool against the games alone"
+SCRIPTED = Path(__file__).resolve().parents[1] / "tests" / "envs" / "smac" / "scripted.py"
+DURATIONS = ((5.0, 20.0), (5.0, 5.0), (20.0, 20.0), (0.0, 0.0))  # of one step, in milliseconds
+ALONE = """
+import importlib.util, random, sys, time
+spec = importlib.util.spec_from_file_location("scripted", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+env = module.ScriptedEnv(map_name=sys.argv[2], seed=int(sys.argv[3]))
+print("ready", flush=True)
+end = time.monotonic() + float(sys.stdin.readline())
+steps, done = 0, True
+while time.monotonic() < end:
+    if done:
+        env.reset()
+        avail = env.get_avail_actions()
+    actions = [random.choice([action for action, bit in enumerate(mask) if bit]) for mask in avail]
+    _, done, _ = env.step(actions)
+    env.get_obs(), env.get_state()
+    avail = env.get_avail_actions()
+    steps += 1
+print(steps)
+"""
+"""One game without a pool: what a worker does for a step, and choosing actions."""
+
+
+def set_script(map_name: str, milliseconds: tuple[float, float], workers: int) -> None:
+    """Tell the games how long their steps last; episodes have the length of the map's limit at most."""
+    limit = MAPS[map_name].episode_limit
+    seconds = [each / 1000 for each in milliseconds]
+    script = {"workers": workers, "seconds": seconds, "length": [limit // 2, limit], "numpy": True}
+    os.environ["SCRIPTED_SMAC"] = json.dumps(script)
+
+
+def rate_alone(map_name: str, workers: int, seconds: float) -> float:
+    """Steps per second of that many games side by side, each in a process that asks nobody."""
+    games = [
+        subprocess.Popen(
+            [sys.executable, "-c", ALONE, str(SCRIPTED), map_name, str(worker)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for worker in range(workers)
+    ]
+    for game in games:
+        game.stdout.readline()
+    for game in games:
+        game.stdin.write(f"{seconds}\n")
+        game.stdin.flush()
+    return sum(int(game.communicate()[0]) for game in games) / seconds
+
+
+def rate_of_pool(map_name: str, workers: int, seconds: float) -> tuple[float, float]:
+    """Steps per second of the pool, and the share of one core that its side of the work takes."""
+    cfg = SmacConfig(map_name=map_name, factory=f"{SCRIPTED}:ScriptedEnv", stagger=0.0)
+    rng = np.random.default_rng(0)
+    with SmacPool(cfg, workers) as pool:
+        pool.start()
+        steps, start, busy = 0, time.monotonic(), time.process_time()
+        while time.monotonic() < start + seconds:
+            events = pool.receive(1, 1.0)
+            steps += sum(event.kind == STEP for event in events)
+            ready = [event.worker for event in events if event.kind == FIRST or not event.done]
+            chances = rng.random(pool.observation.avail.shape, np.float32)
+            actions = np.where(pool.observation.avail, chances, -1.0).argmax(-1)  # at full width, as agents act
+            pool.send(ready, actions[ready])
+        wall = time.monotonic() - start
+        return steps / wall, (time.process_time() - busy) / wall
+
+
+def one_row(map_name: str, milliseconds: tuple[float, float], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both rates in turn, several times, so that a machine's moods meet both."""
+    set_script(map_name, milliseconds, arguments.workers)
+    alone, pool, share = [], [], []
+    for _ in range(arguments.repeats):
+        alone.append(rate_alone(map_name, arguments.workers, arguments.seconds))
+        rate, busy = rate_of_pool(map_name, arguments.workers, arguments.seconds)
+        pool.append(rate)
+        share.append(100 * busy)
+    least, most = milliseconds
+    return {
+        "workers": arguments.workers,
+        "map": map_name,
+        "step ms": f"{least:g}" if least == most else f"{least:g} to {most:g}",
+        "alone steps/s": summarise(alone).median,
+        "pool steps/s": summarise(pool).median,
+        **spread("% of alone", summarise([100 * p / a for p, a in zip(pool, alone)])),
+        "% of a core": summarise(share).median,
+    }
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure every duration on every map and report."""
+    if arguments.quick:
+        arguments.repeats, arguments.seconds, arguments.workers, arguments.maps = 1, 0.3, 2, arguments.maps[:1]
+    rows = [one_row(name, duration, arguments) for name in arguments.maps for duration in DURATIONS]
+    report(arguments, QUESTION, {"pool against games alone": rows})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__ or "", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--workers", type=int, default=8, help="games side by side")
+    parser.add_argument("--maps", nargs="+", default=["3m", "MMM2", "27m_vs_30m"], choices=list(MAPS), metavar="MAP")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one measurement")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of everything")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does the script run at all")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="also write everything as JSON")
+    main(parser.parse_args())

@@ -1,0 +1,47 @@
+"""Real SMAC as one of our environments: its sizes on the device, its games on the host."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lsf_jax.envs.hosted import Hosted, hosted_env
+from lsf_jax.envs.smac.pool import SmacPool
+from lsf_jax.envs.smac.settings import SmacConfig, spec_of
+from lsf_jax.types import Env, EpisodeStats
+
+INFO = ("battle_won", "dead_allies", "dead_enemies")
+"""What every step reports; of an episode its last step counts."""
+OUR_VERSION = "1"
+"""Another one whenever the bridge changes observations, rewards or the end of episodes."""
+
+
+def smac(cfg: SmacConfig) -> Env:
+    """Sizes, unpacking and judging of one of the ten maps; nothing is launched, and the game need not be there.
+
+    `success` means won. `max_return` is `reward_scale_rate`, which shields and health that recover can exceed.
+
+    Raises:
+      ConfigError: for settings out of range.
+    """
+    game = f", StarCraft II {cfg.game_version}" if cfg.game_version else ""
+    best = cfg.reward_scale_rate if cfg.reward_scale else float("inf")
+    return hosted_env(
+        spec_of(cfg),
+        success=_won,
+        max_return=1.0 if cfg.reward_sparse else best,
+        version=f"{OUR_VERSION}, oxwhirl/smac{game}",
+    )
+
+
+def hosted(cfg: SmacConfig) -> Hosted:
+    """How to open the games of one of the ten maps."""
+    return Hosted(
+        info=INFO,
+        store=cfg.store,
+        overlap=cfg.overlap,
+        min_ready=cfg.min_ready,
+        open=lambda n_workers, seed: SmacPool(cfg, n_workers, seed),
+    )
+
+
+def _won(stats: EpisodeStats) -> Array:
+    return jnp.asarray(stats.info["battle_won"]) > 0

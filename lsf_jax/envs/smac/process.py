@@ -1,0 +1,214 @@
+"""The trainer's end of one worker process: starting it, talking to it, reading its memory, being rid of it."""
+
+import fcntl
+import json
+import mmap
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lsf_jax.envs.base import HostError
+from lsf_jax.types import EnvSpec, Observation
+
+WORKER = Path(__file__).with_name("worker.py")
+PREFIX = "lsf_jax-smac-"
+LOG = "log.txt"
+LOG_TAIL = 2_000  # bytes of a log that an error message shows
+ALIGNMENT = 64  # bytes
+MEMORY_FOLDER = "/dev/shm"
+
+
+class Nest:
+    """The folder of a pool, with a folder for each of its worker processes.
+
+    Locked as long as this process lives, so that another process can tell what was left behind (`sweep`), also from
+    another container that shares the file system.
+    """
+
+    def __init__(self) -> None:
+        sweep()
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = os.open(self.path, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks: nobody will sweep
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def remove(self) -> None:
+        """Removes the folder and what is left in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def sweep() -> None:
+    """Removes folders of pools that are no more; their workers normally do so themselves."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                old = time.time() - os.fstat(descriptor).st_mtime > 1.0  # else perhaps just made and not locked yet
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if old and os.fstat(descriptor).st_uid == os.getuid():
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def interpreter(python: str) -> str:
+    """The program that `SmacConfig.python` means."""
+    return os.path.expanduser(python) or sys.executable
+
+
+def worker_environment(folder: Path, python: str, sc2_path: str) -> dict[str, str]:
+    """Environment variables of a worker.
+
+    Args:
+      folder: where it may leave temporary files.
+      python: its interpreter, "" for this one. Another one does not inherit PYTHONPATH and PYTHONHOME, which belong to
+        this one.
+      sc2_path: StarCraft II's folder, "" to leave $SC2PATH as it is.
+    """
+    foreign = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__") if python else ()
+    variables = {key: value for key, value in os.environ.items() if key not in foreign}
+    threads = {key: "1" for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    own = {"TMPDIR": str(folder), "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
+    return threads | variables | own | ({"SC2PATH": str(Path(sc2_path).expanduser())} if sc2_path else {})
+
+
+def shared_memory(size: int) -> IO[bytes]:
+    """A file without a name, so that nothing of it can be left behind: in memory, or on disk if that has no room."""
+    for folder in (MEMORY_FOLDER, None):
+        with suppress(OSError):
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (the caller closes it)
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # touching a page that cannot be had would kill the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            return file
+    raise OSError(f"no room for {size} bytes that workers share, neither in {MEMORY_FOLDER} nor on disk")
+
+
+class WorkerProcess:
+    """A worker and the game it runs.
+
+    `pid` leads the process group of the environment (0 until the worker has said hello).
+
+    Raises:
+      HostError: there is no such interpreter.
+      OSError: the machine has no room for another process, folder or piece of memory.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], spec: EnvSpec, *, python: str, sc2_path: str) -> None:
+        self.pid = 0
+        self._folder, self._rest, self._retired_at = folder, b"", 0.0
+        obs, state = spec.n_agents * spec.obs_dim, spec.state_dim
+        self._spec, self._avail = spec, 4 * (obs + state)
+        self._slot = -(-(self._avail + spec.n_agents * spec.n_actions) // ALIGNMENT) * ALIGNMENT
+        folder.mkdir(parents=True)
+        with ExitStack() as stack:
+            memory = stack.enter_context(shared_memory(2 * self._slot))
+            self._bytes = np.frombuffer(mmap.mmap(memory.fileno(), 2 * self._slot), np.uint8)
+            self._control, theirs = socket.socketpair()
+            stack.enter_context(theirs)
+            lifeline, self._lifeline = os.pipe()
+            stack.callback(os.close, lifeline)
+            inherited = (theirs.fileno(), lifeline, memory.fileno())
+            log = stack.enter_context((folder / LOG).open("wb"))
+            try:
+                self._keeper = subprocess.Popen(
+                    [interpreter(python), "-u", str(WORKER), *map(str, inherited), str(folder)],
+                    pass_fds=inherited,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # the terminal's Ctrl-C is for the trainer
+                    env=worker_environment(folder, python, sc2_path),
+                )
+            except OSError as error:
+                self._hang_up()
+                if not isinstance(error, FileNotFoundError | PermissionError):
+                    raise  # too many processes, for example
+                raise HostError(
+                    f"cannot run the workers' interpreter {interpreter(python)!r} ({error.strerror}); "
+                    "set env.python to a Python of 3.8 or newer in which smac is installed"
+                ) from None
+        self._control.setblocking(False)
+        layout = {"avail": self._avail, "slot": self._slot}
+        self.tell({**settings, "spec": spec._asdict(), "layout": layout})
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when there is something to hear."""
+        return self._control.fileno()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Sends a message. To a worker that is gone it says nothing: `hear` will notice."""
+        with suppress(OSError):
+            self._control.sendall(json.dumps(message).encode() + b"\n")
+
+    def hear(self) -> tuple[list[dict[str, Any]], bool]:
+        """All messages that have arrived, and whether the worker has hung up."""
+        try:
+            data = self._control.recv(65_536)  # more than a worker ever says before it is answered
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            data = b""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines], not data
+
+    def look(self, slot: int) -> Observation:
+        """A copy of what the worker has written into a slot."""
+        spec, start = self._spec, slot * self._slot
+        floats: Any = self._bytes[start : start + self._avail].view(np.float32).copy()
+        masks: Any = self._bytes[start + self._avail : start + self._avail + spec.n_agents * spec.n_actions]
+        n_obs = spec.n_agents * spec.obs_dim
+        return Observation(
+            obs=floats[:n_obs].reshape(spec.n_agents, spec.obs_dim),
+            state=floats[n_obs:],
+            avail=masks.reshape(spec.n_agents, spec.n_actions).astype(bool),
+        )
+
+    def log_tail(self) -> str:
+        """The end of what worker and game have printed."""
+        try:
+            with (self._folder / LOG).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL))
+                return log.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def retire(self) -> None:
+        """Has worker and game killed, at once and without waiting; see `is_gone`."""
+        if not self._retired_at:
+            self._retired_at = time.monotonic()
+            with suppress(OSError):  # the keeper may be gone
+                os.write(self._lifeline, b".")
+            self._hang_up()
+
+    def is_gone(self, patience: float) -> bool:
+        """Whether nothing is left of a retired worker.
+
+        Args:
+          patience: seconds since `retire` after which the worker's keeper is killed as well.
+        """
+        if self._keeper.poll() is None:
+            if time.monotonic() - self._retired_at < patience:
+                return False
+            self._keeper.kill()
+            self._keeper.wait()
+        if self._keeper.returncode and self.pid:
+            with suppress(OSError):
+                os.killpg(self.pid, signal.SIGKILL)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return True
+
+    def _hang_up(self) -> None:
+        self._control.close()
+        os.close(self._lifeline)
