@@ -22,7 +22,7 @@ UPDATE_KEY = 1  # place among the keys of an iteration
 class HostReplay(NamedTuple):
     """Rings `[K, capacity, ...]` on the host, and the buffer that the device is given instead."""
 
-    cpu: jax.Device
+    cpu: Any  # a jax.Device
     store: Callable[[BufferState, Clock, Episode], BufferState]  # fresh episodes [K, B, T, ...] in; donates the rings
     draw: Callable[[BufferState, TrainState], Batch]  # all batches of the coming iteration, [K, updates, B', T, ...]
     on_device: Buffer  # its state is what `draw` returned
@@ -100,5 +100,5 @@ def hand_over(replay: HostReplay, state: TrainState, fresh: Episode) -> tuple[Tr
     return state._replace(buffer=jax.device_put(drawn, _device_of(state.iteration))), rings
 
 
-def _device_of(array: Array) -> jax.Device:
+def _device_of(array: Array) -> Any:
     return next(iter(jnp.asarray(array).devices()))

@@ -4,6 +4,7 @@ The device learns from one batch while the host already collects the next (`Host
 one update old; on-policy algorithms always wait for the newest policy.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from lsf_jax.runtime import compiler_options
 from lsf_jax.training import AXES, Chunk, ChunkLog, iteration_keys, loop_chunk, make_train_step
 from lsf_jax.types import Algorithm, Episode, EpisodeStats, TrainState
 
+Learn = Callable[[TrainState, Episode, Array], tuple[TrainState, ChunkLog]]
+"""One iteration on episodes that are here already: state, episodes `[K, B, T, ...]`, budget."""
 COLLECT, EVALUATE = 0, 2  # places among the keys of an iteration
 
 
@@ -118,7 +121,7 @@ def make_host_programs(program: Program, sizes: HostSizes, root_seed: int) -> Ho
 
 
 def _iterate(
-    learn: Chunk, replay: HostReplay | None, state: TrainState, fresh: Episode, budget: Array
+    learn: Learn, replay: HostReplay | None, state: TrainState, fresh: Episode, budget: Array
 ) -> tuple[TrainState, ChunkLog]:
     if replay is None:
         return learn(state, fresh, budget)
