@@ -1,6 +1,7 @@
-"""How much of what W SMAC games can do alone is left when the pool plays them from one process?"""
+"""How much of what W SMAC games can do alone is left when one process plays them, and when LSF-SAC trains on them?"""
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -9,13 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from timing import report, spread, summarise
 
+from lsf_jax.config import compose
 from lsf_jax.envs.base import FIRST, STEP
 from lsf_jax.envs.smac.pool import SmacPool
 from lsf_jax.envs.smac.settings import SmacConfig
 from lsf_jax.envs.smac.tables import MAPS
+from lsf_jax.host_training import HostPrograms, HostSizes, make_host_programs
+from lsf_jax.program import build, compile_init, make_rows
 
 QUESTION = "smac_pool.py: scripted games with SMAC's sizes, random available actions; pool against the games alone"
 SCRIPTED = Path(__file__).resolve().parents[1] / "tests" / "envs" / "smac" / "scripted.py"
@@ -88,6 +93,61 @@ def rate_of_pool(map_name: str, workers: int, seconds: float) -> tuple[float, fl
         return steps / wall, (time.process_time() - busy) / wall
 
 
+def agents_row(map_name: str, milliseconds: tuple[float, float], arguments: argparse.Namespace) -> dict[str, Any]:
+    """LSF-SAC's own inference for every step, alone and with an update after every `workers` episodes."""
+    set_script(map_name, milliseconds, arguments.workers)
+    alone = rate_alone(map_name, arguments.workers, arguments.seconds)
+    words = [f"env.factory={SCRIPTED}:ScriptedEnv", "env.stagger=0", f"train.n_envs={arguments.workers}"]
+    words += ["train.seeds=1", "train.buffer_capacity=64", f"algo.hidden={8 if arguments.quick else 64}"]
+    config = compose(algo="lsf_sac", env=f"smac/{map_name}", overrides=words)
+    program = build(config)
+    sizes = HostSizes(seeds=1, n_envs=arguments.workers, updates=config.algo.updates, log_every=1, eval_episodes=1)
+    host = make_host_programs(program, sizes, 0)
+    try:
+        state = compile_init(program, 0)(make_rows(config, program.algorithm))
+        rates: dict[str, float] = {}
+        for what in ("collect", "train"):
+            state, steps, seconds = _iterate(host, state, what, arguments.seconds)
+            rates[what] = steps / seconds
+            shares = host.collector.take_report()["seconds"]
+            total = seconds if what == "train" else sum(shares.values())
+            rates |= {f"{what}: {name} %": 100 * value / total for name, value in shares.items()}
+    finally:
+        host.collector.close()
+    least, most = milliseconds
+    return {
+        "workers": arguments.workers,
+        "map": map_name,
+        "step ms": f"{least:g}" if least == most else f"{least:g} to {most:g}",
+        "alone steps/s": alone,
+        "collecting steps/s": rates["collect"],
+        "% of alone": 100 * rates["collect"] / alone,
+        "training steps/s": rates["train"],
+        "of alone, training %": 100 * rates["train"] / alone,
+        **{name: value for name, value in rates.items() if name.endswith("%")},
+    }
+
+
+def _iterate(host: HostPrograms, state: Any, what: str, seconds: float) -> tuple[Any, int, float]:
+    """Collect, or train, for about so many seconds after two rounds that compile: state, valid steps, seconds."""
+    collector, n_envs = host.collector, host.collector.n_envs
+    behaviour = host.behaviour(state)
+    played, start = 0, 0.0
+    for number in itertools.count():
+        if number == 2:
+            collector.take_report()
+            played, start = 0, time.monotonic()
+        if what == "collect":
+            played += int(collector.collect(behaviour, n_envs, n_envs).valid.sum())
+        else:
+            before = int(state.clock.env_steps[0])
+            state, _ = host.chunk(state, jnp.int32(1), jnp.int32(2**30))
+            played += int(state.clock.env_steps[0]) - before
+        if number > 2 and time.monotonic() > start + seconds:
+            return state, played, time.monotonic() - start
+    raise RuntimeError("unreachable")
+
+
 def one_row(map_name: str, milliseconds: tuple[float, float], arguments: argparse.Namespace) -> dict[str, Any]:
     """Both rates in turn, several times, so that a machine's moods meet both."""
     set_script(map_name, milliseconds, arguments.workers)
@@ -114,7 +174,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.quick:
         arguments.repeats, arguments.seconds, arguments.workers, arguments.maps = 1, 0.3, 2, arguments.maps[:1]
     rows = [one_row(name, duration, arguments) for name in arguments.maps for duration in DURATIONS]
-    report(arguments, QUESTION, {"pool against games alone": rows})
+    agents = [agents_row(name, DURATIONS[0], arguments) for name in arguments.maps]
+    report(arguments, QUESTION, {"pool against games alone": rows, "LSF-SAC against games alone": agents})
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class HostPrograms(NamedTuple):
     evaluate: Evaluation
     evaluate_sampled: Evaluation
     collector: HostCollector
+    behaviour: Callable[[TrainState], Behaviour]  # how the next batch is played; launches the games
 
 
 def behaviour_of(algorithm: Algorithm, state: TrainState, params: Any, key: int) -> Behaviour:
@@ -117,6 +118,7 @@ def make_host_programs(program: Program, sizes: HostSizes, root_seed: int) -> Ho
         evaluate=partial(evaluate, GREEDY),
         evaluate_sampled=partial(evaluate, SAMPLED),
         collector=collector,
+        behaviour=lambda state: behaviour(state, state.agent.params, COLLECT),
     )
 
 

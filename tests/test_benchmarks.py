@@ -16,7 +16,7 @@ TABLES = {
     "update": ("updates", "dearest products of the last"),
     "env": ("predator_prey", "against NumPy", "matrix_game"),
     "train": ("fused chunk", "pieces, compiled apart", "whole run, `lsf_jax.train`"),
-    "smac_pool": ("pool against games alone",),
+    "smac_pool": ("pool against games alone", "LSF-SAC against games alone"),
     "memory": ("one seed, by component", "planner against the compiled chunk", "the same small chunk, 20 times"),
 }
 
