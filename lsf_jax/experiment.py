@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsf_jax import checkpoint, metrics, run_folder, runtime
-from lsf_jax.config import Config, ConfigError, check, differences, from_yaml, grid_points, to_yaml
+from lsf_jax.config import Config, ConfigError, check, differences, from_yaml, grid_points, make_hosted, to_yaml
 from lsf_jax.planner import Plan, make_plan, plan_text, size_text
 from lsf_jax.progress import Progress
 from lsf_jax.session import CARD, Session, run_block, write_timing
@@ -43,8 +43,10 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
     Raises:
       ConfigError: a setting is wrong, or the run does not fit into memory or on the disk.
       RunFolderError: the run folder exists or cannot be made.
+      HostError: games on the host cannot be played; what was learned is saved.
     """
     check(config)
+    _check_games(config)
     runtime.configure(config.train)
     name = (
         config.train.name or f"{config.algo_name}-{config.env_name.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -88,6 +90,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
             f"run {path} cannot be resumed with {changed[0]}; start a new run, or leave that setting alone"
         )
     check(wanted)
+    _check_games(wanted)
     runtime.configure(wanted.train, card["layout"]["n_devices"])
     shown = progress or Progress(_total_steps(wanted), f"{wanted.algo_name} on {wanted.env_name} (resumed)")
     with shown, run_folder.lock(path):
@@ -98,6 +101,13 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
             run_folder.write_text_atomic(path / CONFIG, to_yaml(wanted))
             write_card(path, wanted)
         return _run(Session(wanted, path, plan, shown))
+
+
+def _check_games(config: Config) -> None:
+    """Of games on the host, whether what they need is there, before a run folder is made."""
+    hosted = make_hosted(config)
+    if hosted is not None:
+        hosted.check()
 
 
 def differences_of(path: Path, config: Config) -> list[str]:

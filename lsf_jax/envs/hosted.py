@@ -18,6 +18,7 @@ class Hosted(NamedTuple):
     store: str  # NumPy dtype in which replay keeps observations
     overlap: bool  # collect the next episodes while the device learns
     min_ready: int  # workers that must have answered before agents act again
+    check: Callable[[], None]  # raises HostError where something needed is missing; launches nothing
     open: Callable[[int, int], HostEnv]  # (workers, root seed) -> games, not launched yet
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lsf_jax.envs.base import HostError
 from lsf_jax.envs.smac.process import interpreter, worker_environment
 from lsf_jax.envs.smac.settings import SmacConfig
 
@@ -66,6 +67,25 @@ def examine(cfg: SmacConfig, maps: Iterable[str]) -> list[Finding]:
 def advice(cfg: SmacConfig) -> list[str]:
     """One line for each thing that is missing for `cfg`."""
     return [f"{finding.name}: {finding.text}" for finding in examine(cfg, [cfg.map_name]) if not finding.good]
+
+
+def require_all(cfg: SmacConfig) -> None:
+    """Look for the game, its maps and the packages before anything is launched; other games than oxwhirl's are free.
+
+    Raises:
+      HostError: something is missing; one line with what to do.
+    """
+    refuse([] if cfg.factory else advice(cfg))
+
+
+def refuse(missing: list[str]) -> None:
+    """Say what is missing, if anything is.
+
+    Raises:
+      HostError: in one line.
+    """
+    if missing:
+        raise HostError(f"real SMAC cannot be started. {'. '.join(missing)}. `lsf-jax doctor` looks at everything")
 
 
 def game_folder(cfg: SmacConfig) -> Path:

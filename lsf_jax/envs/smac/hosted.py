@@ -1,9 +1,12 @@
 """Real SMAC as one of our environments: its sizes on the device, its games on the host."""
 
+from functools import partial
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from lsf_jax.envs.hosted import Hosted, hosted_env
+from lsf_jax.envs.smac.check import require_all
 from lsf_jax.envs.smac.pool import SmacPool
 from lsf_jax.envs.smac.settings import SmacConfig, spec_of
 from lsf_jax.types import Env, EpisodeStats
@@ -39,6 +42,7 @@ def hosted(cfg: SmacConfig) -> Hosted:
         store=cfg.store,
         overlap=cfg.overlap,
         min_ready=cfg.min_ready,
+        check=partial(require_all, cfg),
         open=lambda n_workers, seed: SmacPool(cfg, n_workers, seed),
     )
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsf_jax.envs.base import FIRST, LOST, STEP, Event, HostError
-from lsf_jax.envs.smac.check import advice, examine_game
+from lsf_jax.envs.smac.check import advice, examine_game, refuse
 from lsf_jax.envs.smac.process import Nest, WorkerProcess
 from lsf_jax.envs.smac.settings import OXWHIRL, SmacConfig, expected_max_reward, game_arguments, spec_of
 from lsf_jax.fields import ConfigError
@@ -114,10 +114,8 @@ class SmacPool:
         """
         if self._nest is not None:
             raise HostError("the pool has been started already")
-        missing = [] if self._cfg.factory else [f for f in examine_game(self._cfg, [self._cfg.map_name]) if not f.good]
-        if missing:
-            lines = [f"{finding.name}: {finding.text}" for finding in missing]
-            raise HostError("\n".join(["real SMAC cannot be started", *lines, "`lsf-jax doctor` looks at everything"]))
+        found = [] if self._cfg.factory else examine_game(self._cfg, [self._cfg.map_name])
+        refuse([f"{finding.name}: {finding.text}" for finding in found if not finding.good])
         atexit.register(self.close)
         self._nest, self._selector = Nest(), selectors.DefaultSelector()
         try:

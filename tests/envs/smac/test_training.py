@@ -114,6 +114,14 @@ def test_games_that_never_start_end_the_run_with_the_cause(monkeypatch, tmp_path
     assert leftovers(tmp_path) == ([], [])
 
 
+def test_without_the_game_nothing_is_made_and_one_line_says_what_is_missing(tmp_path):
+    words = [f"env.sc2_path={tmp_path / 'none'}", f"train.run_dir={tmp_path}", "train.name=run", "train.seeds=1"]
+    with pytest.raises(HostError, match=r"no folder .*none \(env\.sc2_path\)") as raised:
+        lsf_jax.train(compose(algo="qmix", env="smac/3m", overrides=words))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_environment_has_sizes_and_refuses_to_be_a_function():
     env = make_env(compose(env="smac/27m_vs_30m"))
     assert tuple(env.spec) == (27, 36, 285, 1170, 180)
