@@ -15,10 +15,14 @@ if "xla_force_host_platform_device_count" not in flags:
 os.environ["XLA_FLAGS"] = flags.strip()
 
 import jax  # noqa: E402
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+LARGE = 1.5 * 2**30  # bytes of a test process
 
 
 def _memory_maps() -> int:
@@ -32,8 +36,11 @@ def _memory_maps() -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs_at_a_time():
-    """Forget compiled programs between files before there are so many that compiling one more ends the process."""
+    """Forget compiled programs between files before there are so many that compiling one more ends the process.
+
+    Or before they fill the memory: a few hundred programs are gigabytes.
+    """
     yield
-    if _memory_maps() > 12_000:
+    if _memory_maps() > 12_000 or psutil.Process().memory_info().rss > LARGE:
         jax.clear_caches()
         gc.collect()

@@ -186,7 +186,7 @@ def test_without_jaxmarl_one_line_says_what_to_install(name, monkeypatch):
     for module in [module for module in sys.modules if module.split(".")[0] == "jaxmarl"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "jaxmarl", None)
-    with pytest.raises(ConfigError, match=r"need the package jaxmarl.*pip install 'lsf-jax\[smax\]'"):
+    with pytest.raises(ConfigError, match=r"need the package jaxmarl.*pip install 'jaxmarl>=0.2,<0.3'"):
         make(name)
 
 

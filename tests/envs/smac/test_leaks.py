@@ -19,7 +19,8 @@ from lsf_jax.envs.smac.process import PREFIX, Nest
 
 SHARED = Path("/dev/shm")
 TRAINER = """
-import json, sys, time
+import json, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from lsf_jax.envs.smac.pool import SmacPool
 from lsf_jax.envs.smac.settings import SmacConfig
 pool = SmacPool(SmacConfig(**json.loads(sys.argv[1])), 3, seed=int(sys.argv[2]))
