@@ -38,7 +38,7 @@ def config_of(tmp_path, *words, algo="qmix"):
     return compose(algo=algo, env="toy", overrides=[*networks, *SMALL, *place, *words])
 
 
-@pytest.mark.parametrize("overlap", ["true", "false"])
+@pytest.mark.parametrize("overlap", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_a_run_trains_evaluates_and_leaves_what_any_run_leaves(toys, tmp_path, overlap):
     result = lsf_jax.train(
         config_of(tmp_path, f"env.overlap={overlap}", "env.lose_every=5", "train.eval_stochastic=true")
@@ -160,6 +160,7 @@ def test_replay_on_the_host_learns_the_same_bits(toys, tmp_path):
         np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.slow
 def test_a_run_with_replay_on_the_host_stops_and_goes_on(toys, tmp_path, monkeypatch):
     config = config_of(tmp_path, "train.replay=host")
     assert make_plan(config).host_replay

@@ -136,6 +136,7 @@ def test_parts_that_nobody_plays_cost_nothing(ends, computed):
     assert len(counted) in (computed, computed * len(ends))  # once for all, or once for each
 
 
+@pytest.mark.slow
 def test_a_run_with_several_lengths_learns_what_one_with_a_single_length_does():
     """To the rounding of sums over fewer zeros."""
     program = program_of(small())
