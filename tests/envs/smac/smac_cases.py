@@ -52,10 +52,11 @@ def marked_processes(token):
 
 
 def wait_until(holds, seconds=20.0):
+    """Whether it held at some time; it is not asked again then, since asking may move things."""
     end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
+    while not (held := holds()) and time.monotonic() < end:
         time.sleep(0.02)
-    return holds()
+    return held
 
 
 def lowest(pool, workers):
