@@ -35,7 +35,8 @@ EXPLORE, GREEDY, SAMPLED = "act", "act_greedy", "act_sampled"
 """How to act, by the function of the algorithm that does."""
 PATIENCE = 1.0  # seconds between two looks at workers that do not answer; the environment has deadlines of its own
 SHARES = ("env", "transfer", "inference", "other")
-"""Where the host's time goes: waiting for games, moving observations, waiting for actions, everything else."""
+"""Where the host's time goes: waiting for games; observations arranged and actions sent; agents, which take what they
+see from the host's memory; everything else."""
 
 
 class Behaviour(NamedTuple):
@@ -225,7 +226,8 @@ class HostCollector:
         flags = np.zeros((*shape, 2), bool)
         flags.reshape(-1, 2)[ready, 0] = self.length[ready] == 0
         flags.reshape(-1, 2)[ready, 1] = True
-        seen = jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape(*shape, *leaf.shape[1:])), games.observation)
+        # NumPy goes straight in: cheaper than making JAX arrays first, and nothing changes it before actions are here.
+        seen = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), games.observation)
         moved = time.perf_counter()
         self.carry, actions = self.actors[how](behaviour, self.carry, seen, np.int32(self.tick), flags)
         chosen = np.asarray(actions).reshape(len(self.length), -1)[ready]
@@ -233,8 +235,9 @@ class HostCollector:
         answered = time.perf_counter()
         self.records.action[ready, self.length[ready]] = chosen
         self.waiting.difference_update(ready)
+        told = time.perf_counter()
         games.send(ready, chosen)
-        self.seconds["transfer"] += moved - start
+        self.seconds["transfer"] += moved - start + time.perf_counter() - told
         self.seconds["inference"] += answered - moved
 
     def _take(self, games: HostEnv, event: Event) -> None:

@@ -276,20 +276,23 @@ def test_a_seed_does_not_depend_on_how_many_there_are_nor_on_how_they_are_cut_in
     )
 
 
-def test_eight_devices_give_the_bits_of_one_with_blocks_of_their_width_also_when_resumed(tmp_path):
-    config = config_of(tmp_path, "seeds=32", "train.devices=8")
+@pytest.mark.parametrize("n", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_devices_give_the_bits_of_one_with_blocks_of_their_width_also_when_resumed(tmp_path, n):
+    config = config_of(tmp_path, f"seeds={4 * n}", f"train.devices={n}")
     with stopping_after(3):
         stopped = run(config)
     assert not stopped.finished
     resumed = go_on(stopped.path, config).path
-    whole = run(config_of(tmp_path, "seeds=32", "train.devices=8", "train.name=whole")).path
-    blocks = run(config_of(tmp_path, "seeds=32", "train.block=4", "train.name=blocks")).path
-    assert (layout(resumed), layout(whole), layout(blocks)) == ((8, 1, 4), (8, 1, 4), (1, 8, 4))
+    whole = run(config_of(tmp_path, f"seeds={4 * n}", f"train.devices={n}", "train.name=whole")).path
+    blocks = run(config_of(tmp_path, f"seeds={4 * n}", "train.block=4", "train.name=blocks")).path
+    assert (layout(resumed), layout(whole), layout(blocks)) == ((n, 1, 4), (n, 1, 4), (1, n, 4))
     assert_same_run(resumed, whole)
-    for seed in range(32):
+    for seed in range(4 * n):
         assert_same_bits(seed_rows(whole, seed), seed_rows(blocks, seed))
-    one, eight = ([load_params(file)[0] for file in sorted((path / "policies").iterdir())] for path in (blocks, whole))
-    assert_same_bits(eight, [jax.tree.map(lambda *parts: np.concatenate(parts), *one)])
+    one, several = (
+        [load_params(file)[0] for file in sorted((path / "policies").iterdir())] for path in (blocks, whole)
+    )
+    assert_same_bits(several, [jax.tree.map(lambda *parts: np.concatenate(parts), *one)])
 
 
 def test_a_grid_row_equals_its_own_run_and_a_row_that_blows_up_is_named_and_hurts_nobody(tmp_path, straight):

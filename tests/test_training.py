@@ -32,6 +32,7 @@ from lsf_jax.types import AgentState, Algorithm, Clock, Episode, Kept, TrainStat
 # A replay larger than everything else a chunk needs, so that a copy of it would show.
 CONFIG = small("train.buffer_capacity=65536")
 CLIPPED = small("algo.recurrent=false", "algo.grad_clip=0.01", "algo.trace=0.8")  # where the rounding of norms matters
+DEVICES = [2, pytest.param(8, marks=pytest.mark.slow)]  # every device compiles its own program
 PREFILL = 2  # iterations until four episodes are stored
 PURE = ("callback", "infeed", "outfeed", "debug", "host", "io_effect")
 
@@ -217,10 +218,11 @@ def test_other_widths_agree_to_rounding_after_a_few_updates():
 # Several devices.
 
 
-def test_eight_devices_give_the_bits_of_one_that_runs_blocks_of_their_width():
-    state, log = advance(chunk_of(CLIPPED, devices=8), start(CLIPPED, range(16), devices=8), 4)
-    state, more = advance(chunk_of(CLIPPED, devices=8), state, 5)
-    for first in range(0, 16, 2):
+@pytest.mark.parametrize("n", DEVICES)
+def test_devices_give_the_bits_of_one_that_runs_blocks_of_their_width(n):
+    state, log = advance(chunk_of(CLIPPED, devices=n), start(CLIPPED, range(2 * n), devices=n), 4)
+    state, more = advance(chunk_of(CLIPPED, devices=n), state, 5)
+    for first in range(0, 2 * n, 2):
         rows = slice(first, first + 2)
         alone, alone_log = advance(chunk_of(CLIPPED), start(CLIPPED, [first, first + 1]), 4)
         alone, alone_more = advance(chunk_of(CLIPPED), alone, 5)
@@ -238,10 +240,11 @@ def replay_addresses(state: TrainState) -> list[int]:
     return [shard.data.unsafe_buffer_pointer() for shard in shards]
 
 
-def test_each_device_writes_to_the_replay_that_it_was_given():
-    state = start(CLIPPED, range(16), devices=8)
+@pytest.mark.parametrize("n", DEVICES)
+def test_each_device_writes_to_the_replay_that_it_was_given(n):
+    state = start(CLIPPED, range(2 * n), devices=n)
     before = replay_addresses(state)
-    after, _ = advance(chunk_of(CLIPPED, devices=8), state, 1)
+    after, _ = advance(chunk_of(CLIPPED, devices=n), state, 1)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert replay_addresses(after) == before
 
@@ -252,16 +255,17 @@ def held_bytes(device: jax.Device) -> int:
     return sum(math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize for array in here)
 
 
-def test_each_device_holds_its_own_rows_and_no_others():
-    devices = jax.devices()
+@pytest.mark.parametrize("n", DEVICES)
+def test_each_device_holds_its_own_rows_and_no_others(n):
+    devices = jax.devices()[:n]
     before = [held_bytes(device) for device in devices]
-    state, _ = advance(chunk_of(CLIPPED, devices=8), start(CLIPPED, range(16), devices=8), 1)
+    state, _ = advance(chunk_of(CLIPPED, devices=n), start(CLIPPED, range(2 * n), devices=n), 1)
     gained = [held_bytes(device) - had for device, had in zip(devices, before, strict=True)]
-    assert gained[1] >= tree_bytes(state.buffer) // 8
-    assert max(gained) - min(gained) < tree_bytes(state.buffer) // 16  # one row's replay
+    assert gained[1] >= tree_bytes(state.buffer) // n
+    assert max(gained) - min(gained) < tree_bytes(state.buffer) // (2 * n)  # one row's replay
     for leaf in jax.tree.leaves(state):
         width = (2, *leaf.shape[1:]) if leaf.shape else ()
-        assert [shard.data.shape for shard in leaf.addressable_shards] == [width] * 8
+        assert [shard.data.shape for shard in leaf.addressable_shards] == [width] * n
         assert [shard.device for shard in leaf.addressable_shards] == devices
 
 

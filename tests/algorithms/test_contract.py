@@ -64,7 +64,11 @@ def case(name):
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), episodes)
     buffer = algorithm.replay(example, BATCH, BATCH)
     before, after = CLOCK._replace(episodes=jnp.int32(0)), CLOCK._replace(episodes=jnp.int32(BATCH))
-    batch = buffer.sample(buffer.add(buffer.init(), before, episodes), after, jax.random.key(5))
+
+    def stored_and_sampled(episodes, key):
+        return buffer.sample(buffer.add(buffer.init(), before, episodes), after, key)
+
+    batch = jax.jit(stored_and_sampled)(episodes, jax.random.key(5))
     keys = jax.random.split(jax.random.key(1), SEEDS)
 
     def acts(agent, observation, key):
@@ -92,9 +96,18 @@ def updated(name):
     return c.update(c.agents, c.batch, c.keys, CLOCK, c.algorithm.hyper)
 
 
+def in_numpy(change, tree):
+    """The tree with all its leaves changed on the host, where nothing has to be compiled for each of their shapes."""
+    return jax.tree.map(lambda leaf: change(np.array(leaf)), tree)
+
+
 @cache
 def learnt_agent(name):
-    return jax.tree.map(lambda leaf: leaf[0], updated(name)[0])
+    return in_numpy(lambda leaf: leaf[0], updated(name)[0])
+
+
+def copied(leaf):
+    return jnp.copy(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.array(leaf)
 
 
 def shapes(tree):
@@ -125,18 +138,18 @@ def test_garbage_in_padded_rows_changes_nothing(name):
     c = case(name)
 
     def litter(episode):
-        valid = np.asarray(episode.valid)
+        episode = in_numpy(lambda leaf: leaf, episode)
+        valid, seen = episode.valid, episode.world
         real = np.concatenate([np.ones_like(valid[:, :1]), valid], axis=1)
-        seen = episode.world
         world = Observation(
-            obs=jnp.where(real[..., None, None], seen.obs, 1e3),
-            state=jnp.where(real[..., None], seen.state, -1e3),
+            obs=np.where(real[..., None, None], seen.obs, np.float32(1e3)),
+            state=np.where(real[..., None], seen.state, np.float32(-1e3)),
             avail=seen.avail,
         )
         return episode._replace(
             world=world,
-            action=jnp.where(valid[..., None], episode.action, jnp.uint8(1)),
-            reward=jnp.where(valid, episode.reward, 1e3),
+            action=np.where(valid[..., None], episode.action, np.uint8(1)),
+            reward=np.where(valid, episode.reward, np.float32(1e3)),
         )
 
     littered = jax.tree.map(litter, c.batch, is_leaf=lambda node: isinstance(node, Episode))
@@ -147,10 +160,10 @@ def test_garbage_in_padded_rows_changes_nothing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_seed_does_not_notice_its_neighbours(name):
     c = case(name)
-    order = jnp.array([2, 0, 1])
-    moved = jax.tree.map(lambda leaf: leaf[order], (c.agents, c.keys))
-    agents, metrics = c.update(moved[0], c.batch, moved[1], CLOCK, c.algorithm.hyper)
-    expected = jax.tree.map(lambda leaf: leaf[order], updated(name))
+    order = np.array([2, 0, 1])
+    moved = in_numpy(lambda leaf: leaf[order], c.agents)
+    agents, metrics = c.update(moved, c.batch, c.keys[order], CLOCK, c.algorithm.hyper)
+    expected = in_numpy(lambda leaf: leaf[order], updated(name))
     assert_same_bits((agents, metrics), expected)
 
 
@@ -244,10 +257,14 @@ def test_a_seed_whose_parameters_are_not_numbers_hurts_nobody(name):
 
     def after(params):
         agent = result.state.agent._replace(params=params)
-        state = jax.tree.map(jnp.copy, result.state._replace(agent=agent))  # the chunk takes what it is given
+        state = jax.tree.map(copied, result.state._replace(agent=agent))  # the chunk takes what it is given
         return result.chunk(state, jnp.int32(2), jnp.int32(2**30))[0]
 
-    broken = jax.tree.map(lambda leaf: leaf.at[2].set(jnp.nan), result.state.agent.params)
+    def break_third(leaf):
+        leaf[2] = np.nan
+        return leaf
+
+    broken = in_numpy(break_third, result.state.agent.params)
     alone, beside = after(result.state.agent.params), after(broken)
     others = np.array([0, 1, 3])
     assert_same_bits(seed_slice(alone, others).agent, seed_slice(beside, others).agent)
