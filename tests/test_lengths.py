@@ -83,7 +83,7 @@ def m_step(n_steps):
 
 def collected(env, config, parts, key=0, n=16):
     algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, lambda episode: episode, 0)
-    agent = algorithm.init(jax.random.key(1), algorithm.hyper)
+    agent = jax.jit(algorithm.init)(jax.random.key(1), algorithm.hyper)
     clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
     collect = jax.jit(device_collector(env, algorithm, n, parts))
     return collect(algorithm.policy_params(agent), clock, algorithm.hyper, jax.random.key(key))

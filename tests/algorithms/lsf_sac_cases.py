@@ -165,9 +165,9 @@ def agent_of(algorithm, seed=0):
     rng = np.random.default_rng(seed)
 
     def stirred(tree):
-        return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype), tree)
+        return jax.tree.map(lambda leaf: jnp.asarray((0.5 * rng.normal(size=leaf.shape)).astype(leaf.dtype)), tree)
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.opt_state)
+    zeros = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes.opt_state)
     params = {**stirred(shapes.params), "temperature": jnp.log(algorithm.hyper.alpha)}
     return AgentState(params=params, targets=stirred(shapes.targets), opt_state=zeros)
 
@@ -230,13 +230,13 @@ def losses(network_cfg, cfg, clock=CLOCK, forward=None):
     c = case(network_cfg)
     forward = forwards(network_cfg) if forward is None else forward
     hyper = hyper_of(cfg)
-    trajectories = jax.vmap(observe)(c.episodes)
 
-    def every(f, t):
+    def every(f, episode):
+        t = observe(episode)
         parts = (lsf.critic_loss, lsf.policy_loss, lsf.temperature_loss)
         return {name: value for loss in parts for name, value in loss(f, t, clock, hyper, cfg=cfg).items()}
 
-    return {name: np.asarray(value) for name, value in jax.vmap(every)(forward, trajectories).items()}
+    return {name: np.asarray(value) for name, value in jax.jit(jax.vmap(every))(forward, c.episodes).items()}
 
 
 @cache

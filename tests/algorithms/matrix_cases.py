@@ -14,7 +14,7 @@ from lsf_jax.types import Clock, Episode
 
 ENV = matrix_game(MatrixGameConfig())
 PAYOFF = np.array(PAPER)
-FIRST = ENV.reset(jax.random.key(0))[1]
+FIRST = jax.jit(ENV.reset)(jax.random.key(0))[1]
 CLOCK = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
 MIXERS = {
     "iql": lambda spec, cfg: None,
@@ -33,7 +33,7 @@ def networks(spec, name, cfg):
 
 def nine_cells():
     """One episode for each joint action."""
-    state, _ = ENV.reset(jax.random.key(0))
+    state, _ = jax.jit(ENV.reset)(jax.random.key(0))
     start = ENV.snapshot(state)
     end = ENV.snapshot(ENV.step(jax.random.key(0), state, jnp.zeros(2, jnp.int32))[0])
     joint = np.stack(np.meshgrid(range(3), range(3), indexing="ij"), axis=-1).reshape(9, 1, 2)

@@ -160,7 +160,7 @@ def test_twins_that_agree_learn_as_one_critic_does():
 
 def test_twins_start_apart_and_each_has_its_own_target():
     algorithm = cases.case(DOUBLE).algorithm
-    agent: AgentState = algorithm.init(jax.random.key(0), algorithm.hyper)
+    agent: AgentState = jax.device_get(jax.jit(algorithm.init)(jax.random.key(0), algorithm.hyper))
     for leaf in jax.tree.leaves(agent.params["critic"]):
         first, second = leaf
         assert not np.array_equal(first, second)

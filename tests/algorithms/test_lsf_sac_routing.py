@@ -63,7 +63,7 @@ def gradients_of_each_term(cfg):
     def total(params):
         return jax.vmap(sums, in_axes=(None, 0, 0))(params, c.episodes, jax.random.split(c.key, BATCH)).sum(axis=0)
 
-    return jax.jit(jax.jacrev(total))(c.agent.params)
+    return jax.device_get(jax.jit(jax.jacrev(total))(c.agent.params))
 
 
 @pytest.mark.parametrize("name", ROUTED)

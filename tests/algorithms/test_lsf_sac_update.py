@@ -110,7 +110,7 @@ def test_micro_batches_give_the_update_of_the_whole_batch(size):
     updates = []
     for micro_batch in (0, size):
         c = cases.case(SMALL, micro_batch)
-        agent = c.algorithm.init(jax.random.key(1), c.hyper)
+        agent = jax.jit(c.algorithm.init)(jax.random.key(1), c.hyper)
         updates.append(c.update(agent, c.episodes, c.key, CLOCK, c.hyper))
     whole, sliced = updates
     assert_gradients_close(sliced[0], whole[0])
@@ -124,7 +124,7 @@ def test_vmapped_seeds_equal_a_loop_over_seeds():
     batches = [cases.episodes_of(cases.make_games(seed)) for seed in range(3)]
     keys = [jax.random.key(seed) for seed in range(3)]
     hypers = [c.hyper._replace(lr=jnp.float32(1e-3 * (seed + 1))) for seed in range(3)]
-    stack = partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
+    stack = partial(jax.tree.map, lambda *leaves: np.stack(leaves))
     axes = (0, 0, 0, Clock(env_steps=0, episodes=None, updates=None), 0)
     clock = CLOCK._replace(env_steps=jnp.full((3,), CLOCK.env_steps))
     together = jax.jit(jax.vmap(c.algorithm.update, in_axes=axes))(
@@ -132,7 +132,7 @@ def test_vmapped_seeds_equal_a_loop_over_seeds():
     )
     for seed in range(3):
         alone = c.update(agents[seed], batches[seed], keys[seed], CLOCK, hypers[seed])
-        mine = jax.tree.map(lambda leaf, k=seed: leaf[k], together)
+        mine = jax.tree.map(lambda leaf, k=seed: np.asarray(leaf)[k], together)
         assert_gradients_close(mine[0], alone[0], 2e-6)
         for name, value in alone[1].items():
             np.testing.assert_allclose(mine[1][name], value, rtol=1e-5, atol=1e-6, err_msg=name)

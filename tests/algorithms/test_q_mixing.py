@@ -248,7 +248,7 @@ def test_the_optimizer_of_the_configuration_takes_the_step():
     c = case("vdn")
     cfg = replace(c.cfg, optimizer="rmsprop", lr=1e-3)
     algorithm = module.ENTRIES["vdn"].factory(SPEC, cfg, cases.observe, 0)
-    agent = c.agent._replace(opt_state=algorithm.init(jax.random.key(0), algorithm.hyper).opt_state)
+    agent = c.agent._replace(opt_state=jax.jit(algorithm.init)(jax.random.key(0), algorithm.hyper).opt_state)
     after, _ = jax.jit(algorithm.update)(agent, c.episodes, jax.random.key(3), CLOCK, algorithm.hyper)
     gradients = grads.gradients(c.updated, "q")
     wanted = jax.tree.map(lambda p, g: p - 1e-3 * g / (0.1 * np.abs(g) + 1e-5), c.params["q"], gradients)

@@ -23,7 +23,7 @@ SEEDS, STEPS, RATE = 6, 1000, 3e-3
 
 def every_joint_action(env):
     """Nine episodes of one step, one for each cell of the payoff."""
-    observation = env.reset(jax.random.key(0))[1]
+    observation = jax.jit(env.reset)(jax.random.key(0))[1]
     return Episode(
         world=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None, None], (9, 2, *leaf.shape)), observation),
         action=jnp.asarray(JOINT[:, None], jnp.uint8),

@@ -136,13 +136,13 @@ def test_no_random_episode_beats_the_best_return(request, env, episodes):
 
 def test_two_resets_with_one_key_are_equal(env):
     reset = jax.jit(env.reset)
-    once, again, other = (jax.tree.leaves(reset(jax.random.key(seed))) for seed in (7, 7, 8))
+    once, again, other = (jax.tree.leaves(jax.device_get(reset(jax.random.key(seed)))) for seed in (7, 7, 8))
     assert all((a == b).all() for a, b in zip(once, again))
     assert jax.tree.structure(once) == jax.tree.structure(other)
 
 
 def test_a_step_keeps_the_structure_of_the_state(env):
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0))
     after, _ = jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(env.spec.n_agents, jnp.uint8))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state
@@ -150,14 +150,14 @@ def test_a_step_keeps_the_structure_of_the_state(env):
 
 
 def test_render_is_text_about_one_state(env):
-    state, _ = env.reset(jax.random.key(0))
-    picture = env.render(jax.device_get(env.snapshot(state)))
+    snapshot = jax.jit(lambda key: env.snapshot(env.reset(key)[0]))(jax.random.key(0))
+    picture = env.render(jax.device_get(snapshot))
     assert isinstance(picture, str)
     assert picture
 
 
 def test_success_judges_every_episode(env):
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0))
     _, timestep = jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(env.spec.n_agents, jnp.int32))
     stats = EpisodeStats(
         episode_return=jnp.array([env.max_return, -1e6]),

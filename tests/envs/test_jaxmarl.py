@@ -92,7 +92,7 @@ def test_what_the_state_is_is_an_argument():
 
 
 def test_what_the_team_earns_is_an_argument():
-    state, _ = toy().reset(jax.random.key(0))
+    state, _ = jax.jit(toy().reset)(jax.random.key(0))
     actions = jnp.array([1, 1], jnp.uint8)
     assert toy().step(jax.random.key(1), state, actions)[1].reward == 2
     alone = RULES._replace(reward=lambda transition: transition.reward["tall"])
@@ -100,7 +100,7 @@ def test_what_the_team_earns_is_an_argument():
 
 
 def steps_of(env, *actions):
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
     state = state._replace(game=state.game._replace(total=jnp.int32(0)))
     for action in actions:
         state, step = env.step(jax.random.key(1), state, jnp.array(action))

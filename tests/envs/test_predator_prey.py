@@ -188,7 +188,7 @@ def test_reset_places_everyone_on_different_cells_anywhere():
 
 
 def snapshot_bytes(env):
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
     return sum(leaf.nbytes for leaf in jax.tree.leaves(env.snapshot(state)))
 
 
@@ -227,7 +227,7 @@ def test_success_is_catching_all_that_can_be_caught_whatever_it_cost():
 def test_an_action_that_does_not_exist_is_a_stay():
     cfg = PredatorPreyConfig()
     env = predator_prey(cfg)
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
     draw = draw_randomness(jax.random.key(1), cfg)
     for action in (-1, 6, 100):
         after, _ = transition(state, jnp.full(8, action), draw, cfg)
@@ -259,7 +259,7 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_was_expected(settings,
 def test_render_draws_the_board_and_lists_who_has_left_it():
     cfg = PredatorPreyConfig(grid_size=3, n_predators=3, n_prey=2, sight=1)
     env = predator_prey(cfg)
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
     state = state._replace(
         predator=jnp.array([0, 4, 5]),
         active=jnp.array([True, False, True]),

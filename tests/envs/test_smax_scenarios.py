@@ -207,7 +207,7 @@ def test_a_jaxmarl_from_before_its_observations_changed_is_refused(version, is_r
 @needs_jaxmarl
 def test_a_picture_shows_the_living_where_they_stand():
     env, _ = case("3m")
-    snapshot = jax.device_get(env.snapshot(env.reset(jax.random.key(0))[0]))
+    snapshot = jax.device_get(env.snapshot(jax.jit(env.reset)(jax.random.key(0))[0]))
     places = np.array([[0.5, 31.5], [31.5, 0.5], [5, 5], [16.5, 16.5], [20.5, 16.5], [9, 9]], np.float32)
     text = env.render(snapshot._replace(position=places, health=np.array([45, 9, 0, 45, 45, 0], np.uint8)))
     rows = text.splitlines()

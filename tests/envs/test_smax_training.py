@@ -40,7 +40,7 @@ def test_lsf_sac_learns_from_replayed_snapshots_of_a_battle():
 def test_frames_of_a_recorded_battle_are_pictures_of_its_moments_with_what_has_happened():
     config = compose(env="smax/3m")
     env, _ = case("3m")
-    snapshot = jax.device_get(env.snapshot(env.reset(jax.random.key(0))[0]))
+    snapshot = jax.device_get(env.snapshot(jax.jit(env.reset)(jax.random.key(0))[0]))
     world = jax.tree.map(lambda leaf: np.stack([leaf] * 4), snapshot)
     world.health[1:, 5] = 0  # one enemy falls in the first step of two; the fourth row is padding
     episode = Episode(

@@ -90,7 +90,7 @@ def test_stepping_one_row_at_a_time_equals_the_unroll(case):
 
 def test_parameters_do_not_depend_on_whether_a_row_or_a_trajectory_initialised_them(case):
     network, _, hidden, inputs = case
-    row, trajectory = (network.init(jax.random.key(3), hidden, x) for x in (inputs[0], inputs))
+    row, trajectory = (jax.jit(network.init)(jax.random.key(3), hidden, x) for x in (inputs[0], inputs))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), row, trajectory))
 
 
@@ -121,7 +121,7 @@ def test_one_agents_input_reaches_only_its_own_output(case):
 def test_feed_forward_agent_is_two_rectified_layers_and_leaves_the_hidden_state_alone(case):
     _, _, hidden, inputs = case
     network = AgentNetwork(HIDDEN, OUTPUTS, recurrent=False)
-    variables = network.init(jax.random.key(4), hidden, inputs)
+    variables = jax.jit(network.init)(jax.random.key(4), hidden, inputs)
     last, outputs = network.apply(variables, hidden, inputs)
     params, x = in_float64((variables["params"], inputs))
     features = relu(affine(params["hidden_layer"], relu(affine(params["input_layer"], x))))
@@ -133,7 +133,7 @@ def test_feed_forward_agent_is_two_rectified_layers_and_leaves_the_hidden_state_
 def test_features_of_every_step_are_what_the_last_layer_reads(case, recurrent):
     _, _, _, inputs = case
     network = AgentNetwork(HIDDEN, OUTPUTS, recurrent=recurrent)
-    params = network.init(jax.random.key(4), zero_hidden(N_AGENTS, HIDDEN), inputs)["params"]
+    params = jax.jit(network.init)(jax.random.key(4), zero_hidden(N_AGENTS, HIDDEN), inputs)["params"]
     features, outputs = unroll_features(network, params, inputs)
     exact, hidden = in_float64(params), np.zeros((N_AGENTS, HIDDEN))
     for t, row in enumerate(np.asarray(inputs, np.float64)):
@@ -147,7 +147,7 @@ def test_features_of_every_step_are_what_the_last_layer_reads(case, recurrent):
 def test_mlp_rectifies_between_layers_and_not_after_the_last():
     x = jax.random.normal(jax.random.key(5), (4, 3))
     network = Mlp((6, 5, 2))
-    variables = network.init(jax.random.key(6), x)
+    variables = jax.jit(network.init)(jax.random.key(6), x)
     params, value = in_float64((variables["params"], x))
     for layer in ("Linear_0", "Linear_1"):
         value = relu(affine(params[layer], value))

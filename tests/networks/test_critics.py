@@ -16,7 +16,7 @@ ACTION = np.eye(A)[RNG.integers(A, size=(T, N))]
 def initialised(module, *inputs):
     """The module as a function of arrays, and its parameters in float64."""
     inputs = [jnp.asarray(each, jnp.float32) for each in inputs]
-    params = module.init(jax.random.key(0), *inputs)["params"]
+    params = jax.jit(module.init)(jax.random.key(0), *inputs)["params"]
     params = jax.tree.map(lambda leaf: 2.0 * leaf, params)  # larger than at initialisation
     apply = lambda *inputs: np.asarray(module.apply({"params": params}, *(jnp.asarray(x, jnp.float32) for x in inputs)))
     return apply, jax.tree.map(lambda leaf: np.asarray(leaf, float), params)

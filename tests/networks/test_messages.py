@@ -66,7 +66,7 @@ def test_a_disturbed_sender_is_heard_at_its_own_place_by_those_it_speaks_to(rout
 def test_the_encoder_reads_this_step_only_or_the_history_and_never_other_agents(history):
     network = MessageEncoder(6, DIM, history=history)
     inputs = normal(1, TIME, N_AGENTS, 3)
-    variables = network.init(jax.random.key(2), inputs)
+    variables = jax.jit(network.init)(jax.random.key(2), inputs)
     clean, disturbed = (network.apply(variables, x) for x in (inputs, inputs.at[1, 2].add(3.0)))
     assert clean.shape == (TIME, N_AGENTS, DIM)
     changed = np.asarray(clean != disturbed).any(-1)
@@ -77,7 +77,7 @@ def test_the_encoder_reads_this_step_only_or_the_history_and_never_other_agents(
 def test_the_decoder_answers_each_receiver_from_its_own_row():
     network = MessageDecoder(6, N_ACTIONS)
     inputs, received = normal(3, TIME, N_AGENTS, 4), normal(5, TIME, N_AGENTS, 2)
-    variables = network.init(jax.random.key(4), inputs, received)
+    variables = jax.jit(network.init)(jax.random.key(4), inputs, received)
     clean, disturbed = (network.apply(variables, x, received) for x in (inputs, inputs.at[1, 2].add(3.0)))
     assert clean.shape == (TIME, N_AGENTS, N_ACTIONS)
     assert np.argwhere(np.asarray(clean != disturbed).any(-1)).tolist() == [[1, 2]]
