@@ -47,4 +47,5 @@ def assert_trees_equal(first, second):
 
 def moved(before, after):
     """Whether any number of a tree has changed."""
-    return any(bool((a != b).any()) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after)))
+    before, after = (jax.tree.leaves(jax.device_get(tree)) for tree in (before, after))
+    return any(bool((a != b).any()) for a, b in zip(before, after))

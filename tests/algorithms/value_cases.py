@@ -66,7 +66,10 @@ def blocks_moved(terms, params):
         agent = dict(parts.pop("agent"))
         parts["utility_layer"] = agent.pop("output_layer")
         parts["trunk"] = agent
-        flags = {part: [bool((leaf != 0).any()) for leaf in jax.tree.leaves(each)] for part, each in parts.items()}
+        flags = {
+            part: [bool((leaf != 0).any()) for leaf in jax.tree.leaves(jax.device_get(each))]
+            for part, each in parts.items()
+        }
         assert all(len(set(flag)) <= 1 for flag in flags.values()), (name, flags)
         moved[name] = {part for part, flag in flags.items() if flag and flag[0]}
     return moved
