@@ -197,19 +197,18 @@ class SmacPool:
         shape = (len(workers), self.spec.n_agents)
         if actions.shape != shape or not np.issubdtype(actions.dtype, np.integer):
             raise ValueError(f"actions are {actions.dtype} {actions.shape}; expected integers {shape}")
-        idle = [worker for worker in range(self.n_workers) if self._seats[worker].wants_action]
+        idle = [seat.worker for seat in self._seats if seat.wants_action]
         wrong = sorted(set(workers) - set(idle))
         if wrong or len(set(workers)) < len(workers):
             raise ValueError(f"actions for workers {list(workers)}; expected some of those that wait for one: {idle}")
-        masks = np.asarray(self.observation.avail)[list(workers)]
-        known = (actions >= 0) & (actions < self.spec.n_actions)
-        allowed = known & np.take_along_axis(masks, np.where(known, actions, 0)[..., None], -1)[..., 0]
-        if not allowed.all():
-            row, agent = np.argwhere(~allowed)[0]
-            raise ValueError(
-                f"worker {workers[row]}: agent {agent} cannot take action {actions[row, agent]}; available are "
-                f"{np.flatnonzero(masks[row, agent]).tolist()}"
-            )
+        for worker, joint in zip(workers, actions.tolist()):  # few at a time: plain Python is faster than NumPy here
+            avail = np.asarray(self.observation.avail)[worker]
+            for agent, action in enumerate(joint):
+                if not (0 <= action < self.spec.n_actions and avail[agent, action]):
+                    raise ValueError(
+                        f"worker {worker}: agent {agent} cannot take action {action}; available are "
+                        f"{np.flatnonzero(avail[agent]).tolist()}"
+                    )
 
     def _deliver(self, seat: Seat) -> Event:
         event, observation = seat.pending.popleft()
