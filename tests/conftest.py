@@ -18,10 +18,8 @@ PLAIN_LOOPS = "--xla_cpu_use_fusion_emitters=false"  # XLA's newer code generato
 if "xla_cpu_use_fusion_emitters" not in flags and "PYTEST_XDIST_WORKER" not in os.environ:
     # An XLA that does not know a flag ends the process, so a process of its own is asked; workers inherit the answer.
     asked = {**os.environ, "XLA_FLAGS": PLAIN_LOOPS}
-    if (
-        subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=asked, capture_output=True).returncode
-        == 0
-    ):
+    ask = [sys.executable, "-c", "import jax; jax.devices()"]
+    if subprocess.run(ask, env=asked, capture_output=True).returncode == 0:
         flags += f" {PLAIN_LOOPS}"
 os.environ["XLA_FLAGS"] = flags.strip()
 

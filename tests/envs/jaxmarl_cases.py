@@ -1,6 +1,7 @@
 """What tests of JaxMARL's games share: whether it is there, and battles of SMAX played beside JaxMARL's own account."""
 
 import importlib.util
+import os
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -20,6 +21,11 @@ PAPER = (
     *("corridor_open", "2M7m_vs_3M8m", "1c3s5z_nosplash"),
 )
 """The paper's ten maps, by our names."""
+
+
+EMITTERS = "xla_cpu_use_fusion_emitters"
+AS_IN_RUNS = {EMITTERS: True} if EMITTERS in os.environ.get("XLA_FLAGS", "") else {}
+"""Compiles as training does, not as the suite: two simulators that contract products differently drift by rounding."""
 
 
 class Told(NamedTuple):
@@ -110,7 +116,8 @@ def play(scenario, copies, steps):
     env, game = case(scenario)
     keys = jax.random.split(jax.random.key(3), copies)
     is_clever = jnp.arange(copies) < copies // 2
-    battles = jax.jit(jax.vmap(lambda key, clever: battle(env, game, steps, key, clever)))(keys, is_clever)
+    side_by_side = jax.vmap(lambda key, clever: battle(env, game, steps, key, clever))
+    battles = jax.jit(side_by_side, compiler_options=AS_IN_RUNS)(keys, is_clever)
     again = jax.jit(jax.vmap(jax.vmap(env.observe)))(battles.snapshot)
     first_again = jax.jit(jax.vmap(env.observe))(battles.first[1])
     return jax.device_get((battles, again, first_again))
