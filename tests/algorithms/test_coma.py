@@ -4,6 +4,7 @@ from functools import cache
 from types import SimpleNamespace
 
 import actor_critic_cases as actor_critic
+import engine_cases
 import jax
 import jax.numpy as jnp
 import lsf_sac_cases as cases
@@ -206,3 +207,18 @@ def test_joint_table_asks_the_critic_about_every_joint_action():
 def test_exploration_shrinks_to_a_hundredth_by_default():
     config = compose(algo="coma", env="matrix_game")
     assert (config.algo.updates, config.algo.epsilon_start, config.algo.epsilon_finish) == (1, 0.5, 0.01)
+
+
+@pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence
+def test_two_seeds_of_the_matrix_game_train_in_one_compiled_program():
+    sizes = ("algo.hidden=8", "algo.critic_hidden=8", "algo.batch_size=4", "train.n_envs=4", "train.seeds=2")
+    config = compose(algo="coma", env="matrix_game", overrides=[*sizes, "train.devices=1"])
+    chunk, state = engine_cases.chunk_of(config), engine_cases.start(config)
+    before = jax.tree.map(np.array, state.agent.params)
+    state, log = engine_cases.advance(chunk, state, 2)
+    assert all(np.isfinite(values[:2]).all() for values in log.metrics.values())
+    assert actor_critic.moved(before["critic"], state.agent.params["critic"])
+    assert actor_critic.moved(before["actor"], state.agent.params["actor"])
+    with engine_cases.counted_compilations() as compiled:
+        engine_cases.advance(chunk, state, 2)
+    assert compiled == []

@@ -5,6 +5,7 @@ from functools import cache
 from types import SimpleNamespace
 
 import actor_critic_cases as actor_critic
+import engine_cases
 import jax
 import jax.numpy as jnp
 import lsf_sac_cases as cases
@@ -265,3 +266,19 @@ def test_targets_follow_every_600_critic_steps_one_for_each_time_step_of_an_upda
     agent = c.algorithm.refresh(c.agent, now, before)
     expected = {"critic": c.agent.params["critic"]} if due else c.agent.targets
     actor_critic.assert_trees_equal(agent.targets, expected)
+
+
+@pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence
+def test_two_seeds_of_the_matrix_game_train_in_one_compiled_program():
+    sizes = ("hidden=8", "critic_hidden=8", "batch_size=4", "on_batch=4", "on_capacity=8", "off_batch=4")
+    words = [*(f"algo.{word}" for word in sizes), "train.n_envs=4", "train.buffer_capacity=16", "train.seeds=2"]
+    config = engine_cases.compose(algo="dop", env="matrix_game", overrides=words)
+    chunk, state = engine_cases.chunk_of(config), engine_cases.start(config)
+    before = jax.tree.map(np.asarray, state.agent.params)
+    state, log = engine_cases.advance(chunk, state, 2)
+    assert (np.asarray(log.nonfinite_at) == -1).all()
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.agent.params))
+    assert all(actor_critic.moved(before[group], state.agent.params[group]) for group in ("critic", "actor"))
+    with engine_cases.counted_compilations() as compiled:
+        engine_cases.advance(chunk, state, 2)
+    assert compiled == []

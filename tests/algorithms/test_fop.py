@@ -5,6 +5,7 @@ from functools import cache
 from types import SimpleNamespace
 
 import actor_critic_cases as actor_critic
+import engine_cases
 import jax
 import jax.numpy as jnp
 import lsf_sac_cases as cases
@@ -193,3 +194,21 @@ def test_joint_table_equals_brute_force_enumeration_at_the_alpha_of_the_last_upd
         np.testing.assert_allclose(table.q_total[number], np.mean(values), rtol=2e-5, atol=1e-5)
     np.testing.assert_allclose(table.utilities, (q[0] + q[1])[0] / 2, rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(table.policy, oracle.policy(params["actor"], first)[0][0], rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence
+def test_two_seeds_of_the_matrix_game_train_in_one_compiled_program():
+    small = ("hidden=8", "critic_hidden=8", "mixer_embed=4", "heads=2", "batch_size=4")
+    config = engine_cases.compose(
+        algo="fop",
+        env="matrix_game",
+        overrides=[*(f"algo.{word}" for word in small), "train.n_envs=4", "train.buffer_capacity=16", "train.seeds=2"],
+    )
+    chunk, state = engine_cases.chunk_of(config), engine_cases.start(config)
+    state, log = engine_cases.advance(chunk, state, 2)
+    assert (np.asarray(log.nonfinite_at) == -1).all()
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.agent.params))
+    assert np.isfinite(np.asarray(log.metrics["td"])[:2]).all()
+    with engine_cases.counted_compilations() as compiled:
+        engine_cases.advance(chunk, state, 2)
+    assert compiled == []

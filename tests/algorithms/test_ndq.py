@@ -9,11 +9,14 @@ import numpy as np
 import oracle_ndq as oracle
 import pytest
 import value_cases as cases
+from engine_cases import FOREVER, counted_compilations
 from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe
 
 from lsf_jax.algorithms import ALGORITHMS, COMMUNICATING, ndq
+from lsf_jax.config import compose
 from lsf_jax.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import agent_inputs
+from lsf_jax.program import build, compile_chunk, compile_init, make_rows
 from lsf_jax.types import Observation
 
 D = 2
@@ -227,3 +230,18 @@ def test_joint_table_is_the_mean_over_message_noise():
     np.testing.assert_allclose(table.utilities, utilities, atol=1e-3)
     np.testing.assert_allclose(table.q_total, q_total, atol=1e-3 * np.abs(q_total).max())
     np.testing.assert_allclose(table.policy, policy, atol=1e-3)
+
+
+@pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence
+def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once():
+    sizes = ["algo.hidden=8", "algo.encoder_hidden=8", "algo.mixer_embed=4", "algo.batch_size=2", "seeds=2"]
+    train = ["train.n_envs=2", "train.buffer_capacity=8", "train.updates_per_iteration=1", "train.devices=1"]
+    config = compose(algo="ndq", env="matrix_game", overrides=[*sizes, *train, "algo.recurrent=false"])
+    program = build(config)
+    state = compile_init(program, 0)(make_rows(config, program.algorithm))
+    chunk = compile_chunk(program, rows=8)
+    state, _ = chunk(state, jnp.int32(1), jnp.int32(FOREVER))
+    with counted_compilations() as compiled:
+        state, _ = chunk(state, jnp.int32(2), jnp.int32(FOREVER))
+    assert compiled == []
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.agent))

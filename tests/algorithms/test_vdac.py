@@ -5,6 +5,7 @@ from functools import cache
 from types import SimpleNamespace
 
 import actor_critic_cases as actor_critic
+import engine_cases
 import jax
 import jax.numpy as jnp
 import lsf_sac_cases as cases
@@ -198,3 +199,16 @@ SHORT = ("algo.hidden=8", "algo.batch_size=4", "train.n_envs=4", "train.seeds=2"
 def test_exploration_shrinks_to_nothing_by_default():
     config = compose(algo="maa2c", env="matrix_game")
     assert (config.algo.updates, config.algo.epsilon_start, config.algo.epsilon_finish) == (1, 0.5, 0.0)
+
+
+@pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence
+def test_two_seeds_of_the_matrix_game_train_in_one_compiled_program():
+    config = compose(algo="maa2c", env="matrix_game", overrides=SHORT)
+    chunk, state = engine_cases.chunk_of(config), engine_cases.start(config)
+    before = jax.tree.map(np.array, state.agent.params)
+    state, log = engine_cases.advance(chunk, state, 2)
+    assert all(np.isfinite(values[:2]).all() for values in log.metrics.values())
+    assert actor_critic.moved(before, state.agent.params)
+    with engine_cases.counted_compilations() as compiled:
+        engine_cases.advance(chunk, state, 2)
+    assert compiled == []
