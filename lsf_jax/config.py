@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from lsf_jax import layers, yaml12
 from lsf_jax.envs import HOSTED
 from lsf_jax.envs.hosted import Hosted
-from lsf_jax.fields import ConfigError, freeze, range_problem, range_text, type_problem, type_text
+from lsf_jax.fields import ConfigError, env_label, freeze, range_problem, range_text, type_problem, type_text
 from lsf_jax.layers import Given, Layer, Sweep, config_folder, list_configs
 from lsf_jax.train_config import MAY_CHANGE_ON_RESUME, TrainConfig
 from lsf_jax.types import Env
@@ -55,6 +55,11 @@ class Config:
     grid: tuple[
         tuple[str, tuple[float | int, ...]], ...
     ] = ()  # (algo key, its values); rows = points of the grid × seeds
+
+    @property
+    def where(self) -> str:
+        """The environment as people call it: "smax/3m"."""
+        return env_label(self.env_name, vars(self.env))
 
 
 class KeyDoc(NamedTuple):

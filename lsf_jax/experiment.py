@@ -48,10 +48,8 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
     check(config)
     _check_games(config)
     runtime.configure(config.train)
-    name = (
-        config.train.name or f"{config.algo_name}-{config.env_name.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
-    shown = progress or Progress(_total_steps(config), f"{config.algo_name} on {config.env_name}")
+    name = config.train.name or f"{config.algo_name}-{config.where.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    shown = progress or Progress(_total_steps(config), f"{config.algo_name} on {config.where}")
     with shown:
         shown.note(describe_run(config))
         plan = make_plan(config)
@@ -92,7 +90,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
     check(wanted)
     _check_games(wanted)
     runtime.configure(wanted.train, card["layout"]["n_devices"])
-    shown = progress or Progress(_total_steps(wanted), f"{wanted.algo_name} on {wanted.env_name} (resumed)")
+    shown = progress or Progress(_total_steps(wanted), f"{wanted.algo_name} on {wanted.where} (resumed)")
     with shown, run_folder.lock(path):
         shown.note(f"resuming {path}")
         plan = _saved_plan(wanted, card)
@@ -125,7 +123,7 @@ def describe_run(config: Config) -> str:
     points = len(grid_points(config))
     grid = f" × {points} grid points" if points > 1 else ""
     return (
-        f"{config.algo_name} on {config.env_name}: {train.seeds} seeds{grid}, {train.env_steps:,} env steps each, "
+        f"{config.algo_name} on {config.where}: {train.seeds} seeds{grid}, {train.env_steps:,} env steps each, "
         f"{train.n_envs} environments and batches of {config.algo.batch_size} episodes per seed, root seed {train.seed}"
     )
 

@@ -13,6 +13,7 @@ import math
 import types
 import typing
 from collections import namedtuple
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -53,6 +54,12 @@ def setting(
 
 number = partial(setting, traced=True)
 """A setting that is a traced number."""
+
+
+def env_label(name: str, settings: Mapping[str, Any]) -> str:
+    """An environment as people call it: its name, and the map, scenario or game where its settings choose one."""
+    chosen = [str(settings[key]) for key in ("scenario", "map_name", "game") if key in settings]
+    return "/".join([name, *chosen])
 
 
 @cache

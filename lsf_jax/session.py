@@ -126,6 +126,7 @@ class Block:
         self.pending: dict[str, list[records.Columns]] = {"train": [], "eval": []}
         self.saved_at = self.flushed_at = time.monotonic()
         self.finished_budget = 0
+        self.milestone = -1  # evaluations due before the last chunk, see `milestone_of`
         if checkpoint.latest(self.folder) is None:
             self.state = session.timed("initialisation", "train_seconds", lambda: session.compiled.init(self.rows))
         else:
@@ -134,6 +135,7 @@ class Block:
             like = on_host(like) if session.plan.host_replay else like
             self.state, meta = checkpoint.restore(self.folder, like)
             self.finished_budget = meta["finished_budget"]
+            self.milestone = meta.get("milestone", -1)
         iteration = int(self.state.iteration)
         if self.finished_budget != session.config.train.env_steps:
             _drop_tables(session.path, index, iteration)
@@ -171,8 +173,8 @@ def _train_block(session: Session, block: Block, stopping: Callable[[], bool]) -
     session.progress.begin(*progress_of(session, block))
     evaluated = -1
     while (steps := block.steps()).min() < budget:
-        iteration = int(block.state.iteration)
-        if iteration % interval == 0 and evaluated != iteration:
+        iteration, milestone = int(block.state.iteration), milestone_of(session, block, interval)
+        if iteration % interval == 0 and evaluated != iteration and milestone > block.milestone:
             evaluate_block(session, block, final=False)
             evaluated = iteration
         if stopping():
@@ -180,6 +182,8 @@ def _train_block(session: Session, block: Block, stopping: Callable[[], bool]) -
             return False
         if time.monotonic() - block.saved_at > 60.0 * session.config.train.checkpoint_minutes:
             save_block(session, block)
+        if evaluated == iteration:  # a checkpoint before this repeats the evaluation
+            block.milestone = milestone
         advance(session, block, _iterations(session, iteration, int(steps.min()), interval))
     evaluate_block(session, block, final=True)
     block.finished_budget = budget
@@ -187,6 +191,17 @@ def _train_block(session: Session, block: Block, stopping: Callable[[], bool]) -
     save_block(session, block)
     session.done_before = progress_of(session, block)
     return True
+
+
+def milestone_of(session: Session, block: Block, interval: int) -> int:
+    """How many evaluations are due by now; one is made at a point of the common grid that finds this grown.
+
+    The grid counts full episodes, so that a seed's evaluations do not hang on its neighbours. Where episodes end long
+    before their limit that would be several times as often as asked: there the block's median of env steps decides.
+    """
+    if session.compiled.program.env.ends_early:
+        return int(np.median(block.steps())) // session.config.train.evaluate_every
+    return int(block.state.iteration) // interval
 
 
 def progress_of(session: Session, block: Block) -> Counts:
@@ -330,6 +345,7 @@ def save_block(session: Session, block: Block) -> None:
         "finished_budget": block.finished_budget,
         "env_steps": block.steps().tolist(),
         "updates": int(block.state.clock.updates),
+        "milestone": block.milestone,
         "config": to_yaml(session.config),
     }
     checkpoint.save(block.folder, int(block.state.iteration), block.state, meta, filled=int(block.state.clock.episodes))

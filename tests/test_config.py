@@ -237,6 +237,13 @@ def test_later_layers_win(registry):
     assert soft("algo.lr=1", "algo.lr=2").algo.lr == 2.0
 
 
+@pytest.mark.usefixtures("shipped")
+def test_an_environment_is_called_by_its_map():
+    assert compose().where == "predator_prey"
+    assert compose(env="smax/8m").where == "smax/8m"
+    assert compose(env="smac/MMM2").where == "smac/MMM2"
+
+
 def test_presets_apply_in_order(registry):
     write(registry / "configs" / "preset", "algo: {hidden: 7}\n", "small.yaml")
     assert soft(presets=["big", "small"]).algo.hidden == 7

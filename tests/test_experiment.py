@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from engine_cases import QUICK, assert_same_bits, assert_same_tables, policy_bytes, quiet, shared_programs, tables
 
-from lsf_jax import checkpoint, experiment, metrics
+from lsf_jax import checkpoint, experiment, metrics, session
 from lsf_jax.analysis.runs import load_run
 from lsf_jax.config import Config, compose
 from lsf_jax.fields import ConfigError
@@ -128,6 +128,50 @@ def test_evaluations_stand_on_a_common_grid_with_true_env_steps(straight):
         evaluated["row"][regular], evaluated["iteration"][regular], evaluated["env_steps"][regular], strict=True
     ):
         assert seen == steps.get((row, iteration), 0)
+
+
+@contextlib.contextmanager
+def ending_early() -> Iterator[None]:
+    """Runs in this context are told that most episodes end long before the limit."""
+    compile_all = session.compile_all
+
+    def told(config: Config, plan: Any) -> Any:
+        compiled = compile_all(config, plan)
+        program = compiled.program
+        return compiled._replace(program=program._replace(env=program.env._replace(ends_early=True)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "compile_all", told)
+        yield
+
+
+def test_where_episodes_end_early_evaluations_wait_for_the_steps_that_were_asked_for(straight, tmp_path):
+    with ending_early():
+        whole = run(config_of(tmp_path / "whole"))
+        with stopping_after(3):
+            path = run(config_of(tmp_path / "cut")).path
+        for _ in range(12):  # a look at a time: also between an evaluation and the chunk after it
+            with stopping_after(1):
+                go_on(path, straight.config)
+        assert go_on(path, straight.config).finished
+    assert_same_run(path, whole.path)
+    train = metrics.to_arrays(tables(straight.path)["train"])
+    expected, passed = [0], 0
+    for iteration in range(3, train["iteration"].max(), 3):
+        steps = np.median(train["env_steps"][train["iteration"] == iteration])
+        if steps // 24 > passed:
+            expected.append(iteration)
+            passed = steps // 24
+    evaluated = metrics.to_arrays(tables(whole.path)["eval"])
+    found = sorted(set(evaluated["iteration"][~evaluated["final"]].tolist()))
+    assert found == expected
+    everything = metrics.to_arrays(tables(straight.path)["eval"])
+    assert len(found) < len(set(everything["iteration"][~everything["final"]]))
+    keep = np.isin(everything["iteration"], found) & ~everything["final"]
+    assert_same_bits(
+        {name: values[keep] for name, values in everything.items()},
+        {name: values[~evaluated["final"]] for name, values in evaluated.items()},
+    )
 
 
 def test_each_row_has_one_final_evaluation_in_the_result(straight):

@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter
 
 from lsf_jax.analysis.runs import Run, grid_labels
 from lsf_jax.analysis.statistics import CONFIDENCE, Curve, curve
+from lsf_jax.fields import env_label
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart with any colour vision; curves beyond its length repeat it."""
@@ -60,7 +61,7 @@ def plot_curves(
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title if title is not None else ", ".join(dict.fromkeys(_name(run, "env") for run in runs)))
+    axes.set_title(title if title is not None else ", ".join(dict.fromkeys(map(_env_of, runs))))
     legend = axes.legend(fontsize="small", title=_legend_note(curves), title_fontsize="x-small", alignment="left")
     legend.get_frame().set(linewidth=0, alpha=0.7)
     return save(figure, path)
@@ -150,6 +151,11 @@ def _labelled(runs: Sequence[Run]) -> list[tuple[Run, int, str]]:
 def _name(run: Run, section: str) -> str:
     settings = run.config.get(section)
     return str(settings.get("name", run.path.name) if isinstance(settings, dict) else run.path.name)
+
+
+def _env_of(run: Run) -> str:
+    settings = run.config.get("env")
+    return env_label(_name(run, "env"), settings if isinstance(settings, dict) else {})
 
 
 def _legend_note(curves: list[tuple[str, Curve]]) -> str:

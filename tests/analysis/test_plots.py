@@ -42,6 +42,13 @@ def test_curves_show_the_median_and_name_what_they_show(make_run, tmp_path):
     assert axes.get_title() == "predator_prey"
 
 
+def test_the_title_says_which_map_was_played(make_run):
+    run = make_run(np.ones((2, 3)))
+    battle = run._replace(config=run.config | {"env": {"name": "smax", "scenario": "8m"}})
+    game = run._replace(config=run.config | {"env": {"name": "smac", "map_name": "MMM2"}})
+    assert plot_curves([battle, game], "return").axes[0].get_title() == "smax/8m, smac/MMM2"
+
+
 def test_the_bands_are_the_range_and_the_interval(make_run):
     returns = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     (axes,) = plot_curves([make_run(returns)], "return").axes
