@@ -150,7 +150,7 @@ def test_where_episodes_end_early_evaluations_wait_for_the_steps_that_were_asked
         whole = run(config_of(tmp_path / "whole"))
         with stopping_after(3):
             path = run(config_of(tmp_path / "cut")).path
-        for _ in range(12):  # a look at a time: also between an evaluation and the chunk after it
+        for _ in range(6):  # a look at a time: also between an evaluation and the chunk after it
             with stopping_after(1):
                 go_on(path, straight.config)
         assert go_on(path, straight.config).finished

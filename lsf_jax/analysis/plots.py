@@ -17,6 +17,7 @@ from lsf_jax.analysis.statistics import CONFIDENCE, Curve, curve
 from lsf_jax.fields import env_label
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("", "o", "s", "^", "x")  # one more for every round of the colours
 """Okabe and Ito's palette, told apart with any colour vision; curves beyond its length repeat it."""
 DPI = 150
 _UNITS = {
@@ -52,8 +53,9 @@ def plot_curves(
     curves = [(label, curve(run, metric, grid)) for run, grid, label in _labelled(runs)]
     figure = Figure(figsize=(7.2, 4.4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    for colour, (label, points) in zip(itertools.cycle(COLOURS), curves, strict=False):
-        _draw_curve(axes, points, label, colour)
+    looks = itertools.cycle(itertools.product(MARKERS, COLOURS))
+    for (marker, colour), (label, points) in zip(looks, curves, strict=False):
+        _draw_curve(axes, points, label, colour, marker)
     axes.set_xlabel("environment steps per seed")
     name = metric.split("/")[-1]
     axes.set_ylabel(_UNITS.get(name, name.replace("_", " ")))
@@ -164,14 +166,14 @@ def _legend_note(curves: list[tuple[str, Curve]]) -> str:
     return f"line: median, in min–max · dashed: IQM, in its {CONFIDENCE:.0%} interval"
 
 
-def _draw_curve(axes: Axes, points: Curve, label: str, colour: str) -> None:
+def _draw_curve(axes: Axes, points: Curve, label: str, colour: str, marker: str) -> None:
     n_seeds = int(points.n.max(initial=0))
     counted = f"{label} ({n_seeds:,} seed{'s' * (n_seeds != 1)})"
     if points.env_steps.size == 1:
         _draw_point(axes, points, counted, colour, n_seeds)
         return
     x = points.env_steps
-    axes.plot(x, points.median, color=colour, linewidth=1.8, label=counted)
+    axes.plot(x, points.median, color=colour, linewidth=1.8, label=counted, marker=marker, markersize=4, markevery=0.1)
     if n_seeds > 1:
         axes.fill_between(x, points.low, points.high, color=colour, alpha=0.10, linewidth=0)
         axes.fill_between(x, points.iqm_low, points.iqm_high, color=colour, alpha=0.18, linewidth=0)

@@ -64,6 +64,13 @@ def test_several_runs_have_names_and_colours_of_their_own(make_run):
         assert to_hex(lines[f"run-{k} (2 seeds)"].get_color()).upper() == COLOURS[k]
 
 
+def test_curves_that_share_a_colour_differ_in_their_marks(make_run):
+    runs = [make_run(np.ones((2, 3)) * k, name=f"run-{k}") for k in range(2 * len(COLOURS) + 1)]
+    lines = lines_of(plot_curves(runs, "return"))
+    looks = {(line.get_color(), line.get_marker()) for name, line in lines.items() if name.startswith("run-")}
+    assert len(looks) == len(runs)
+
+
 def test_each_grid_point_is_a_curve(make_run):
     run = make_run([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [5.0, 5.0]], grid="1e-3,1e-4")
     lines = lines_of(plot_curves([run], "return"))
