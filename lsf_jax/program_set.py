@@ -93,6 +93,6 @@ def _compile_hosted(config: Config, plan: Plan, program: Program) -> Compiled:
 
 
 def evaluation_interval(config: Config, program: Program) -> int:
-    """Iterations between evaluations: the common grid nearest to train.evaluate_every env steps."""
+    """Iterations between points where evaluations may stand: train.evaluate_every env steps of full episodes."""
     steps = config.train.n_envs * program.env.spec.episode_limit
     return max(1, round(config.train.evaluate_every / steps))
