@@ -88,7 +88,8 @@ def compose(
       env: likewise for environments; else "predator_prey".
       train: name of a file in configs/train.
       presets: names of files in configs/preset, each holding any of the sections algo, env and train. One that names no
-        algorithm is for any: its keys that only other algorithms have are left out.
+        algorithm is for any: its keys that only other algorithms have are left out, and its section `algorithms` may
+        say what is different for one of them.
       files: the user's own YAML files, of the same form; a run's config.yaml is one.
       overrides: "section.key=value" with a YAML 1.2 value; "seeds=" and "seed=" are short for "train.seeds=" and
         "train.seed=". A comma list on a traced number of the algorithm ("algo.lr=1e-3,3e-4") makes a grid.
@@ -104,6 +105,8 @@ def compose(
     stack += [layers.file_layer(file) for file in files]
     stack += [layers.override_layer(word) for word in overrides]
     algo_name, merged = layers.named_file("algo", layers.choose("algo", algo, "lsf_sac", stack))
+    shared = [layers.preset_layer(name, algo_name) for name in presets]  # now with what they say about this algorithm
+    stack[: len(shared)] = shared
     env_name, env_layer = layers.named_file("env", layers.choose("env", env, "predator_prey", stack))
     merged = merged | env_layer | layers.named_file("train", train)[1]
     names = {"algo": algo_name, "env": env_name, "train": train}

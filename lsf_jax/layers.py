@@ -107,8 +107,12 @@ def named_file(section: str, name: str, source: str = "") -> tuple[str, Layer]:
     return registered, {(section, key): Given(value, source) for key, value in content.items()}
 
 
-def preset_layer(name: str) -> Layer:
+def preset_layer(name: str, algo: str | None = None) -> Layer:
     """The settings of configs/preset/<name>.yaml.
+
+    Args:
+      name: of the file.
+      algo: a registered algorithm, whose entry below `algorithms` is laid over the rest; None: the rest alone.
 
     Raises:
       ConfigError: if there is no such preset (with the nearest name) or it is not a valid layer.
@@ -117,7 +121,11 @@ def preset_layer(name: str) -> Layer:
     if name not in files:
         raise ConfigError(f"unknown preset {name!r}{nearest(name, files)}")
     source = f"configs/preset/{name}.yaml"
-    return mapping_layer(yaml12.parse(files[name].read_text(encoding="utf-8"), source), source)
+    content = yaml12.parse(files[name].read_text(encoding="utf-8"), source)
+    special = content.pop("algorithms", None) or {}
+    for each in special:
+        known("algo", each, source)
+    return mapping_layer(content, source) | mapping_layer(special.get(algo) or {}, source)
 
 
 def file_layer(path: str | Path) -> Layer:

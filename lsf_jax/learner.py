@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from lsf_jax.buffers import ObserveFn
 from lsf_jax.types import AgentState, Clock, Episode, Hyper, Metrics, Params, PRNGKey, Trajectory, Update
@@ -56,28 +56,22 @@ def sum_over_valid(values: Float[Array, "time"], valid: Bool[Array, "time"]) -> 
     return jnp.where(valid, values, 0.0).sum()
 
 
-def episodes_of(clock: Clock) -> Int[Array, ""]:
-    """The count by which most algorithms copy targets."""
-    return clock.episodes
+def hard_copy(every: int, groups: tuple[str, ...]) -> Refresh:
+    """Copy parameters to targets whenever the episodes cross a multiple of `every`, once for an iteration at most.
 
-
-def hard_copy(every: int, groups: tuple[str, ...], count: Callable[[Clock], Int[Array, ""]] = episodes_of) -> Refresh:
-    """Copy parameters to targets whenever a count crosses a multiple of `every`, once for an iteration at most.
-
-    Crossing, not hitting: what an iteration adds need not divide the interval.
+    Crossing, not hitting: what an iteration adds need not divide the interval. The count is common to all seeds, so
+    that the `cond` stays a `cond` under the seed axis.
 
     Args:
-      every: interval, in units of `count`.
+      every: interval in episodes.
       groups: parameter groups that have targets.
-      count: what is counted; it may read only `clock.episodes` and `clock.updates`, which all seeds share, so that the
-        `cond` stays a `cond` under the seed axis.
     """
 
     def copy(agent: AgentState) -> AgentState:
         return agent._replace(targets={**agent.targets, **{name: agent.params[name] for name in groups}})
 
     def refresh(agent: AgentState, clock: Clock, previous: Clock) -> AgentState:
-        due = count(clock) // every > count(previous) // every
+        due = clock.episodes // every > previous.episodes // every
         return jax.lax.cond(due, copy, lambda unchanged: unchanged, agent)
 
     return refresh

@@ -145,7 +145,9 @@ def make_train_step(
             updates=state.clock.updates,
         )
         ready = clock.episodes >= buffer.prefill
-        agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, key_update, clock, state.hyper)
+        # Schedules stand still until the next collection: ε of the policy that learns is ε of the policy that acted.
+        acted = clock._replace(env_steps=state.clock.env_steps)
+        agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, key_update, acted, state.hyper)
         clock = clock._replace(updates=clock.updates + updates_per_iteration * ready.astype(jnp.int32))
         agent = algorithm.refresh(agent, clock, state.clock)
         after = TrainState(

@@ -86,7 +86,7 @@ class Trajectory(NamedTuple):
 class Clock(NamedTuple):
     """The only thing a schedule may read. `env_steps` is per seed; the other two are common to all seeds."""
 
-    env_steps: Int[Array, ""]  # valid environment steps collected so far
+    env_steps: Int[Array, ""]  # valid environment steps collected so far; for an update: when its newest episodes began
     episodes: Int[Array, ""]  # episodes collected so far
     updates: Int[Array, ""]  # updates done so far
 

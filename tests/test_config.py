@@ -639,18 +639,78 @@ def test_named_punishments(name, p):
     assert compose(env=f"predator_prey_{name}").env == dataclasses.replace(compose().env, punishment=p)
 
 
+PROTOCOLS = """
+pymarl  vdn       32  5e-4 rmsprop 0   1   0.05 50000  1 5000
+pymarl  qmix      32  5e-4 rmsprop 0   1   0.05 50000  1 5000
+pymarl  iql       32  5e-4 rmsprop 0   1   0.05 50000  1 5000
+pymarl  qtran     32  5e-4 rmsprop -   1   0.05 50000  1 5000
+pymarl  qplex     32  5e-4 rmsprop 0   1   0.05 50000  1 5000
+pymarl  ow_qmix   32  5e-4 rmsprop 0   1   0.05 50000  1 5000
+pymarl  coma      8   5e-4 rmsprop 0.8 0.5 0.01 100000 8 8
+pymarl  vdac_mix  8   5e-4 rmsprop 0.8 0.5 0.01 100000 8 8
+pymarl  dop       16  1e-4 rmsprop 0.8 0.5 0.05 500000 4 5000
+pymarl  fop       32  5e-4 rmsprop 0.8 1   0.05 50000  1 5000
+pymarl  ndq       32  5e-4 rmsprop 0   1   0.05 50000  8 5000
+pymarl2 vdn       128 1e-3 adam    0.6 1   0.05 100000 8 5000
+pymarl2 qmix      128 1e-3 adam    0.6 1   0.05 100000 8 5000
+pymarl2 iql       32  5e-4 adam    0   1   0.05 100000 8 5000
+pymarl2 qtran     128 5e-4 adam    -   1   0.05 100000 8 5000
+pymarl2 qplex     128 1e-3 adam    0.6 1   0.05 100000 8 5000
+pymarl2 cw_qmix   128 1e-3 adam    0.6 1   0.05 100000 8 5000
+pymarl2 dop       32  5e-4 rmsprop 0.8 0.5 0.05 500000 8 5000
+pymarl2 vdac_mix  8   1e-3 rmsprop 0.8 0.5 0    100000 8 8
+pymarl2 lsf_sac   128 1e-3 adam    0.6 1   0.05 100000 8 5000
+"""
+"""By the YAML files of the code bases: batch, lr, optimiser, λ, ε from, to, over, environments, episodes stored."""
+ON_POLICY = ("coma", "maa2c", "vdac_sum", "vdac_mix")
+
+
 @pytest.mark.usefixtures("shipped")
-@pytest.mark.parametrize("preset", ["pymarl", "pymarl2"])
-def test_a_preset_without_an_algorithm_suits_every_one_and_a_misspelt_key_in_it_none(preset, monkeypatch):
+@pytest.mark.parametrize("line", PROTOCOLS.strip().splitlines())
+def test_presets_pymarl_and_pymarl2_are_what_these_code_bases_run(line):
+    preset, name, *numbers = line.split()
+    full = compose(algo=name, presets=[preset])
+    algo, train = full.algo, full.train
+    epsilon = (algo.epsilon_start, algo.epsilon_finish, algo.epsilon_anneal)
+    actual = [algo.batch_size, algo.lr, algo.optimizer, getattr(algo, "trace", "-"), *epsilon]
+    for got, expected in zip([*actual, train.n_envs, train.buffer_capacity], numbers, strict=True):
+        assert got == (float(expected) if expected[0].isdigit() else expected)
+    assert config.updates_per_iteration(full) == 1
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("preset", ["pymarl", "pymarl2", "paper", "release", "smax"])
+def test_a_preset_without_an_algorithm_suits_every_one(preset):
+    """On-policy data stay the newest, with a policy that has a gradient; an ablation keeps what makes it one."""
     for name, entry in algorithms.ALGORITHMS.items():
-        algo = compose(algo=name, presets=[preset]).algo
-        assert algo.batch_size == {"pymarl": 32, "pymarl2": 128}[preset]
-        assert getattr(algo, "trace", None) in (None, {"pymarl": 0.0, "pymarl2": 0.6}[preset])
-        assert entry.config is type(algo)
+        full, usual = compose(algo=name, presets=[preset]), compose(algo=name)
+        assert entry.config is type(full.algo)
+        if name in ON_POLICY:
+            assert full.algo.batch_size == full.train.n_envs == 8
+            assert full.algo.epsilon_start < 1
+        if name in ("masac_double_q", "lsf_sac_fixed_alpha"):
+            assert full.algo.learn_temperature == usual.algo.learn_temperature
+            assert full.algo.td_target == usual.algo.td_target
+    assert compose(algo="lsf_sac_fixed_alpha", presets=[preset]).algo.alpha == 1.0
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_misspelt_key_in_a_preset_for_any_algorithm_suits_none(monkeypatch):
     bad = {("algo", "treis"): layers.Given(0.5, "configs/preset/bad.yaml")}
-    monkeypatch.setattr(layers, "preset_layer", lambda name: bad)
+    monkeypatch.setattr(layers, "preset_layer", lambda name, algo=None: bad)
     with pytest.raises(config.ConfigError, match=r"unknown key algo\.treis"):
         compose(algo="qmix", presets=["bad"])
+
+
+def test_a_preset_may_say_what_is_different_for_one_algorithm(registry):
+    text = "algo: {{lr: 0.5}}\ntrain: {{seeds: 9}}\nalgorithms:\n  {}: {{algo: {{lr: 0.25}}, train: {{seeds: 7}}}}\n"
+    write(registry / "configs" / "preset", text.format("soft"), "mixed.yaml")
+    mixed = soft(presets=["mixed"])
+    assert (mixed.algo.lr, mixed.train.seeds) == (0.25, 7)
+    assert soft("algo.lr=1", presets=["mixed"]).algo.lr == 1.0
+    assert layers.preset_layer("mixed")["algo", "lr"].value == 0.5
+    write(registry / "configs" / "preset", text.format("sofd"), "mixed.yaml")
+    assert refusal(presets=["mixed"]) == "algo.name is sofd; did you mean soft? (in configs/preset/mixed.yaml)"
 
 
 @pytest.mark.usefixtures("shipped")

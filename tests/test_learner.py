@@ -276,16 +276,6 @@ def test_steps_that_do_not_divide_the_interval_still_copy_once_for_each_multiple
     assert copies == 21
 
 
-def test_another_count_than_episodes_may_decide():
-    refresh = jax.jit(hard_copy(600, ("a",), lambda clock: 200 * clock.updates))
-    due = []
-    for updates in range(1, 10):  # 200 critic steps an update; the episodes cross a multiple of 600 every time
-        before = clock_at(0)._replace(updates=jnp.int32(updates - 1))
-        after = clock_at(600)._replace(updates=jnp.int32(updates))
-        due.append(float(refresh(toy_agent(), after, before).targets["a"][0]))
-    assert due == [0, 0, 1, 0, 0, 1, 0, 0, 1]
-
-
 def test_the_copy_stays_a_cond_under_the_seed_axis():
     seeds = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), toy_agent())
     refresh = jax.vmap(hard_copy(200, ("a", "b")), in_axes=(0, None, None))

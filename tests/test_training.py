@@ -24,7 +24,6 @@ from engine_cases import (
 )
 
 from lsf_jax.buffers import latest
-from lsf_jax.learner import hard_copy
 from lsf_jax.planner import tree_bytes
 from lsf_jax.training import init_train_state, make_chunk, make_train_step
 from lsf_jax.types import AgentState, Algorithm, Clock, Episode, Kept, TrainState
@@ -294,12 +293,17 @@ def test_kept_parameters_are_those_of_the_first_boundary_at_or_past_the_budget()
     assert not np.array_equal(bits(state.kept.params)[0], bits(state.agent.params)[0])
 
 
-def counting_algorithm(every: int, count: Any) -> Algorithm:
-    """Every update adds one to its parameter and reports the clock's updates; the target is refreshed by `count`."""
+def counting_algorithm(every: int) -> Algorithm:
+    """Every update adds one to its parameter and reports its clock; targets are copied every so many updates."""
 
     def update(agent: AgentState, episodes: Episode, key: Any, clock: Clock, hyper: Any) -> tuple:
         del episodes, key, hyper
-        return agent._replace(params={"a": agent.params["a"] + 1}), {"seen": clock.updates.astype(jnp.float32)}
+        metrics = {"seen": clock.updates.astype(jnp.float32), "began": clock.env_steps.astype(jnp.float32)}
+        return agent._replace(params={"a": agent.params["a"] + 1}), metrics
+
+    def refresh(agent: AgentState, clock: Clock, previous: Clock) -> AgentState:
+        due = clock.updates // every > previous.updates // every
+        return agent._replace(targets={"a": jnp.where(due, agent.params["a"], agent.targets["a"])})
 
     unused: Any = None
     zero = jnp.int32(0)
@@ -309,13 +313,14 @@ def counting_algorithm(every: int, count: Any) -> Algorithm:
         init=lambda key, hyper: AgentState(params={"a": zero}, targets={"a": zero}, opt_state={}),
         policy_params=lambda agent: agent.params["a"],
         update=update,
-        refresh=hard_copy(every, ("a",), count),
+        refresh=refresh,
         **dict.fromkeys(("start", "act", "act_greedy", "act_sampled", "replay", "joint_table"), unused),
     )
 
 
 @pytest.mark.parametrize(("every", "copied"), [(2, [0, 2, 4, 6, 8]), (3, [0, 0, 4, 6, 6]), (4, [0, 0, 4, 4, 8])])
-def test_a_refresh_that_counts_updates_sees_those_of_its_own_iteration(every, copied):
+def test_an_iterations_updates_count_for_its_refresh_and_its_env_steps_only_for_the_next(every, copied):
+    """ε while learning is ε while acting: schedules see the env steps at which the newest episodes began."""
     fresh = Episode(
         world=jnp.zeros((2, 2)),
         action=jnp.zeros((2, 1, 1), jnp.uint8),
@@ -325,16 +330,19 @@ def test_a_refresh_that_counts_updates_sees_those_of_its_own_iteration(every, co
         info={},
     )
     buffer = latest(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], fresh)), batch_size=4, n_envs=2)
-    algorithm = counting_algorithm(every, lambda clock: clock.updates)
+    algorithm = counting_algorithm(every)
     step = jax.jit(make_train_step(algorithm, buffer, lambda *_: fresh, updates_per_iteration=2))
     state = init_train_state(algorithm, buffer, (), jax.random.key(0))
-    targets, seen = [], []
+    targets, seen, began = [], [], []
     for _ in range(5):  # the first iteration stores without learning, the others update twice
         state, metrics = step(state, jnp.int32(FOREVER))
         targets.append(int(state.agent.targets["a"]))
         seen.append(float(metrics["seen"]))
+        began.append(float(metrics["began"]))
     assert targets == copied
     assert seen[1:] == [0.5, 2.5, 4.5, 6.5]  # an update itself counts those before it
+    assert began[1:] == [2, 4, 6, 8]
+    assert int(state.clock.env_steps) == 10
 
 
 # Trouble.

@@ -33,13 +33,14 @@ from lsf_jax.algorithms.base import (
 )
 from lsf_jax.algorithms.q_mixing import td_target
 from lsf_jax.algorithms.settings import CommonConfig, TargetConfig, TraceConfig
-from lsf_jax.algorithms.stepwise import critic_steps
+from lsf_jax.algorithms.stepwise import SINCE_COPY, copy_after_steps, counting, critic_steps
 from lsf_jax.buffers import ObserveFn
 from lsf_jax.fields import number, setting
-from lsf_jax.learner import Terms, hard_copy, optimizer_step, sum_over_valid
+from lsf_jax.learner import Terms, optimizer_step, sum_over_valid
 from lsf_jax.networks.agents import AgentNetwork, Mlp, run, shift_actions
 from lsf_jax.optimizers import OPTIMIZERS
 from lsf_jax.policies import (
+    entropy,
     entropy_of_choices,
     expectation,
     greedy,
@@ -157,11 +158,11 @@ def advantages(
 def policy_loss(
     pi: Float[Array, "time agents actions"], q: Float[Array, "time agents actions"], t: Trajectory, hyper: Hyper
 ) -> Terms:
-    """-meanᵢ Aᵢ log πᵢ(uᵢ) - w_H H(π), π with its ε floor."""
+    """-meanᵢ Aᵢ log πᵢ(uᵢ) - w_H meanᵢ H(πᵢ), π with its ε floor, over all agents: the dead add zeros to both."""
     avail = t.observation.avail[:-1]
     log_pi = log_of(pi, avail)
     gain = advantages(pi, q, t.action) * take_actions(log_pi, t.action)
-    bonus = hyper.entropy_weight * entropy_of_choices(pi, log_pi, avail)
+    bonus = hyper.entropy_weight * entropy(pi, log_pi).mean(axis=-1)
     return {"policy": -gain.mean(axis=-1), "entropy_bonus": -bonus}
 
 
@@ -256,7 +257,11 @@ def update(
     }
     after = agent._replace(
         params={"critic": steps.params, "actor": actor},
-        opt_state={"critic": steps.opt_state, "actor": actor_state},
+        opt_state={
+            "critic": steps.opt_state,
+            "actor": actor_state,
+            SINCE_COPY: opt_state[SINCE_COPY] + steps.taken,
+        },
     )
     return after, metrics
 
@@ -310,10 +315,7 @@ def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn, micro_batch: int = 
 
     def init(key: PRNGKey, hyper: Hyper) -> AgentState:
         del hyper
-        return init_agent(init_params(net, spec, key), optimizers, ("critic",))
-
-    def critic_steps_done(clock: Clock) -> Int[Array, ""]:
-        return clock.updates * spec.episode_limit  # padded ones counted: what all seeds share is all it may read
+        return counting(init_agent(init_params(net, spec, key), optimizers, ("critic",)))
 
     acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), "epsilon_sample")
     return Algorithm(
@@ -323,7 +325,7 @@ def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn, micro_batch: int = 
         policy_params=lambda agent: agent.params["actor"],
         replay=on_policy(cfg.batch_size),
         update=partial(update, net=net, optimizers=optimizers, observe=observe),
-        refresh=hard_copy(cfg.target_interval, ("critic",), count=critic_steps_done),
+        refresh=copy_after_steps(cfg.target_interval),
         joint_table=partial(joint_table, net=net),
         **acting._asdict(),
     )

@@ -41,10 +41,10 @@ from lsf_jax.algorithms.base import (
 from lsf_jax.algorithms.dop_networks import MIXERS, LocalCritic, Networks, init_params, local_values, mixed
 from lsf_jax.algorithms.q_mixing import td_target
 from lsf_jax.algorithms.settings import CommonConfig, TargetConfig, TraceConfig
-from lsf_jax.algorithms.stepwise import critic_steps
+from lsf_jax.algorithms.stepwise import SINCE_COPY, copy_after_steps, counting, critic_steps
 from lsf_jax.buffers import ObserveFn, bundle, latest, uniform
 from lsf_jax.fields import number, setting
-from lsf_jax.learner import hard_copy, optimizer_step, sum_over_valid
+from lsf_jax.learner import optimizer_step, sum_over_valid
 from lsf_jax.networks.agents import AgentNetwork, unroll
 from lsf_jax.optimizers import OPTIMIZERS
 from lsf_jax.policies import (
@@ -78,7 +78,10 @@ from lsf_jax.types import (
 
 @dataclass(frozen=True)
 class DopConfig(TargetConfig, TraceConfig, CommonConfig):
-    """Settings of DOP: the shared ones with its own optimiser, ε floor and critic, and what it replays."""
+    """Settings of DOP: the shared ones with its own optimiser, ε floor and critic, and what it replays.
+
+    DOP lowers the floor over 500,000 env steps; `epsilon_anneal` is everyone's 100,000 unless a preset says so.
+    """
 
     batch_size: int = setting(8, low=1, doc="newest episodes, all in an actor step; a multiple of train.n_envs; DOP 16")
     updates: int = setting(1, low=1, high=100_000, doc="updates after each collection; after the first, data are stale")
@@ -257,7 +260,8 @@ def make_dop_update(
             "actor_gradient_norm": optax.tree.norm(gradients),
             **{f"{group}_parameter_norm": optax.tree.norm(tree) for group, tree in params.items()},
         }
-        opt_state = {"critic": steps.opt_state, "actor": actor_state}
+        since_copy = agent.opt_state[SINCE_COPY] + steps.taken
+        opt_state = {"critic": steps.opt_state, "actor": actor_state, SINCE_COPY: since_copy}
         return agent._replace(params=params, opt_state=opt_state), metrics
 
     return update
@@ -309,10 +313,7 @@ def dop(spec: EnvSpec, cfg: DopConfig, observe: ObserveFn, micro_batch: int = 0)
 
     def init(key: PRNGKey, hyper: Hyper) -> AgentState:
         del hyper
-        return init_agent(init_params(net, spec, key), optimizers, ("critic",))
-
-    def critic_steps_done(clock: Clock) -> Int[Array, ""]:
-        return clock.updates * spec.episode_limit  # padded ones counted: what all seeds share is all it may read
+        return counting(init_agent(init_params(net, spec, key), optimizers, ("critic",)))
 
     acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), "epsilon_sample")
     return Algorithm(
@@ -322,7 +323,7 @@ def dop(spec: EnvSpec, cfg: DopConfig, observe: ObserveFn, micro_batch: int = 0)
         policy_params=lambda agent: agent.params["actor"],
         replay=three_replays(cfg),
         update=make_dop_update(net, optimizers, observe, cfg.tree_steps),
-        refresh=hard_copy(cfg.target_interval, ("critic",), count=critic_steps_done),
+        refresh=copy_after_steps(cfg.target_interval),
         joint_table=partial(joint_table, net=net),
         **acting._asdict(),
     )

@@ -126,7 +126,8 @@ def critic_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: S
     ½ (Q_tot(τ, a, m) - y)², y the TD(λ) return of the target mixer's value; the online side takes the replayed action,
     for an expectation over π there (as printed) would leave joint actions apart in reward alone indistinguishable.
     There is no entropy in the target unless td_target is soft_expected: the critic is an ordinary Q-function.
-    Twins both learn the y of the smaller target, and their losses are added: each gets the gradient it had alone.
+    Twins both learn the y of the smaller target, and their losses are added: each gets the gradient it had alone, up
+    to the clipping of their common norm (mSAC clips each alone).
     `overestimate_weight` is an extension: OW-QMIX's weighting of these errors (Rashid et al. 2020, eq. 8).
     """
     alpha = temperature(f.log_alpha, clock, hyper, cfg)

@@ -163,7 +163,8 @@ def cut_threshold(mean: Float[Array, "agents sent"], key: PRNGKey, cfg: NdqConfi
 def cut_rank(mean: Float[Array, "agents sent"], key: PRNGKey, cfg: NdqConfig) -> Bool[Array, "agents sent"]:
     """The smallest |mean|s of this step's N·N·D, one's own blocks among them, as many as the percentage says.
 
-    The released code ranks its whole batch, which in evaluations is one environment.
+    The released code ranks all environments that play at once, so that a quiet one is cut more; a step here is cut as
+    if it were alone, whoever plays beside it.
     """
     del key
     rank = jnp.argsort(jnp.argsort(jnp.abs(mean).ravel())).reshape(mean.shape)

@@ -153,7 +153,7 @@ def td_target(next_total: Float[Array, "time groups"], t: Trajectory, hyper: Hyp
 def td_loss(f: Any, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
     """½ (Q_tot(τ, u) - y)², y the TD(λ) return of the target networks' value of the online greedy joint action.
 
-    With λ > 0 this is Peng's Q(λ), as in pymarl2; pymarl has λ = 0 and no ½, which only clipping notices.
+    With λ > 0 this is Peng's Q(λ), as in pymarl2; pymarl has λ = 0 and no ½, which clipping and RMSprop's ε notice.
     """
     del clock
     return {"td": 0.5 * jnp.square(f.q_total - td_target(f.next_total, t, hyper)).mean(axis=-1)}

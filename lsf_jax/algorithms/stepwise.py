@@ -6,10 +6,13 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.learner import optimizer_step, sum_over_valid
-from lsf_jax.types import Params
+from lsf_jax.learner import Refresh, optimizer_step, sum_over_valid
+from lsf_jax.types import AgentState, Clock, Params
+
+SINCE_COPY = "since_copy"
+"""Key of `AgentState.opt_state`: optimiser steps of the critic since its target was copied."""
 
 LossAt: TypeAlias = Callable[[Params, Any], tuple[Float[Array, "episodes"], Any]]
 """`(params, inputs of one time step [B, ...]) -> (loss of each episode [B], what the caller wants to see [B, ...])`."""
@@ -23,6 +26,7 @@ class Steps(NamedTuple):
     outputs: Any  # [B, T, ...]: the second result of `loss_at` in every step, at the parameters just before that step
     loss: Float[Array, ""]  # mean over valid steps, each at the parameters just before it
     gradient_norm: Float[Array, ""]  # mean over optimiser steps, before clipping
+    taken: Int[Array, ""]  # optimiser steps
 
 
 def critic_steps(
@@ -67,13 +71,39 @@ def critic_steps(
 
     by_time = jax.tree.map(_swap_episodes_and_time, (inputs, valid))
     carry, (outputs, totals, norms) = jax.lax.scan(step, (params, opt_state), by_time, reverse=reverse)
+    taken = valid.any(axis=0).sum(dtype=jnp.int32)
     return Steps(
         params=carry[0],
         opt_state=carry[1],
         outputs=jax.tree.map(_swap_episodes_and_time, outputs),
         loss=totals.sum() / jnp.maximum(valid.sum(), 1).astype(jnp.float32),
-        gradient_norm=norms.sum() / jnp.maximum(valid.any(axis=0).sum(), 1).astype(jnp.float32),
+        gradient_norm=norms.sum() / jnp.maximum(taken, 1).astype(jnp.float32),
+        taken=taken,
     )
+
+
+def counting(agent: AgentState) -> AgentState:
+    """A fresh agent whose critic's steps since the last target copy are counted, beside the optimisers' states."""
+    return agent._replace(opt_state={**agent.opt_state, SINCE_COPY: jnp.int32(0)})
+
+
+def copy_after_steps(every: int) -> Refresh:
+    """Copy the critic to its target once it has taken `every` steps since the last copy, at the end of an iteration.
+
+    Steps are a seed's own, as episodes end when they end. So this is a selection and no `cond`, which would become one
+    under the seed axis anyway; beside a critic's pass over all time steps it costs nothing.
+    """
+
+    def refresh(agent: AgentState, clock: Clock, previous: Clock) -> AgentState:
+        del clock, previous
+        due = agent.opt_state[SINCE_COPY] >= every
+        kept, current = agent.targets["critic"], agent.params["critic"]
+        return agent._replace(
+            targets={**agent.targets, "critic": jax.tree.map(lambda new, old: jnp.where(due, new, old), current, kept)},
+            opt_state={**agent.opt_state, SINCE_COPY: jnp.where(due, 0, agent.opt_state[SINCE_COPY])},
+        )
+
+    return refresh
 
 
 def _swap_episodes_and_time(leaf: Array) -> Array:

@@ -38,7 +38,15 @@ from lsf_jax.learner import Learner, Terms, make_update
 from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll
 from lsf_jax.networks.factorisation import Mixer, sum_mixer
 from lsf_jax.optimizers import OPTIMIZERS
-from lsf_jax.policies import entropy_of_choices, log_of, masked_log_softmax, mix_uniform, probabilities, take_actions
+from lsf_jax.policies import (
+    entropy,
+    entropy_of_choices,
+    log_of,
+    masked_log_softmax,
+    mix_uniform,
+    probabilities,
+    take_actions,
+)
 from lsf_jax.types import (
     AgentState,
     Algorithm,
@@ -145,13 +153,13 @@ def value_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
 def policy_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: VdacConfig) -> Terms:
     """-A meanᵢ log πᵢ(uᵢ) - w_H H(π) with A = y - V_tot(s), the same for all agents and without gradient.
 
-    An agent with a single available action has log π = 0 and adds nothing. The original's entropy takes probabilities
-    for logits; ours, as pymarl2's, does not.
+    Both means are over all agents, as in pymarl2; one with a single available action has log π = 0 and adds nothing to
+    either. The original's entropy takes probabilities for logits; ours does not.
     """
     avail = t.observation.avail[:-1]
     pi, log_pi = learned_policy(f.log_pi, avail, clock, hyper, cfg)
     advantage = jax.lax.stop_gradient(value_target(f, t, hyper) - f.value_total[:-1])
-    bonus = hyper.entropy_weight * entropy_of_choices(pi, log_pi, avail)
+    bonus = hyper.entropy_weight * entropy(pi, log_pi).mean(axis=-1)
     return {"policy": -advantage * take_actions(log_pi, t.action).mean(axis=-1), "entropy_bonus": -bonus}
 
 

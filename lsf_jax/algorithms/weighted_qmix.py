@@ -121,8 +121,8 @@ def targets_and_weights(
 def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, rule: Rule) -> Terms:
     """½ w (Q_tot(τ, u) - y)² and ½ c (Q*(τ, u) - y)², c the central weight.
 
-    WQMIX has λ = 0; neither it nor pymarl2 halves the squares. The branches share the target and no parameters, so c
-    and the halves matter to clipping alone, if the optimiser is blind to scale.
+    WQMIX has λ = 0 and halves neither square, pymarl2 the central one alone (c = 0.5 here). The branches share the
+    target and no parameters, so c and the halves matter to clipping alone, if the optimiser is blind to scale.
     """
     del clock
     y, weight = targets_and_weights(f, t, hyper, rule)

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import oracle_lsf_sac as oracle
-from oracle_vdac import floored, mean_entropy
+from oracle_vdac import entropies, floored
 
 LAYERS = ("Linear_0", "Linear_1", "Linear_2")
 
@@ -112,7 +112,7 @@ def policy_terms(pis, given_pis, values, games, cfg):
             u = game.action[t]
             advantage = [q[t, i, u[i]] - sum(given[t, i] * q[t, i]) for i in agents]
             policy -= sum(advantage[i] * math.log(pi[t, i, u[i]]) for i in agents) / len(agents)
-            bonus -= cfg.entropy_weight * mean_entropy(pi[t], game.avail[t])
+            bonus -= cfg.entropy_weight * sum(entropies(pi[t])) / len(agents)
     count = sum(game.length for game in games)
     return {"policy": policy / count, "entropy_bonus": bonus / count}
 

@@ -32,9 +32,14 @@ def value_total(params, game):
     return np.array([oracle.mixed(w, row) for w, row in zip(weights, values)])
 
 
+def entropies(pi):
+    """In nats, of every agent; zero for one without a choice."""
+    return [-sum(p * math.log(p) for p in row if p > 0) for row in pi]
+
+
 def mean_entropy(pi, avail):
-    """Mean over the agents that have more than one action."""
-    found = [-sum(p * math.log(p) for p in pi[i] if p > 0) for i in range(len(pi)) if avail[i].sum() > 1]
+    """Mean over the agents that have more than one action, for people."""
+    found = [entropy for entropy, open_to in zip(entropies(pi), avail) if open_to.sum() > 1]
     return sum(found) / len(found) if found else 0.0
 
 
@@ -51,7 +56,7 @@ def floored(logits, avail, floor):
 def loss_terms(params, games, cfg, given, env_steps):
     """Means over valid steps of every term; `given` is V_tot [T+1] of every game."""
     floor = epsilon(env_steps, cfg) if cfg.epsilon_floor == "inside" else 0.0
-    sums = dict.fromkeys(TERMS, 0.0)
+    sums = dict.fromkeys((*TERMS, "entropy"), 0.0)
     for game, constant in zip(games, given):
         logits, learned = heads(params, game)[0], value_total(params, game)
         for t in range(game.length):
@@ -61,7 +66,8 @@ def loss_terms(params, games, cfg, given, env_steps):
             log_chosen = [math.log(pi[i][game.action[t, i]]) for i in agents]
             sums["td"] += cfg.value_weight * (learned[t] - y) ** 2
             sums["policy"] -= (y - constant[t]) * sum(log_chosen) / len(log_chosen)
-            sums["entropy_bonus"] -= cfg.entropy_weight * mean_entropy(pi, game.avail[t])
+            sums["entropy_bonus"] -= cfg.entropy_weight * sum(entropies(pi)) / len(pi)
+            sums["entropy"] += mean_entropy(pi, game.avail[t])
     count = sum(game.length for game in games)
     return {name: total / count for name, total in sums.items()}
 

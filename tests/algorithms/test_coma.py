@@ -14,6 +14,7 @@ import pytest
 from lsf_sac_cases import BATCH, SPEC, A, N, T
 
 from lsf_jax.algorithms import coma as module
+from lsf_jax.algorithms.stepwise import SINCE_COPY
 from lsf_jax.config import compose
 from lsf_jax.networks.agents import AgentNetwork, Mlp
 from lsf_jax.types import Clock
@@ -176,15 +177,23 @@ def test_acting_draws_from_the_very_policy_that_learns():
     np.testing.assert_allclose(found, c.pis[row][0], atol=0.015)
 
 
-def test_targets_are_copied_every_so_many_time_steps_of_updates():
+@pytest.mark.parametrize(("length", "copied"), [(5, [40, 80, 120]), (3, [67])])
+def test_targets_are_copied_after_200_steps_of_the_critic_however_long_episodes_are(length, copied):
+    """Nothing but an optimiser step counts: where no episode is that long, there is none."""
     c = case("full")
+    valid = c.episodes.valid & (jnp.arange(T)[None] < length)
+    after, _ = c.update(c.agent, c.episodes._replace(valid=valid), c.key, CLOCK, c.algorithm.hyper)
+    steps = after.opt_state[SINCE_COPY] - c.agent.opt_state[SINCE_COPY]
     agent, refresh, copies = c.updated._replace(targets=c.agent.targets), jax.jit(c.algorithm.refresh), []
-    for updates in range(1, 121):  # 5 time steps an update: 200 of them after 40 updates
-        before, now = (CLOCK._replace(updates=jnp.int32(count)) for count in (updates - 1, updates))
-        if actor_critic.moved(refresh(agent, now, before).targets, agent.targets):
+    agent.opt_state[SINCE_COPY] = jnp.int32(0)
+    for updates in range(1, 121):
+        agent.opt_state[SINCE_COPY] += steps
+        refreshed = refresh(agent, CLOCK, CLOCK)
+        if actor_critic.moved(refreshed.targets, agent.targets):
             copies.append(updates)
-    assert copies == [40, 80, 120]
-    actor_critic.assert_trees_equal(refresh(agent, now, before).targets, {"critic": agent.params["critic"]})
+            actor_critic.assert_trees_equal(refreshed.targets, {"critic": agent.params["critic"]})
+        agent.opt_state[SINCE_COPY] = refreshed.opt_state[SINCE_COPY]
+    assert copies == copied
 
 
 def test_joint_table_asks_the_critic_about_every_joint_action():

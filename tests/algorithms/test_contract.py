@@ -11,8 +11,9 @@ import pytest
 from engine_cases import assert_same_bits, seed_slice
 from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, episodes_of, make_games, observe
 
-from lsf_jax.algorithms import ALGORITHMS, COMMUNICATING
+from lsf_jax.algorithms import ALGORITHMS, COMMUNICATING, stepwise
 from lsf_jax.config import compose
+from lsf_jax.optimizers import OPTIMIZERS
 from lsf_jax.program import build, compile_chunk, compile_evaluate, compile_init, make_rows
 from lsf_jax.types import Episode, Observation
 
@@ -47,7 +48,10 @@ WIDE = {
 }
 """To learn with. Some of four seeds with narrower networks have units that never fire, and are stuck for long."""
 OF_ITS_OWN = {"dop": {"hidden": 64, "critic_hidden": 256, "lr": 1e-3, "actor_lr": 1e-3}}
+RATES = {"lr": {"q", "critic", "actor_critic"}, "actor_lr": {"actor"}, "alpha_lr": {"temperature"}}
 ALONE = sorted(set(NAMES) - COMMUNICATING)
+GREEDY = ("cw_qmix", "iql", "ndq", "ow_qmix", "qmix", "qplex", "qtran", "qtran_alt", "vdn")
+"""What has no policy of its own trains on greedy actions with ε uniform ones among them."""
 COMMON = ("n_envs=16", "updates_per_iteration=1", "buffer_capacity=64", "devices=1", "eval_episodes=1", "seeds=4")
 
 
@@ -71,19 +75,18 @@ def case(name):
     batch = jax.jit(stored_and_sampled)(episodes, jax.random.key(5))
     keys = jax.random.split(jax.random.key(1), SEEDS)
 
-    def acts(agent, observation, key):
+    def acts(agent, observation, key, epsilon):
         policy = algorithm.policy_params(agent)
-        chosen = (
-            getattr(algorithm, kind)(policy, algorithm.start(), observation, key, CLOCK, algorithm.hyper)[1]
-            for kind in KINDS
-        )
-        return jnp.stack(list(chosen))
+        exploring = {name: epsilon for name in ("epsilon_start", "epsilon_finish")}
+        hyper = algorithm.hyper._replace(**exploring)
+        after = [getattr(algorithm, kind)(policy, algorithm.start(), observation, key, CLOCK, hyper) for kind in KINDS]
+        return jnp.stack([chosen for _, chosen in after]), jnp.stack([carry.last_action for carry, _ in after])
 
     return SimpleNamespace(
         algorithm=algorithm,
         update=jax.jit(jax.vmap(algorithm.update, in_axes=(0, None, 0, None, None))),
         agents=jax.jit(jax.vmap(algorithm.init, in_axes=(0, None)))(keys, algorithm.hyper),
-        acts=jax.jit(jax.vmap(acts, in_axes=(None, None, 0))),
+        acts=jax.jit(jax.vmap(acts, in_axes=(None, None, 0, None))),
         batch=batch,
         keys=keys,
     )
@@ -110,6 +113,12 @@ def copied(leaf):
     return jnp.copy(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.array(leaf)
 
 
+def groups_that_move(before, after):
+    """Names of the parameter groups of which any number changed."""
+    pairs = {group: zip(*map(jax.tree.leaves, (before.params[group], after.params[group]))) for group in before.params}
+    return {group for group, leaves in pairs.items() if any((a != b).any() for a, b in leaves)}
+
+
 def shapes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
@@ -130,6 +139,38 @@ def test_an_update_keeps_the_tree_and_moves_parameters_by_finite_steps(name):
     moved = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(agents.params), jax.tree.leaves(c.agents.params))]
     assert np.mean(moved) > 0.5
     assert c.algorithm.name == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rates_belong_to_their_groups(name):
+    """With a rate of zero its groups stay where they are, and no other that usually moves does."""
+    c = case(name)
+    usual = groups_that_move(c.agents, updated(name)[0])
+    for rate, groups in RATES.items():
+        if rate in c.algorithm.hyper._fields:
+            hyper = c.algorithm.hyper._replace(**{rate: jnp.float32(0.0)})
+            after, _ = c.update(c.agents, c.batch, c.keys, CLOCK, hyper)
+            assert groups_that_move(c.agents, after) == usual - groups, rate
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimiser_is_the_one_asked_for_with_its_clip(name, monkeypatch):
+    asked = []
+
+    def recorded(kind, make):
+        def remember(clip):
+            asked.append((kind, clip))
+            return make(clip)
+
+        return remember
+
+    for kind, make in list(OPTIMIZERS.items()):
+        monkeypatch.setitem(OPTIMIZERS, kind, recorded(kind, make))
+    config = small_config(name, optimizer="rmsprop", grad_clip=3.5)
+    ALGORITHMS[name].factory(SPEC, config, observe, 0)
+    clips = {3.5, config.actor_clip} if hasattr(config, "actor_clip") else {3.5}
+    assert {kind for kind, _ in asked} == {"rmsprop"}
+    assert {clip for _, clip in asked} - {0.0} == clips - {0.0}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,9 +208,14 @@ def test_a_seed_does_not_notice_its_neighbours(name):
     assert_same_bits((agents, metrics), expected)
 
 
-def actions(name, kind, observation, key, n=64):
-    c = case(name)
-    return np.asarray(c.acts(learnt_agent(name), observation, jax.random.split(key, n)))[:, KINDS.index(kind)]
+def acted(name, observation, key, epsilon=0.5):
+    """`[64, kinds, N]` actions and what is remembered of them."""
+    keys = jax.random.split(key, 64)
+    return [np.asarray(leaf) for leaf in case(name).acts(learnt_agent(name), observation, keys, np.float32(epsilon))]
+
+
+def actions(name, kind, observation, key, epsilon=0.5):
+    return acted(name, observation, key, epsilon)[0][:, KINDS.index(kind)]
 
 
 def random_observation(seed=0):
@@ -188,6 +234,54 @@ def test_an_unavailable_action_is_never_chosen(name, kind):
     assert chosen.shape == (64, N)
     assert np.asarray(observation.avail)[np.arange(N)[None], chosen].all()
     assert kind == "act_greedy" or len(np.unique(chosen, axis=0)) > 1  # it does explore
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_acting_remembers_what_was_done_as_learning_sees_it(name):
+    """The next step's input is the action itself, whoever chose it; the learner reads the same from replay."""
+    chosen, remembered = acted(name, random_observation(), jax.random.key(0))
+    np.testing.assert_array_equal(remembered, chosen)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_exploration_values_are_followed_greedily_and_policies_are_sampled(name):
+    observation = random_observation()
+    chosen = actions(name, "act", observation, jax.random.key(3), epsilon=0.0)
+    if name in GREEDY:
+        np.testing.assert_array_equal(chosen, actions(name, "act_greedy", observation, jax.random.key(3)))
+    else:
+        assert len(np.unique(chosen, axis=0)) > 1
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_values_are_explored_uniformly_over_what_is_available(name):
+    observation = random_observation()
+    chosen = np.concatenate([actions(name, "act", observation, jax.random.key(k), epsilon=1.0) for k in range(8)])
+    avail = np.asarray(observation.avail)
+    counts = np.stack([np.bincount(chosen[:, i], minlength=A) for i in range(N)])
+    expected = len(chosen) * avail / avail.sum(axis=-1, keepdims=True)
+    distance = np.square(counts - expected)[avail] / expected[avail]
+    assert distance.sum() < 40.0, counts  # chi-square with at most N (A - 1) = 9 degrees of freedom
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_targets_are_what_they_copy_once_the_interval_is_over_and_not_before(name):
+    """Whether the interval counts episodes or the critic's steps: enough of both."""
+    c, agent = case(name), learnt_agent(name)
+    if stepwise.SINCE_COPY in agent.opt_state:
+        assert agent.opt_state[stepwise.SINCE_COPY] > 0
+        agent.opt_state[stepwise.SINCE_COPY] = np.int32(0)
+    early = CLOCK._replace(episodes=jnp.int32(0), updates=jnp.int32(0))
+    late = CLOCK._replace(episodes=jnp.int32(2_000), updates=jnp.int32(2_000))
+    refresh = jax.jit(c.algorithm.refresh)
+    assert_same_bits(refresh(agent, early, early).targets, agent.targets)
+    if stepwise.SINCE_COPY in agent.opt_state:
+        agent.opt_state[stepwise.SINCE_COPY] = np.int32(2_000)
+    copied_now = refresh(agent, late, early).targets
+    assert_same_bits(copied_now, {group: agent.params[group] for group in agent.targets})
+    if agent.targets:
+        before = jax.tree.leaves(agent.targets)
+        assert any((a != b).any() for a, b in zip(jax.tree.leaves(copied_now), before, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["act", "act_greedy"])

@@ -16,6 +16,7 @@ import pytest
 from lsf_sac_cases import BATCH, SPEC, A, N, T
 
 from lsf_jax.algorithms import dop as module
+from lsf_jax.algorithms.stepwise import SINCE_COPY
 from lsf_jax.types import Clock
 
 SMALL = module.DopConfig(
@@ -49,7 +50,8 @@ def case(cfg):
     algorithm = module.dop(SPEC, cfg, cases.observe)
     agent = actor_critic.stirred_agent(algorithm)
     descent = {group: optax.identity() for group in ("critic", "actor")}
-    agent = agent._replace(opt_state={group: rule.init(agent.params[group]) for group, rule in descent.items()})
+    kept = {group: rule.init(agent.params[group]) for group, rule in descent.items()}
+    agent = agent._replace(opt_state={**agent.opt_state, **kept})
     update = jax.jit(module.make_dop_update(module.make_networks(SPEC, cfg), descent, cases.observe, cfg.tree_steps))
     games = {kind: cases.make_games(seed) for seed, kind in enumerate(KINDS)}
     batch = {kind: cases.episodes_of(each) for kind, each in games.items()}
@@ -259,13 +261,14 @@ def test_replay_keeps_the_newest_the_recent_and_everything():
     assert (np.sort(drawn["on"]) != np.sort(drawn["on"])[:1]).any()
 
 
-@pytest.mark.parametrize(("updates", "due"), [(119, False), (120, True), (121, False), (240, True)])
-def test_targets_follow_every_600_critic_steps_one_for_each_time_step_of_an_update(updates, due):
+@pytest.mark.parametrize(("taken", "due"), [(0, False), (599, False), (600, True), (604, True)])
+def test_targets_follow_once_the_critic_has_taken_600_steps_since_the_last_copy(taken, due):
     c = case(SMALL)
-    now, before = (CLOCK._replace(updates=jnp.int32(count)) for count in (updates, updates - 1))
-    agent = c.algorithm.refresh(c.agent, now, before)
+    counted = c.agent._replace(opt_state={**c.agent.opt_state, SINCE_COPY: jnp.int32(taken)})
+    agent = jax.jit(c.algorithm.refresh)(counted, CLOCK, CLOCK)
     expected = {"critic": c.agent.params["critic"]} if due else c.agent.targets
     actor_critic.assert_trees_equal(agent.targets, expected)
+    assert agent.opt_state[SINCE_COPY] == (0 if due else taken)
 
 
 @pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence

@@ -18,7 +18,7 @@ from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N
 
 from lsf_jax.algorithms import q_mixing as module
 from lsf_jax.algorithms.settings import MixedValueConfig, ValueConfig
-from lsf_jax.config import compose, updates_per_iteration
+from lsf_jax.config import compose
 from lsf_jax.networks.factorisation import free_mixer
 from lsf_jax.program import build, compile_chunk, compile_init, make_rows
 
@@ -224,23 +224,6 @@ def test_qplex_learns_the_papers_game_exactly_once_its_agents_prefer_the_best_ac
     errors = np.abs(fits - matrix.PAYOFF).max(axis=(1, 2))
     assert (errors < 0.1).sum() >= 2, errors
     assert (policies[errors < 0.1].argmax(axis=-1) == 0).all()
-
-
-PRESETS = {
-    "pymarl": {"batch_size": 32, "lr": 5e-4, "optimizer": "rmsprop", "trace": 0.0, "epsilon_anneal": 50_000.0},
-    "pymarl2": {"batch_size": 128, "lr": 1e-3, "optimizer": "adam", "trace": 0.6, "epsilon_anneal": 100_000.0},
-}
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "qplex", "ow_qmix", "cw_qmix", "ndq"])
-def test_presets_give_any_of_these_algorithms_the_protocol_of_a_code_base(name, preset):
-    config = compose(algo=name, presets=[preset])
-    assert {key: getattr(config.algo, key) for key in PRESETS[preset]} == PRESETS[preset]
-    assert (config.algo.epsilon_start, config.algo.epsilon_finish, config.algo.target_interval) == (1.0, 0.05, 200)
-    assert (config.train.n_envs, config.train.buffer_capacity) == ({"pymarl": 1, "pymarl2": 8}[preset], 5000)
-    assert updates_per_iteration(config) == 1
-    assert config.algo_name == name
 
 
 def test_the_optimizer_of_the_configuration_takes_the_step():
