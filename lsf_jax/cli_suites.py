@@ -17,7 +17,7 @@ The same command again continues what was stopped, skips what is finished and ex
   lsf-jax matrix-table --seeds 1000 --game all --folder runs/table
   lsf-jax matrix-table --seeds 64 --algo lsf_sac --algo qmix algo.lr=3e-3
 The same command again continues what was stopped. The games: matrix_game (the paper's), climbing, penalty, two_state,
-two_state_aliased.""",
+two_state_aliased, two_state_opposed.""",
 }
 
 
