@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lsf_jax.config import compose
 from lsf_jax.envs import ENVS, make, payoff_of
 from lsf_jax.types import EpisodeStats
 
@@ -103,6 +104,18 @@ def test_aliasing_costs_decentralised_policies_half():
     first, second = np.array(PAPER), np.array(REVERSED)
     best = max((first[a].max() + second[a].max()) / 2 for a in range(3))
     assert best == 4
+
+
+def test_in_opposed_states_nothing_but_the_first_agents_sight_is_lacking():
+    """Additive in both, so that a monotone Q_tot is exact if each agent knows the state; alone, one order fits one."""
+    first, second = (np.array(table) for table in compose(env="two_state_opposed").env.payoffs)
+    assert compose(env="two_state_opposed").env.variant == "aliased"
+    for table in (first, second):
+        np.testing.assert_array_equal(table, table[:, :1] + table[:1] - table[0, 0])
+    np.testing.assert_array_equal(first, second[::-1])
+    assert (np.diff(first, axis=0) < 0).all()
+    assert (first.max() + second.max()) / 2 == 6
+    assert max((first[a].max() + second[a].max()) / 2 for a in range(3)) == 4
 
 
 def test_two_step_leads_to_7_or_to_the_game_worth_8():
