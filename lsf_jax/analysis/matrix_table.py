@@ -230,7 +230,7 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, t
                 drawn.add(label)
             left += share
     axes.set_yticks(range(len(outcomes)), names, fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(len(outcomes) - 0.4, -0.6)  # from top to bottom, without the usual margins
     axes.set_xlim(0.0, 1.0)
     axes.set_xlabel("share of seeds by greedy joint action")
     axes.set_title(title, fontsize=10)
@@ -245,11 +245,17 @@ def _labels(outcomes: Sequence[Outcome], most: int = 10) -> list[str]:
     return sorted(label for label, _ in totals.most_common(most))
 
 
+def _seeds(outcomes: Sequence[Outcome]) -> str:
+    """Fewest and most seeds of a row: `64`, or `64 to 1,024` where rows come from several places."""
+    counts = sorted({outcome.seeds for outcome in outcomes})
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
+
+
 def write_table(outcomes: Sequence[Outcome], env: str, payoff: np.ndarray, folder: Path) -> list[Path]:
     """Write `table-ENV.md`, `.json` and `.png` into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"table-{env}.{suffix}" for suffix in ("md", "json", "png")]
     paths[0].write_text(markdown(outcomes, env, payoff), encoding="utf-8")
     paths[1].write_text(json.dumps(plain(outcomes), indent=1), encoding="utf-8")
-    plot_outcomes(outcomes, paths[2], title=f"{env}: what {outcomes[0].seeds:,} seeds end with")
+    plot_outcomes(outcomes, paths[2], title=f"{env}: what {_seeds(outcomes)} seeds end with")
     return paths

@@ -118,6 +118,18 @@ def test_in_opposed_states_nothing_but_the_first_agents_sight_is_lacking():
     assert max((first[a].max() + second[a].max()) / 2 for a in range(3)) == 4
 
 
+def test_without_a_message_no_monotone_fit_of_opposed_states_errs_by_less_than_two_thirds():
+    """Whatever order the first agent's utilities have; with that order, each state's best fit by trying them all."""
+    first, second = (np.array(table)[:, 0] for table in compose(env="two_state_opposed").env.payoffs)
+
+    def error(column, order):
+        falling = (fit for fit in itertools.product(range(7), repeat=3) if fit[0] >= fit[1] >= fit[2])
+        return min(np.abs(column[list(order)] - fit).mean() for fit in falling)
+
+    best = min((error(first, order) + error(second, order)) / 2 for order in itertools.permutations(range(3)))
+    assert best == pytest.approx(2 / 3)
+
+
 def test_two_step_leads_to_7_or_to_the_game_worth_8():
     env = make("two_step")
     sequences, returns = returns_of_all_sequences(env)
