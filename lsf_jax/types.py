@@ -92,7 +92,10 @@ class Clock(NamedTuple):
 
 
 class AgentState(NamedTuple):
-    """Learned state. Keys of the three dicts are parameter groups: "q" | "critic", "actor", "temperature"."""
+    """Learned state. Keys of the three dicts are parameter groups: "q" | "critic", "actor", "temperature".
+
+    COMA and DOP, whose critics take a step for every time step, count them in `opt_state` too (`stepwise.SINCE_COPY`).
+    """
 
     params: dict[str, PyTree]
     targets: dict[str, PyTree]

@@ -151,7 +151,7 @@ def value_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
 
 
 def policy_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: VdacConfig) -> Terms:
-    """-A meanᵢ log πᵢ(uᵢ) - w_H H(π) with A = y - V_tot(s), the same for all agents and without gradient.
+    """-A meanᵢ log πᵢ(uᵢ) - w_H meanᵢ H(πᵢ), A = y - V_tot(s) the same for all agents and without gradient.
 
     Both means are over all agents, as in pymarl2; one with a single available action has log π = 0 and adds nothing to
     either. The original's entropy takes probabilities for logits; ours does not.

@@ -17,8 +17,8 @@ from lsf_jax.analysis.statistics import CONFIDENCE, Curve, curve
 from lsf_jax.fields import env_label
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, told apart with any colour vision; curves beyond its length repeat it with marks."""
 MARKERS = ("", "o", "s", "^", "x")  # one more for every round of the colours
-"""Okabe and Ito's palette, told apart with any colour vision; curves beyond its length repeat it."""
 DPI = 150
 _UNITS = {
     "return": "return per episode",

@@ -184,15 +184,15 @@ def test_targets_are_copied_after_200_steps_of_the_critic_however_long_episodes_
     valid = c.episodes.valid & (jnp.arange(T)[None] < length)
     after, _ = c.update(c.agent, c.episodes._replace(valid=valid), c.key, CLOCK, c.algorithm.hyper)
     steps = after.opt_state[SINCE_COPY] - c.agent.opt_state[SINCE_COPY]
-    agent, refresh, copies = c.updated._replace(targets=c.agent.targets), jax.jit(c.algorithm.refresh), []
-    agent.opt_state[SINCE_COPY] = jnp.int32(0)
+    counted = lambda count: {**c.updated.opt_state, SINCE_COPY: jnp.int32(count)}
+    agent, refresh = c.updated._replace(targets=c.agent.targets), jax.jit(c.algorithm.refresh)
+    since, copies = 0, []
     for updates in range(1, 121):
-        agent.opt_state[SINCE_COPY] += steps
-        refreshed = refresh(agent, CLOCK, CLOCK)
+        refreshed = refresh(agent._replace(opt_state=counted(since + steps)), CLOCK, CLOCK)
+        since = refreshed.opt_state[SINCE_COPY]
         if actor_critic.moved(refreshed.targets, agent.targets):
             copies.append(updates)
             actor_critic.assert_trees_equal(refreshed.targets, {"critic": agent.params["critic"]})
-        agent.opt_state[SINCE_COPY] = refreshed.opt_state[SINCE_COPY]
     assert copies == copied
 
 

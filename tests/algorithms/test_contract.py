@@ -268,16 +268,17 @@ def test_values_are_explored_uniformly_over_what_is_available(name):
 def test_targets_are_what_they_copy_once_the_interval_is_over_and_not_before(name):
     """Whether the interval counts episodes or the critic's steps: enough of both."""
     c, agent = case(name), learnt_agent(name)
-    if stepwise.SINCE_COPY in agent.opt_state:
-        assert agent.opt_state[stepwise.SINCE_COPY] > 0
-        agent.opt_state[stepwise.SINCE_COPY] = np.int32(0)
-    early = CLOCK._replace(episodes=jnp.int32(0), updates=jnp.int32(0))
-    late = CLOCK._replace(episodes=jnp.int32(2_000), updates=jnp.int32(2_000))
+
+    def refreshed(steps, now):
+        counts = {stepwise.SINCE_COPY: np.int32(steps)} if stepwise.SINCE_COPY in agent.opt_state else {}
+        start = CLOCK._replace(episodes=jnp.int32(0), updates=jnp.int32(0))
+        clock = start._replace(episodes=jnp.int32(now), updates=jnp.int32(now))
+        return refresh(agent._replace(opt_state={**agent.opt_state, **counts}), clock, start).targets
+
     refresh = jax.jit(c.algorithm.refresh)
-    assert_same_bits(refresh(agent, early, early).targets, agent.targets)
-    if stepwise.SINCE_COPY in agent.opt_state:
-        agent.opt_state[stepwise.SINCE_COPY] = np.int32(2_000)
-    copied_now = refresh(agent, late, early).targets
+    assert agent.opt_state.get(stepwise.SINCE_COPY, 1) > 0  # an update counts
+    assert_same_bits(refreshed(0, 0), agent.targets)
+    copied_now = refreshed(2_000, 2_000)
     assert_same_bits(copied_now, {group: agent.params[group] for group in agent.targets})
     if agent.targets:
         before = jax.tree.leaves(agent.targets)
