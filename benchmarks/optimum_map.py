@@ -7,6 +7,7 @@ so. The result is the share of seeds whose greedy joint action is (A, A), and wh
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,16 @@ LINES: dict[str, tuple[str, ...]] = {
     "mixer 4 wide": (*UNIFORM, "algo.mixer_embed=4"),
     "mixer 8 wide": (*UNIFORM, "algo.mixer_embed=8"),
     "mixer 32 wide": (*UNIFORM, "algo.mixer_embed=32"),
+    "mixer's first weights x 0.1": (*UNIFORM, "algo.mixer_init=0.1"),
+    "mixer's first weights x 3": (*UNIFORM, "algo.mixer_init=3"),
+    "hypernetworks with a hidden layer": (*UNIFORM, "algo.hyper_hidden=64"),
     "policy sign of the paper": (*UNIFORM, "algo.policy_sign=paper"),
     "hidden 64": (*UNIFORM, "algo.hidden=64"),
     "recurrent": (*UNIFORM, "algo.recurrent=true"),
     "messages of 8": (*UNIFORM, "algo.message_dim=8"),
+    "message noise 0": (*UNIFORM, "algo.message_noise=0"),
+    "message noise 10": (*UNIFORM, "algo.message_noise=10"),
+    "message noise 100": (*UNIFORM, "algo.message_noise=100"),
     "no TD gradient into messages": (*UNIFORM, "algo.td_gradient_to_encoder=false"),
     "lambda_1 1, beta 1": (*UNIFORM, "algo.lambda_1=1", "algo.beta=1"),
     "batch 8": (*UNIFORM, "algo.batch_size=8"),
@@ -50,6 +57,18 @@ LINES: dict[str, tuple[str, ...]] = {
     "own data, alpha 1": ("algo.alpha=1",),
     "own data, alpha 3": ("algo.alpha=3",),
     "own data, alpha learned from 3": ("algo.alpha=3", "algo.learn_temperature=true"),
+    "own data, alpha learned, target entropy 0.2": (
+        "algo.alpha=3",
+        "algo.learn_temperature=true",
+        "algo.target_entropy_fraction=0.2",
+    ),
+    "own data, alpha learned, target entropy 0.8": (
+        "algo.alpha=3",
+        "algo.learn_temperature=true",
+        "algo.target_entropy_fraction=0.8",
+    ),
+    "own data, alpha 3, actor's lr 1e-2": ("algo.alpha=3", "algo.actor_lr=1e-2"),
+    "own data, alpha 3, message noise 100": ("algo.alpha=3", "algo.message_noise=100"),
     "own data, greedy with epsilon 0.2": (
         "algo.behaviour=epsilon_greedy",
         "algo.epsilon_start=0.2",
@@ -119,19 +138,38 @@ def markdown(table: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def earlier(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lines of the map that a folder holds already; those that are run take their places.
+
+    Raises:
+      ConfigError: the file is no such map.
+    """
+    if not path.exists():
+        return {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return {label: table[label] for label in LINES if label in table}
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is not a map of this script ({error}); move it away or give another --folder"
+        ) from None
+
+
 def main(arguments: argparse.Namespace) -> int:
     """Run the lines one after another; the map is written anew after each."""
-    table: dict[str, list[dict[str, Any]]] = {}
-    for number, label in enumerate(arguments.line or LINES, 1):
+    for label in arguments.line:
         if label not in LINES:
             raise ConfigError(f"--line is {label!r}; expected one of: {', '.join(LINES)}")
+    folder = Path(arguments.folder)
+    table = earlier(folder / "optimum_map.json")
+    for number, label in enumerate(arguments.line or LINES, 1):
         print(f"[{number}] {label}", flush=True)
-        run = member(label, Path(arguments.folder) / "runs", arguments.seeds, arguments.env_steps)
+        run = member(label, folder / "runs", arguments.seeds, arguments.env_steps)
         if not run_member(run):
             return 130
         table[label] = shares(run.path)
         print(markdown({label: table[label]}), flush=True)
-        folder = Path(arguments.folder)
+        table = {name: table[name] for name in LINES if name in table}
         (folder / "optimum_map.md").write_text(markdown(table), encoding="utf-8")
         (folder / "optimum_map.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
         plot(table, folder / "optimum_map.png")
@@ -143,8 +181,9 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=32, help="seeds of each cell (default 32)")
     parser.add_argument("--env-steps", type=int, default=40_240, help="env steps, that is episodes, of each seed")
     parser.add_argument("--line", action="append", default=[], help="only this line of the map; repeatable")
-    parser.add_argument("--folder", default="runs/optimum_map", help="folder of runs and results")
+    parser.add_argument("--folder", default="runs/optimum_map", help="folder of runs and results; its map is completed")
     try:
         raise SystemExit(main(parser.parse_args()))
     except ConfigError as error:
-        raise SystemExit(f"error: {error}") from None
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

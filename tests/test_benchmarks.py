@@ -47,6 +47,29 @@ def test_every_benchmark_runs_quickly_and_writes_json_without_paths(name, tmp_pa
     assert str(Path.home()) not in file.read_text()
 
 
+@pytest.mark.slow
+def test_a_map_of_one_line_joins_the_lines_that_are_there(tmp_path):
+    old = {"mixer 4 wide": [{"actor": 0.25, "critic": 0.5, "error": 1.0, "seeds": 2}] * 2, "forgotten": []}
+    (tmp_path / "optimum_map.json").write_text(json.dumps(old))
+    words = ["--line", "mixer 1 wide", "--seeds", "2", "--env-steps", "400", "--folder", str(tmp_path)]
+    done = run("optimum_map", *words)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "optimum_map.json").read_text())
+    assert list(table) == ["mixer 1 wide", "mixer 4 wide"]
+    assert table["mixer 4 wide"] == old["mixer 4 wide"]
+    assert all(point["seeds"] == 2 and 0 <= point["actor"] <= 1 for point in table["mixer 1 wide"])
+    assert "| mixer 4 wide | 25 / 50 | 25 / 50 |" in (tmp_path / "optimum_map.md").read_text()
+    assert (tmp_path / "optimum_map.png").stat().st_size > 1000
+
+
+def test_an_unknown_line_of_the_map_is_one_line_and_exit_code_2(tmp_path):
+    done = run("optimum_map", "--line", "mixer 3 wide", "--folder", str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "mixer 3 wide" in done.stderr
+    assert "mixer 4 wide" in done.stderr
+
+
 def test_a_misspelt_setting_of_a_benchmark_is_one_line_and_exit_code_2():
     done = run("env", "env.grid_sise=3")
     assert done.returncode == 2

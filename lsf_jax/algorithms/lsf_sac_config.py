@@ -38,6 +38,7 @@ class SoftConfig(MixedValueConfig):
         choices=("sample", "epsilon_greedy", "epsilon_sample"),
         doc="exploration: a ~ π (paper), ε-greedy on argmax π (release), or a ~ π with probability 1 - ε",
     )
+    mixer_init: float = setting(1.0, above=0.0, doc="factor on the first weights of the mixer's hypernetworks")
     twin: bool = setting(
         False, doc="two critics with a mixer each; targets and the policy loss take the smaller of their values"
     )
@@ -71,6 +72,7 @@ class LsfSacConfig(SoftConfig):
         "broadcast", choices=("broadcast", "per_receiver"), doc="one message for all (paper) or one for each receiver"
     )
     message_dim: int = setting(3, low=1, doc="D, numbers in one message; release")
+    message_noise: float = setting(1.0, low=0.0, doc="standard deviation of messages around their means; paper 1")
     encoder_input: str = setting(
         "current", choices=("current", "history"), doc="the encoder reads this step (release) or has its own GRU"
     )

@@ -38,6 +38,7 @@ class Messenger(NamedTuple):
     decoder: MessageDecoder
     route: Route
     received: int  # numbers that one agent receives
+    noise: float  # standard deviation of a message around its mean
     td_gradient: bool  # L_TD trains the encoder
     to_actor: bool  # actors read messages too: not CTDE
 
@@ -50,6 +51,7 @@ class Networks(NamedTuple):
     mixer: MonotonicHypernetwork
     messenger: Messenger | None
     twin: bool
+    mixer_init: float  # factor on the mixer's first weights
 
 
 class Mail(NamedTuple):
@@ -98,6 +100,7 @@ def make_networks(spec: EnvSpec, cfg: SoftConfig) -> Networks:
         mixer=MonotonicHypernetwork(spec.n_agents, cfg.mixer_embed, cfg.hyper_hidden),
         messenger=make_messenger(spec, cfg) if isinstance(cfg, LsfSacConfig) else None,
         twin=cfg.twin,
+        mixer_init=cfg.mixer_init,
     )
 
 
@@ -116,6 +119,7 @@ def make_messenger(spec: EnvSpec, cfg: LsfSacConfig) -> Messenger:
         decoder=MessageDecoder(cfg.decoder_hidden or 4 * received, spec.n_actions),
         route=route_per_receiver if per_receiver else route_broadcast,
         received=received,
+        noise=cfg.message_noise,
         td_gradient=cfg.td_gradient_to_encoder,
         to_actor=cfg.communicate,
     )
@@ -126,9 +130,10 @@ def init_params(net: Networks, spec: EnvSpec, key: PRNGKey, alpha: Float[Array, 
     keys = jax.random.split(key, 5)
     inputs = jnp.zeros((1, spec.n_agents, spec.obs_dim + spec.n_actions + spec.n_agents))
     heard = () if net.messenger is None else (net.messenger.received,)
+    mixer = _init_each(net, lambda key_one: net.mixer.init(key_one, jnp.zeros((1, spec.state_dim)))["params"], keys[3])
     critic = {
         "critic": _init_each(net, lambda key_one: init_network(net.critic, key_one, spec, *heard), keys[0]),
-        "mixer": _init_each(net, lambda k: net.mixer.init(k, jnp.zeros((1, spec.state_dim)))["params"], keys[3]),
+        "mixer": jax.tree.map(lambda leaf: net.mixer_init * leaf, mixer),
     }
     if net.messenger is not None:
         received = jnp.zeros((1, spec.n_agents, net.messenger.received))
@@ -151,7 +156,7 @@ def exchange(net: Networks, params: Params, inputs: Float[Array, "rows agents in
     if net.messenger is None:
         return None
     mean = run(net.messenger.encoder, params["encoder"], inputs)
-    received = net.messenger.route(sample_messages(mean, key))
+    received = net.messenger.route(sample_messages(mean, key, net.messenger.noise))
     fixed = jax.lax.stop_gradient(received)
     return Mail(
         mean=mean,

@@ -57,9 +57,9 @@ class MessageDecoder(nn.Module):
         return Mlp((self.hidden, self.hidden, self.n_actions))(inputs, received)
 
 
-def sample_messages(mean: Float[Array, "*shape"], key: PRNGKey) -> Float[Array, "*shape"]:
-    """M ~ N(mean, I) by reparameterisation, so that gradients reach the encoder."""
-    return mean + jax.random.normal(key, mean.shape)
+def sample_messages(mean: Float[Array, "*shape"], key: PRNGKey, noise: float = 1.0) -> Float[Array, "*shape"]:
+    """M ~ N(mean, noise² I) by reparameterisation, so that gradients reach the encoder; noise is 1 in the paper."""
+    return mean + noise * jax.random.normal(key, mean.shape)
 
 
 def route_broadcast(sent: Float[Array, "time agents message"]) -> Float[Array, "time 1 received"]:
@@ -78,7 +78,10 @@ def route_per_receiver(sent: Float[Array, "time agents blocks"]) -> Float[Array,
 
 
 def kl_to_standard_normal(mean: Float[Array, "time agents out"]) -> Float[Array, "time"]:
-    """Σ over messages of KL(N(μ, I) ‖ N(0, I)) = ½‖μ‖², in nats per step: eq. (11) with q_φ = N(0, I)."""
+    """Σ over messages of KL(N(μ, I) ‖ N(0, I)) = ½‖μ‖², in nats per step: eq. (11) with q_φ = N(0, I).
+
+    Messages with another noise differ by a constant, which nothing learns from.
+    """
     return 0.5 * jnp.square(mean).sum(axis=(-2, -1))
 
 

@@ -71,6 +71,7 @@ ODD = replace(
     td_target="soft_expected",
     decoder_mask=True,
     td_gradient_to_encoder=False,
+    message_noise=0.5,
     remat=True,
 )
 MASAC = lsf.SoftConfig(**COMMON, alpha=0.8, td_target="greedy_actor")

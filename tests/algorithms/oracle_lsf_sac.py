@@ -144,7 +144,7 @@ def informed_inputs(p_encoder, x, noise, cfg):
     if not has_messages(cfg):
         return None, x
     mean = message_means(p_encoder, x, cfg)
-    sent = mean + noise
+    sent = mean + cfg.message_noise * noise
     informed = [
         [np.concatenate([x[t, i], received_by(i, sent[t], cfg)]) for i in range(x.shape[1])] for t in range(len(x))
     ]

@@ -8,7 +8,7 @@ import lsf_sac_cases as cases
 import numpy as np
 import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, DOUBLE, FIXED, MASAC, SMALL, SPEC, A, N, T
+from lsf_sac_cases import BATCH, CLOCK, DOUBLE, FIXED, MASAC, PLAIN, SMALL, SPEC, A, N, T
 
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.algorithms import lsf_sac_networks as networks
@@ -90,6 +90,17 @@ def test_masac_is_lsf_sac_whose_critic_is_deaf():
     for group, tree in found.items():
         scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree))
         jax.tree.map(lambda a, b, s=scale: np.testing.assert_allclose(a, b, atol=1e-6 * s), tree, wanted[group])
+
+
+@pytest.mark.parametrize("cfg", [PLAIN, replace(DOUBLE, recurrent=False)], ids=["one", "twins"])
+def test_mixer_init_scales_the_first_mixer_and_nothing_else(cfg):
+    key, alpha = jax.random.key(3), jnp.float32(0.8)
+    plain, scaled = (
+        networks.init_params(networks.make_networks(SPEC, each), SPEC, key, alpha)
+        for each in (cfg, replace(cfg, mixer_init=0.25))
+    )
+    plain["critic"]["mixer"] = jax.tree.map(lambda leaf: 0.25 * leaf, plain["critic"]["mixer"])
+    jax.tree.map(np.testing.assert_array_equal, plain, scaled)
 
 
 @pytest.mark.parametrize("cfg", [MASAC, DOUBLE], ids=["masac", "masac_double_q"])

@@ -88,13 +88,20 @@ def test_the_decoder_answers_each_receiver_from_its_own_row():
     np.testing.assert_allclose(pooled, repeated, rtol=1e-6)
 
 
-def test_messages_are_normal_around_their_mean_with_unit_variance():
-    mean = jnp.array([[[-3.0, 0.0], [2.0, 50.0]]])
+@pytest.mark.parametrize("settings", [(), (3.0,)])
+def test_messages_are_normal_around_their_mean_with_unit_variance_or_as_asked(settings):
+    mean, deviation = jnp.array([[[-3.0, 0.0], [2.0, 50.0]]]), (*settings, 1.0)[0]
     keys = jax.random.split(jax.random.key(5), 20_000)
-    noise = np.asarray(jax.vmap(lambda key: sample_messages(mean, key) - mean)(keys), np.float64).reshape(20_000, 4)
-    assert np.abs(noise.mean(0)).max() < 4 / 20_000**0.5
+    drawn = jax.vmap(lambda key: sample_messages(mean, key, *settings) - mean)(keys)
+    noise = np.asarray(drawn, np.float64).reshape(20_000, 4)
+    assert np.abs(noise.mean(0)).max() < deviation * 4 / 20_000**0.5
     covariance = np.cov(noise.T)
-    assert np.abs(covariance - np.eye(4)).max() < 0.05  # 5 standard errors
+    assert np.abs(covariance - deviation**2 * np.eye(4)).max() < deviation**2 * 0.05  # 5 standard errors
+
+
+def test_messages_without_noise_are_their_means():
+    mean = normal(0, 1, 2, 3)
+    np.testing.assert_array_equal(sample_messages(mean, jax.random.key(1), 0.0), mean)
 
 
 def test_the_gradient_reaches_the_mean_through_the_sample():
