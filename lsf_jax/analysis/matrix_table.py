@@ -205,7 +205,9 @@ def read_outcomes(path: str | Path) -> list[Outcome]:
 
 
 def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, title: str = "") -> Figure:
-    """Stacked bars: the share of seeds by greedy joint action, best outcomes dark, one bar for each row of the table.
+    """Stacked bars: the share of seeds by greedy joint action, one bar for each row of the table.
+
+    Joint actions stand in the order of their letters, in bars and legend; the most frequent have the first colours.
 
     Args:
       outcomes: what to draw, from top to bottom.
@@ -218,7 +220,7 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, t
     figure = Figure(figsize=(8.0, 1.2 + 0.27 * len(outcomes)), dpi=150, layout="constrained")
     axes = figure.subplots()
     names = [f"{outcome.algorithm}, {outcome.exploration}" for outcome in outcomes]
-    colours = {label: f"C{index % 10}" for index, label in enumerate(_labels(outcomes))}
+    colours = _colours(outcomes)
     drawn: set[str] = set()
     for place, outcome in enumerate(outcomes):
         left = 0.0
@@ -234,15 +236,17 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, t
     axes.set_xlim(0.0, 1.0)
     axes.set_xlabel("share of seeds by greedy joint action")
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=7, ncols=1, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    shown = [label for label in colours if label in handles]
+    axes.legend([handles[label] for label in shown], shown, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return save(figure, path)
 
 
-def _labels(outcomes: Sequence[Outcome], most: int = 10) -> list[str]:
+def _colours(outcomes: Sequence[Outcome], most: int = 10) -> dict[str, str]:
     totals: Counter[str] = Counter()
     for outcome in outcomes:
         totals.update(outcome.shares)
-    return sorted(label for label, _ in totals.most_common(most))
+    return dict(sorted((label, f"C{index}") for index, (label, _) in enumerate(totals.most_common(most))))
 
 
 def _seeds(outcomes: Sequence[Outcome]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from lsf_jax.analysis.matrix_table import (
     OWN,
@@ -13,6 +14,7 @@ from lsf_jax.analysis.matrix_table import (
     joint_label,
     markdown,
     outcomes_of,
+    plot_outcomes,
     read_outcomes,
     wilson,
     write_table,
@@ -100,6 +102,16 @@ def test_everything_is_written_and_the_paper_stands_beside(tmp_path):
     assert "paper" not in markdown(outcomes, "climbing", PAYOFF).split("paper's:")[-1]
     assert json.loads(paths[1].read_text())[0]["shares"] == {"AA": 0.5, "BB": 0.5}
     assert paths[2].read_bytes()[:4] == b"\x89PNG"
+
+
+def test_bars_and_legend_have_one_order_and_the_most_frequent_outcomes_the_first_colours():
+    rows = [8, 8, 8, 1, 8, 8, 0, 0]  # uniform: CC and one AB; own: CC and AA
+    axes = plot_outcomes(outcomes_of(run_of(rows, np.zeros((8, 9))), PAYOFF)).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["AA", "AB", "CC"]
+    bars = [(bar.get_y() > 0.5, round(bar.get_x(), 6), round(bar.get_width(), 6)) for bar in axes.patches]
+    assert bars == [(False, 0.0, 0.25), (False, 0.25, 0.75), (True, 0.0, 0.5), (True, 0.5, 0.5)]
+    colours = [to_hex(bar.get_facecolor()) for bar in axes.patches]
+    assert colours == [to_hex(name) for name in ("C2", "C0", "C1", "C0")]
 
 
 def test_a_run_that_is_not_finished_is_refused():
