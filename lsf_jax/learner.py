@@ -44,7 +44,13 @@ class Sums(NamedTuple):
 
 
 def detach_others(forward: Forward, owned: tuple[str, ...]) -> Forward:
-    """The forward record with `stop_gradient` on every field that is not `owned`."""
+    """The forward record with `stop_gradient` on every field that is not `owned`.
+
+    Raises:
+      ValueError: an owned name is no field: its gradient would be lost without a word.
+    """
+    if unknown := set(owned) - set(forward._fields):
+        raise ValueError(f"{type(forward).__name__} has no {', '.join(sorted(unknown))}; it has {forward._fields}.")
     fields = {
         name: value if name in owned else jax.lax.stop_gradient(value) for name, value in forward._asdict().items()
     }

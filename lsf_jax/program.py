@@ -87,13 +87,14 @@ def build(config: Config, micro_batch: int = 0) -> Program:
       micro_batch: episodes for each gradient pass, 0 for the whole batch.
 
     Raises:
-      ConfigError: for settings that the environment refuses, and sizes of replay that do not fit together.
+      ConfigError: for settings that the environment refuses, sizes of replay that do not fit together, and several
+        lengths of time for losses that read the padding.
     """
     env = make_env(config)
     observe = partial(observe_episode, env)
     algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, observe, micro_batch)
     hosted = make_hosted(config)
-    lengths = static_lengths(env.spec.episode_limit, config.train.lengths or (EARLY if env.ends_early else 1))
+    lengths = static_lengths(env.spec.episode_limit, _number_of_lengths(config, env, algorithm))
     collect = _collector(env, algorithm, config.train.n_envs, hosted, len(lengths))
     clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
     key = jax.random.key(0)
@@ -111,6 +112,16 @@ def build(config: Config, micro_batch: int = 0) -> Program:
     return Program(
         env=env, algorithm=algorithm, collect=collect, buffer=buffer, step=step, lengths=lengths, hosted=hosted
     )
+
+
+def _number_of_lengths(config: Config, env: Env, algorithm: Algorithm) -> int:
+    asked = config.train.lengths
+    if algorithm.reads_padding and asked > 1:
+        raise ConfigError(
+            f"train.lengths is {asked}; expected 1 with algo.mask_messages=false, whose losses count padding, "
+            f"which several lengths make depend on the other seeds; set train.lengths=1 or algo.mask_messages=true"
+        )
+    return asked or (EARLY if env.ends_early and not algorithm.reads_padding else 1)
 
 
 def _collector(env: Env, algorithm: Algorithm, n_envs: int, hosted: Hosted | None, parts: int) -> Collect:

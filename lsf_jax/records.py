@@ -79,8 +79,8 @@ def joint_columns(table: JointTable, payoff: np.ndarray, n_rows: int) -> Columns
     `greedy_joint` is the index in C order of the joint action that the policy prefers; `optimal` says whether it has
     the largest payoff in every state that the game may start in; `critic_optimal` is 1 if the largest Q_tot is at such
     joint actions only (a flat table knows nothing, so a tie with others counts 0) and NaN without a joint value;
-    `q_error` is the mean absolute error of Q_tot. With several such states, columns list one after another and payoffs
-    are means over them.
+    `q_error` is the mean absolute error of the joint value. With several such states, columns list one after another
+    and payoffs are means over them.
 
     Args:
       table: `[K, starts, ...]`.
@@ -90,6 +90,7 @@ def joint_columns(table: JointTable, payoff: np.ndarray, n_rows: int) -> Columns
     n_starts, sides = payoff.shape[0], payoff.shape[1:]
     flat = payoff.reshape(n_starts, -1)
     q_total, policy = np.asarray(table.q_total)[:n_rows], np.asarray(table.policy)[:n_rows]
+    joint_value = np.asarray(table.joint_value)[:n_rows]
     preferred = np.asarray(policy.argmax(axis=-1))  # [rows, starts, N]
     joint = np.asarray(np.ravel_multi_index(tuple(np.moveaxis(preferred, -1, 0)), sides))
     chosen = np.take_along_axis(flat, joint.T, axis=1).T  # [rows, starts]
@@ -108,6 +109,6 @@ def joint_columns(table: JointTable, payoff: np.ndarray, n_rows: int) -> Columns
         "greedy_joint": per_row(joint),
         "critic_optimal": np.where(np.isnan(q_total).any(axis=(1, 2)), np.float32("nan"), sure),
         "greedy_payoff": chosen.mean(axis=-1).astype(np.float32),
-        "q_error": np.abs(q_total - flat[None]).mean(axis=(1, 2)).astype(np.float32),
+        "q_error": np.abs(joint_value - flat[None]).mean(axis=(1, 2)).astype(np.float32),
         "optimal": np.asarray(best.all(axis=-1)),
     }

@@ -10,12 +10,15 @@ def td_lambda(
     discount: Float[Array, "time"],
     next_value: Float[Array, "time"],
     trace: Float[Array, "time"],
+    next_bonus: Float[Array, "time"] | None = None,
 ) -> Float[Array, "time"]:
     """λ-return of one trajectory, computed backwards.
 
-        Gₜ = rₜ + γₜ [(1 - λₜ) vₜ₊₁ + λₜ Gₜ₊₁],   G_T = v_T
+        Gₜ = rₜ + γₜ [bₜ₊₁ + (1 - λₜ) vₜ₊₁ + λₜ Gₜ₊₁],   G_T = v_T
 
-    With `next_value` the greedy value this is Peng's Q(λ); with the value of the action taken, Sarsa(λ).
+    With `next_value` the greedy value this is Peng's Q(λ); with the value of the action taken, Sarsa(λ). With the
+    entropy bonus of soft values as b, v and G are values of actions and b + v, b + G those of the policy there: added
+    to v alone, the bonus would count for 1 - λ of its size.
 
     Args:
       reward: rₜ, received after the action of step t.
@@ -23,6 +26,7 @@ def td_lambda(
       next_value: v of the observation after step t.
       trace: λₜ in [0, 1]; 0 is the one-step target. Zero at the episode's last step, so that a time limit bootstraps
         from v and nothing from the padding leaks in (see `traces`).
+      next_bonus: b of the observation after step t, in whatever way its value is estimated; none if left out.
 
     Returns:
       Gₜ for t = 0..T-1. Not detached: the caller decides.
@@ -38,6 +42,8 @@ def td_lambda(
         present = r + jnp.where(gamma > 0.0, gamma * mixed, 0.0)
         return present, present
 
+    if next_bonus is not None:
+        reward = reward + jnp.where(discount > 0.0, discount * next_bonus, 0.0)
     return jax.lax.scan(step, next_value[-1], (reward, discount, next_value, trace), reverse=True)[1]
 
 

@@ -52,7 +52,7 @@ class TrainConfig:
         0, low=0, doc="episodes per gradient pass, a divisor of algo.batch_size; 0: the planner's"
     )
     lengths: int = setting(
-        0, low=0, high=4, doc="lengths of episodes that are compiled in; 0: 4 where most end early (SMAX), else 1"
+        0, low=0, high=4, doc="lengths of episodes that are compiled in; 0: 4 where most end early (StarCraft), else 1"
     )
     block: int = setting(0, low=0, doc="seeds computed side by side on one device; 0: the planner's choice")
     chunk_seconds: float = setting(4.0, above=0, doc="seconds of device work between two looks of the host")

@@ -130,6 +130,7 @@ class JointTable(NamedTuple):
     utilities: Float[Array, "agents actions"]  # qᵢ(aᵢ); NaN for algorithms that learn state values only
     q_total: Float[Array, "joint"]  # Q_tot of each joint action in C order of (a₁, ..., a_N); NaN without a joint value
     policy: Float[Array, "agents actions"]  # probabilities of πᵢ without exploration; one-hot where action is greedy
+    joint_value: Float[Array, "joint"]  # what a joint action is taken to return: Q_tot, but QTRAN's Q_jt
 
 
 class EpisodeStats(NamedTuple):
@@ -170,11 +171,12 @@ class Algorithm(NamedTuple):
     start: Callable[[], Carry]
     act: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # explores
     act_greedy: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # evaluates
-    act_sampled: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # stochastic eval
+    act_sampled: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # a ~ π, or greedy
     replay: Callable[[Episode, int, int], "Buffer"]  # what data an update sees: (example, capacity, n_envs) -> buffer
     update: Callable[[AgentState, Batch, PRNGKey, Clock, Hyper], tuple[AgentState, Metrics]]
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
+    reads_padding: bool = False  # its losses do, so padding may not depend on other seeds: one length of time
 
 
 class Buffer(NamedTuple):

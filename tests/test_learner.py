@@ -170,6 +170,11 @@ def test_detach_others_keeps_values_and_stops_gradients():
     assert isinstance(detach_others(record, ()), ToyForward)
 
 
+def test_owning_what_is_no_field_is_an_error_and_no_lost_gradient():
+    with pytest.raises(ValueError, match=r"ToyForward has no bb; it has \('a', 'b'"):
+        detach_others(ToyForward(*jnp.arange(4.0)), ("a", "bb"))
+
+
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, BATCH])
 def test_slices_of_any_size_give_the_whole_batchs_update(micro_batch):
     learner = toy(noise=1.0, optimizer=lambda: adam(1.0))  # noise: every episode keeps its own key in any slicing

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from engine_cases import advance, assert_same_bits, chunk_of, counted_compilations, program_of, rows_of, small, start
 
+from lsf_jax import program
+from lsf_jax.config import make_env
+from lsf_jax.fields import ConfigError
 from lsf_jax.program import (
+    build,
     compile_evaluate,
     compile_init,
     compile_joint_table,
@@ -118,3 +122,15 @@ def test_eight_devices_give_the_bits_of_one_also_for_states_that_lie_elsewhere()
         assert_same_bits(
             jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[rows], table), alone(pair.agent.params, pair)
         )
+
+
+@pytest.mark.parametrize(("masked", "asked", "found"), [(True, 0, 4), (False, 0, 1), (True, 2, 2), (False, 1, 1)])
+def test_losses_that_read_the_padding_get_a_single_length_of_time(monkeypatch, masked, asked, found):
+    config = small(f"algo.mask_messages={str(masked).lower()}", f"train.lengths={asked}")
+    monkeypatch.setattr(program, "make_env", lambda config: make_env(config)._replace(ends_early=True))
+    assert len(program.build(config).lengths) == found
+
+
+def test_several_lengths_for_losses_that_read_the_padding_are_refused():
+    with pytest.raises(ConfigError, match=r"train\.lengths is 3; expected 1 with algo.mask_messages=false"):
+        build(small("algo.mask_messages=false", "train.lengths=3"))

@@ -70,10 +70,12 @@ def test_evaluations_are_averaged_over_episodes_and_success_is_a_share():
     assert columns["sampled_success"].tolist() == expected.tolist()
 
 
-def joint_table(q_total, policy):
+def joint_table(q_total, policy, joint_value=None):
     """Of three rows; utilities count from 0."""
     q_total, policy = jnp.array(q_total), jnp.array(policy)
-    return JointTable(utilities=jnp.arange(policy.size * 1.0).reshape(policy.shape), q_total=q_total, policy=policy)
+    utilities = jnp.arange(policy.size * 1.0).reshape(policy.shape)
+    joint_value = q_total if joint_value is None else jnp.array(joint_value)
+    return JointTable(utilities=utilities, q_total=q_total, policy=policy, joint_value=joint_value)
 
 
 FIRST, SECOND = [0.9, 0.1], [0.2, 0.8]
@@ -91,6 +93,13 @@ def test_joint_columns_compare_the_preferred_choice_and_the_whole_table_with_the
     assert columns["optimal"].tolist() == [False, True]
     assert columns["q_error"].tolist() == [1.0, 8.5]
     assert columns["q_utility"].tolist() == [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]
+
+
+def test_the_error_is_that_of_the_joint_value_where_it_is_another_table_than_q_total():
+    payoff, policy = np.array([[[8.0, -12.0], [-12.0, 1.0]]]), [[[FIRST, FIRST]]]
+    columns = records.joint_columns(joint_table([[[9.0] * 4]], policy, [[[8.0, -12.0, -12.0, 5.0]]]), payoff, 1)
+    assert columns["q_error"].tolist() == [1.0]
+    assert columns["q_total"].tolist() == [[9.0] * 4]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,37 @@ def test_the_recursion_equals_the_mixture_of_n_step_returns(length, is_terminal)
         np.testing.assert_allclose(got[:length], expected, rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("lam", [0.0, 0.6, 1.0])
+def test_a_bonus_is_earned_at_every_later_step_and_in_the_bootstrap_whatever_lambda(lam, is_terminal):
+    """As if every reward but the first were larger by the bonus of the step before, and every value by its own."""
+    length, gamma, rng = 5, 0.9, np.random.default_rng(3)
+    reward, value, valid, terminal = episode(length, is_terminal, 4, garbage=np.nan)
+    bonus = np.where(np.arange(TIME) < length, rng.normal(size=TIME), np.nan)
+    got = td_lambda(
+        jnp.asarray(reward),
+        discounts(terminal, jnp.float32(gamma)),
+        jnp.asarray(value),
+        traces(valid, jnp.float32(lam)),
+        jnp.asarray(bonus, jnp.float32),
+    )
+    for t in range(length):
+        later = reward.astype(float)
+        later[t + 1 :] += bonus[t : TIME - 1]
+        expected = lambda_return(later, value.astype(float) + bonus, length, is_terminal, gamma, lam)[t]
+        np.testing.assert_allclose(got[t], expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.8])
+def test_a_soft_value_of_constant_surprise_is_its_geometric_sum(lam):
+    """Value iteration in a game that pays nothing and goes on: γ b / (1 - γ) for an action."""
+    zeros, steps = jnp.zeros(400), jnp.full(400, 0.9)
+    value, trace = zeros, jnp.full(400, lam).at[-1].set(0.0)
+    for _ in range(300):
+        value = jnp.full(400, td_lambda(zeros, steps, value, trace, zeros + 2.0)[0])
+    np.testing.assert_allclose(value[0], 0.9 * 2.0 / 0.1, rtol=1e-4)
+
+
 def test_lambda_0_is_the_one_step_target():
     reward, value, valid, terminal = episode(TIME, True, 1)
     expected = reward + np.where(np.asarray(terminal), 0.0, 0.9) * value

@@ -161,7 +161,13 @@ BEHAVIOURS = {
 
 
 def agent_acting(
-    spec: EnvSpec, hidden: int, outputs: Outputs, behaviour: str, test_outputs: Outputs | None = None
+    spec: EnvSpec,
+    hidden: int,
+    outputs: Outputs,
+    behaviour: str,
+    test_outputs: Outputs | None = None,
+    *,
+    stochastic: bool = True,
 ) -> Acting:
     """Acting shell of an agent network whose outputs, one for each action, choose an action.
 
@@ -171,6 +177,8 @@ def agent_acting(
       outputs: what the network says; nothing else ever acts.
       behaviour: how training explores, a key of `BEHAVIOURS`.
       test_outputs: what it says in evaluations, where that differs.
+      stochastic: the outputs are logits of a policy. Utilities are not: what they have learned is to act greedily, and
+        a softmax over them would depend on the scale of rewards.
     """
 
     def start() -> AgentCarry:
@@ -194,7 +202,7 @@ def agent_acting(
         start=start,
         act=acting(BEHAVIOURS[behaviour], outputs),
         act_greedy=acting(behave_greedy, tested),
-        act_sampled=acting(behave_sample, tested),
+        act_sampled=acting(behave_sample if stochastic else behave_greedy, tested),
     )
 
 
@@ -252,14 +260,17 @@ def tabulate(
     utilities: Float[Array, "agents actions"],
     policy: Float[Array, "agents actions"],
     value: Callable[[Int[Array, "agents"]], Float[Array, ""]],
+    joint_value: Callable[[Int[Array, "agents"]], Float[Array, ""]] | None = None,
 ) -> JointTable:
-    """The table of `value`, a function of the joint action, over all joint actions.
+    """The table of Q_tot, `value` of a joint action, over all joint actions, and of `joint_value` if that is another.
 
     Raises:
       ValueError: if there are more than 4,096.
     """
     joint = joint_actions(*policy.shape)
-    return JointTable(utilities=utilities, q_total=jax.vmap(value)(joint), policy=policy)
+    q_total = jax.vmap(value)(joint)
+    estimate = q_total if joint_value is None else jax.vmap(joint_value)(joint)
+    return JointTable(utilities=utilities, q_total=q_total, policy=policy, joint_value=estimate)
 
 
 def utility_metrics(

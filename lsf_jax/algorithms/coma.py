@@ -5,7 +5,7 @@ Qᵢ(s, (a, u₋ᵢ)). The advantage of uᵢ is against the policy's own mean ov
 Read it as: the critic, the losses and targets, the update, and the binding.
 
 Foerster et al. (2018); code oxwhirl/pymarl `coma_learner.py`. As there, the critic takes an optimiser step for every
-time step, from the last to the first, and the ε floor is part of the policy that learns.
+time step, from the last to the first, and the ε floor is part of the policy that learns (`algo.epsilon_floor`).
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from lsf_jax.algorithms.base import (
     utility_metrics,
 )
 from lsf_jax.algorithms.q_mixing import td_target
-from lsf_jax.algorithms.settings import CommonConfig, TargetConfig, TraceConfig
+from lsf_jax.algorithms.settings import CommonConfig, FloorConfig, TargetConfig, TraceConfig
 from lsf_jax.algorithms.stepwise import SINCE_COPY, copy_after_steps, counting, critic_steps
 from lsf_jax.buffers import ObserveFn
 from lsf_jax.fields import number, setting
@@ -65,7 +65,7 @@ from lsf_jax.types import (
 
 
 @dataclass(frozen=True)
-class ComaConfig(TargetConfig, TraceConfig, CommonConfig):
+class ComaConfig(FloorConfig, TargetConfig, TraceConfig, CommonConfig):
     """Settings of COMA: the shared ones with on-policy defaults, and its critic's."""
 
     batch_size: int = setting(8, low=1, doc="newest episodes, all in one update; train.n_envs or a multiple of it")
@@ -158,7 +158,7 @@ def advantages(
 def policy_loss(
     pi: Float[Array, "time agents actions"], q: Float[Array, "time agents actions"], t: Trajectory, hyper: Hyper
 ) -> Terms:
-    """-meanᵢ Aᵢ log πᵢ(uᵢ) - w_H meanᵢ H(πᵢ), π with its ε floor, over all agents: the dead add zeros to both."""
+    """-meanᵢ Aᵢ log πᵢ(uᵢ) - w_H meanᵢ H(πᵢ), π the policy that learns, over all agents: the dead add zeros to both."""
     avail = t.observation.avail[:-1]
     log_pi = log_of(pi, avail)
     gain = advantages(pi, q, t.action) * take_actions(log_pi, t.action)
@@ -206,10 +206,12 @@ def update(
     net: Networks,
     optimizers: dict[str, optax.GradientTransformation],
     observe: ObserveFn,
+    floor_learns: bool,
 ) -> tuple[AgentState, Metrics]:
     """The critic's pass over the time steps, then one actor step with the values seen on the way.
 
-    Those values are the critic's just before its own step at that time.
+    Those values are the critic's just before its own step at that time. The actor runs forward once: the targets need
+    its policy first; when the pass has said the advantages, the gradient is pulled back through that run.
 
     Args:
       agent: state before.
@@ -220,13 +222,14 @@ def update(
       net: actor and critic.
       optimizers: by group, up to, not including, the learning rate.
       observe: turns a stored episode into a trajectory.
+      floor_learns: the ε floor is part of the policy that is learned; otherwise only acting knows it.
 
     Returns:
       The state after, and metrics.
     """
     params, opt_state = agent.params, agent.opt_state
-    trajectories, epsilon = jax.vmap(observe)(episodes), epsilon_of(clock, hyper)
-    # The actor runs once: the targets need its policy, its gradient waits for the advantages.
+    trajectories = jax.vmap(observe)(episodes)
+    epsilon = epsilon_of(clock, hyper) if floor_learns else jnp.zeros(())
     policies = jax.vmap(partial(floored_policy, net.actor), in_axes=(None, 0, None))
     pi, pull_back = jax.vjp(lambda actor: policies(actor, trajectories, epsilon), params["actor"])
     judged = jax.vmap(partial(judge, net), in_axes=(None, 0, 0, 0, None))(
@@ -324,7 +327,13 @@ def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn, micro_batch: int = 
         init=init,
         policy_params=lambda agent: agent.params["actor"],
         replay=on_policy(cfg.batch_size),
-        update=partial(update, net=net, optimizers=optimizers, observe=observe),
+        update=partial(
+            update,
+            net=net,
+            optimizers=optimizers,
+            observe=observe,
+            floor_learns=cfg.epsilon_floor == "inside",
+        ),
         refresh=copy_after_steps(cfg.target_interval),
         joint_table=partial(joint_table, net=net),
         **acting._asdict(),

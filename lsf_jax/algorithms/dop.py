@@ -247,11 +247,12 @@ def make_dop_update(
         data = {name: jax.vmap(observe)(episodes) for name, episodes in batch.items()}
         epsilon = epsilon_of(clock, hyper)
         lessons, valid = make_lessons(net, agent, data, epsilon, hyper, n_steps=n_steps)
-        before = agent.params["critic"], agent.opt_state["critic"]
-        steps = critic_steps(error, optimizers["critic"], hyper.lr, *before, lessons, valid, reverse=False)
+        critic = agent.params["critic"], agent.opt_state["critic"]
+        steps = critic_steps(error, optimizers["critic"], hyper.lr, *critic, lessons, valid, reverse=False)
         gradients, means = objective(agent.params["actor"], steps.params, data["latest"], epsilon)
-        before = agent.params["actor"], agent.opt_state["actor"]
-        actor, actor_state = optimizer_step(optimizers["actor"], hyper.actor_lr, *before, gradients)
+        actor, actor_state = optimizer_step(
+            optimizers["actor"], hyper.actor_lr, agent.params["actor"], agent.opt_state["actor"], gradients
+        )
         params = {"critic": steps.params, "actor": actor}
         metrics = {
             "td": steps.loss,

@@ -188,13 +188,15 @@ def surprise(f: Forward) -> Float[Array, "time"]:
 
 
 def target_with_entropy_inside(f: Forward, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
-    """The return of min Q_tot(s', u') - α log π(u'): a soft value, discounted, and absent where the game has ended."""
-    next_value = f.next_total.min(axis=0) + f.alpha * surprise(f)
-    return td_target(next_value[:, None], t, hyper)[:, 0]
+    """The soft TD(λ) return: -α log π(u') is discounted, counts whole for any λ, and not where the game has ended."""
+    return td_target(f.next_total.min(axis=0)[:, None], t, hyper, f.alpha * surprise(f))[:, 0]
 
 
 def target_with_entropy_after(f: Forward, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
-    """As FOP's code has it: the return of min Q_tot(s', u'), then one undiscounted -α log π(u') at every step."""
+    """As FOP's code has it: the return of min Q_tot(s', u'), then one undiscounted -α log π(u') at every step.
+
+    Over many steps the target networks carry 1 - λ of the bonus on, so critics are less soft than α says.
+    """
     return td_target(f.next_total.min(axis=0)[:, None], t, hyper)[:, 0] + f.alpha * surprise(f)
 
 

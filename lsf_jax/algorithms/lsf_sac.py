@@ -125,17 +125,23 @@ def critic_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: S
 
     ½ (Q_tot(τ, a, m) - y)², y the TD(λ) return of the target mixer's value; the online side takes the replayed action,
     for an expectation over π there (as printed) would leave joint actions apart in reward alone indistinguishable.
-    There is no entropy in the target unless td_target is soft_expected: the critic is an ordinary Q-function.
+    There is no entropy in the target unless td_target is soft_expected: the critic is an ordinary Q-function. There,
+    what entropy adds to the mixed value is the return's bonus, so that it counts whole for any λ.
     Twins both learn the y of the smaller target, and their losses are added: each gets the gradient it had alone, up
     to the clipping of their common norm (mSAC clips each alone).
     `overestimate_weight` is an extension: OW-QMIX's weighting of these errors (Rashid et al. 2020, eq. 8).
     """
     alpha = temperature(f.log_alpha, clock, hyper, cfg)
+    value, bonus = next_values(f, t, alpha, cfg), None
+    if cfg.td_target == "soft_expected":
+        soft, value = value, next_values(f, t, jnp.zeros_like(alpha), cfg)
+        bonus = soft - value
     target = td_lambda(
         hyper.reward_scale * t.reward,
         discounts(t.terminal, hyper.discount),
-        next_values(f, t, alpha, cfg),
+        value,
         traces(t.valid, hyper.trace),
+        bonus,
     )
     error = chosen_total(f, t) - jax.lax.stop_gradient(target)[None]
     weight = jnp.where(error < 0.0, 1.0, hyper.overestimate_weight)
@@ -171,8 +177,9 @@ def decoder_log_odds(decoded: Decoded, t: Trajectory, cfg: LsfSacConfig) -> Floa
 def include_padding(term: Float[Array, "time"], valid: Bool[Array, "time"]) -> Float[Array, "time"]:
     """Moves what padded steps contribute into the first step, which is always valid: the release's unmasked sums.
 
-    Close to the release, not equal: its batches are cut to their longest episode and ours are padded to the limit, and
-    a padded row shows it no available action where ours shows all.
+    Close to the release, not equal: its batches are cut to their longest episode and ours are padded to the limit (one
+    length of time, or padding would depend on the other seeds of the block), and a padded row shows it no available
+    action where ours shows all.
     """
     return term.at[0].add(jnp.where(valid, 0.0, term).sum())
 
@@ -227,7 +234,7 @@ def message_metrics(f: Forward, t: Trajectory, cfg: SoftConfig) -> Terms:
     """How much messages say and how well they are decoded; nothing where there are none."""
     if f.decoded is None or not isinstance(cfg, LsfSacConfig):
         return {}
-    avail, mean, logits = t.observation.avail[:-1], f.decoded.message_mean[:-1], f.decoded.logits[:-1]
+    avail, mean, logits = t.observation.avail[:-1], f.decoded.message_mean[:-1], decoder_log_odds(f.decoded, t, cfg)
     label = message_label(f, t, cfg)
     n_messages = mean.shape[1] * mean.shape[2] // cfg.message_dim
     return {
@@ -267,7 +274,8 @@ def joint_table(
 
     utilities, q_total = jax.vmap(criticism)(keys)
     drawn = jax.vmap(policy)(keys if communicates(net) else keys[:1])
-    return JointTable(utilities=utilities.mean(axis=0), q_total=q_total.mean(axis=0), policy=drawn.mean(axis=0))
+    total = q_total.mean(axis=0)
+    return JointTable(utilities.mean(axis=0), total, drawn.mean(axis=0), joint_value=total)
 
 
 def learning_rates(hyper: Hyper) -> dict[str, Array]:
@@ -322,6 +330,7 @@ def lsf_sac(
         update=make_update(learner, observe, micro_batch=micro_batch),
         refresh=hard_copy(cfg.target_interval, ("critic",)),
         joint_table=partial(joint_table, net=net, cfg=cfg),
+        reads_padding=isinstance(cfg, LsfSacConfig) and not cfg.mask_messages,
         **acting._asdict(),
     )
 

@@ -35,7 +35,7 @@ from lsf_jax.algorithms.base import (
 )
 from lsf_jax.algorithms.settings import MixedValueConfig
 from lsf_jax.buffers import ObserveFn
-from lsf_jax.fields import number, setting
+from lsf_jax.fields import ConfigError, number, setting
 from lsf_jax.learner import Learner, Terms, hard_copy, make_update
 from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll
 from lsf_jax.networks.messages import (
@@ -147,6 +147,24 @@ def exchange(net: Networks, params: Params, inputs: Float[Array, "time agents in
     return Messages(mean=mean, sent=sent, received=route_per_receiver(sent))
 
 
+def check_cutting(cfg: NdqConfig) -> None:
+    """Refuse settings that ask for cutting and would cut nothing.
+
+    Raises:
+      ConfigError: for such settings, and for percentages above 100.
+    """
+    if cfg.cut == "rank" and not 0.0 < cfg.cut_threshold <= 100.0:
+        raise ConfigError(
+            f"algo.cut_threshold is {cfg.cut_threshold:g}; expected a percentage above 0 and up to 100 with "
+            f"algo.cut=rank; for example algo.cut_threshold=80"
+        )
+    if cfg.cut == "threshold" and cfg.cut_threshold == 0.0 and cfg.cut_probability == 0.0:
+        raise ConfigError(
+            "algo.cut_threshold is 0, and no |mean| lies below it; expected a number above 0 with algo.cut=threshold, "
+            "or algo.cut_probability above 0"
+        )
+
+
 def cut_nothing(mean: Float[Array, "agents sent"], key: PRNGKey, cfg: NdqConfig) -> Bool[Array, "agents sent"]:
     """Every message arrives."""
     del key, cfg
@@ -226,7 +244,8 @@ def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: NdqConfi
     The TD error is not halved as in `q_mixing`: the weights are NDQ's beside its square. It trains the encoder too.
     NDQ leaves padded steps in the numerators of the message losses; here they are left out everywhere.
     """
-    td = 2.0 * q_mixing.td_loss(f, t, clock, hyper)["td"]
+    del clock
+    td = q_mixing.squared_error(f, t, hyper)
     if cfg.only_downstream:
         return {"td": td}
     guess = jax.nn.one_hot(label(f, t), f.q.shape[-1])
@@ -265,7 +284,7 @@ def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, ne
         best = best_value(q, avail[None])
         total = partial(q_mixing.mixed, net.values, params, q, best)
         q_total = jax.vmap(lambda action: total(action[None], observation.state[None])[0, 0])(joint)
-        return JointTable(utilities=q[0], q_total=q_total, policy=greedy_policy(q[0], avail))
+        return JointTable(q[0], q_total, greedy_policy(q[0], avail), joint_value=q_total)
 
     draws = jax.vmap(draw)(jax.random.split(key, TABLE_DRAWS))
     return jax.tree.map(lambda values: values.mean(axis=0), draws)
@@ -284,7 +303,11 @@ def ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn, micro_batch: int = 0)
       cfg: settings.
       observe: turns a stored episode into a trajectory.
       micro_batch: episodes processed at a time (see `make_update`).
+
+    Raises:
+      ConfigError: if the settings of cutting cut nothing, or more than there is.
     """
+    check_cutting(cfg)
     net = make_networks(spec, cfg)
     optimizers = {"q": OPTIMIZERS[cfg.optimizer](cfg.grad_clip)}
     learner = Learner(
@@ -310,7 +333,7 @@ def ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn, micro_batch: int = 0)
         update=make_update(learner, observe, micro_batch=micro_batch),
         refresh=hard_copy(cfg.target_interval, ("q",)),
         joint_table=partial(joint_table, net=net),
-        **agent_acting(spec, cfg.hidden, free, "epsilon_greedy", tested)._asdict(),
+        **agent_acting(spec, cfg.hidden, free, "epsilon_greedy", tested, stochastic=False)._asdict(),
     )
 
 

@@ -141,22 +141,31 @@ def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *
     )
 
 
-def td_target(next_total: Float[Array, "time groups"], t: Trajectory, hyper: Hyper) -> Float[Array, "time groups"]:
-    """y: the TD(λ) return of every group's bootstrap values, without gradient."""
-    returns = jax.vmap(td_lambda, in_axes=(None, None, 1, None), out_axes=1)
-    target = returns(
-        hyper.reward_scale * t.reward, discounts(t.terminal, hyper.discount), next_total, traces(t.valid, hyper.trace)
-    )
-    return jax.lax.stop_gradient(target)
+def td_target(
+    next_total: Float[Array, "time groups"],
+    t: Trajectory,
+    hyper: Hyper,
+    next_bonus: Float[Array, "time"] | None = None,
+) -> Float[Array, "time groups"]:
+    """y: the TD(λ) return of every group's bootstrap values, and of an entropy bonus common to all; no gradient."""
+    reward, discount = hyper.reward_scale * t.reward, discounts(t.terminal, hyper.discount)
+    trace = traces(t.valid, hyper.trace)
+    returns = jax.vmap(lambda value: td_lambda(reward, discount, value, trace, next_bonus), in_axes=1, out_axes=1)
+    return jax.lax.stop_gradient(returns(next_total))
+
+
+def squared_error(f: Any, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
+    """(Q_tot(τ, u) - y)², y the TD(λ) return of the target networks' value of the online greedy joint action.
+
+    With λ > 0 this is Peng's Q(λ), as in pymarl2; pymarl has λ = 0.
+    """
+    return jnp.square(f.q_total - td_target(f.next_total, t, hyper)).mean(axis=-1)
 
 
 def td_loss(f: Any, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
-    """½ (Q_tot(τ, u) - y)², y the TD(λ) return of the target networks' value of the online greedy joint action.
-
-    With λ > 0 this is Peng's Q(λ), as in pymarl2; pymarl has λ = 0 and no ½, which clipping and RMSprop's ε notice.
-    """
+    """Half the squared error, as in pymarl2; pymarl does not halve it, which clipping and RMSprop's ε notice."""
     del clock
-    return {"td": 0.5 * jnp.square(f.q_total - td_target(f.next_total, t, hyper)).mean(axis=-1)}
+    return {"td": 0.5 * squared_error(f, t, hyper)}
 
 
 def diagnose(f: Any, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
@@ -252,7 +261,7 @@ def value_based(
         del hyper
         return init_agent({"q": parts.init(key)}, optimizers, ("q",))
 
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, parts.agent), "epsilon_greedy")
+    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, parts.agent), "epsilon_greedy", stochastic=False)
     return Algorithm(
         name=name,
         hyper=hyper_of(cfg),

@@ -31,7 +31,7 @@ from lsf_jax.algorithms.settings import CommonConfig, TargetConfig
 from lsf_jax.buffers import ObserveFn
 from lsf_jax.fields import number, setting
 from lsf_jax.learner import Terms
-from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll, unroll_features
+from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll_features
 from lsf_jax.networks.critics import CounterfactualCritic, HistoryValue, JointCritic, StateValue
 from lsf_jax.policies import best_value, greedy, take_actions
 from lsf_jax.returns import discounts
@@ -206,14 +206,24 @@ def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
     }
 
 
-def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, network: AgentNetwork) -> JointTable:
+def joint_table(
+    agent: AgentState, observation: Observation, key: PRNGKey, *, net: Networks, variant: Variant
+) -> JointTable:
     """Utilities and Q' = Σ qᵢ of every joint action in one first observation: what QTRAN's and the paper's tables show.
 
-    Not Q_jt, which nobody maximises: by construction Q' + V is Q_jt at the agents' own best actions, no less elsewhere.
+    Q' is no estimate: by construction Q' + V is Q_jt at the agents' own best actions, no less elsewhere. Q_jt, which
+    nobody maximises, is the joint value; in alt the mean of the agents' estimates.
     """
     del key  # deterministic
-    q = unroll(network, agent.params["q"]["agent"], first_inputs(observation))[0]
-    return tabulate(q, greedy_policy(q, observation.avail), lambda action: take_actions(q, action).sum())
+    params = agent.params["q"]
+    features, q = unroll_features(net.agent, params["agent"], first_inputs(observation))
+
+    def joint_value(action: Int[Array, "agents"]) -> Float[Array, ""]:
+        said = criticise(net, params["joint"], observation.state[None], features, action[None])
+        return variant.of_action(said, action[None]).mean()
+
+    policy = greedy_policy(q[0], observation.avail)
+    return tabulate(q[0], policy, lambda action: take_actions(q[0], action).sum(), joint_value)
 
 
 def qtran(
@@ -237,7 +247,7 @@ def qtran(
         loss=partial(loss, variant=variant),
         owned=OWNED,
         diagnose=diagnose,
-        joint_table=partial(joint_table, network=net.agent),
+        joint_table=partial(joint_table, net=net, variant=variant),
     )
     return value_based(spec, cfg, observe, micro_batch, name=name, parts=parts)
 

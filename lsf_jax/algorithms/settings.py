@@ -14,7 +14,7 @@ from lsf_jax.fields import number, setting
 class CommonConfig:
     """What every algorithm has."""
 
-    batch_size: int = setting(8, low=1, doc="episodes in one update; pymarl 32, pymarl2 and the paper 128")
+    batch_size: int = setting(8, low=1, doc="episodes in one update; pymarl 32, pymarl2 and the release 128")
     updates: int = setting(4, low=1, high=100_000, doc="updates after each collection, unless train says otherwise")
     lr: float = number(5e-4, low=0.0, doc="optimiser step; pymarl 5e-4, pymarl2 and the release 1e-3")
     discount: float = number(0.99, low=0.0, high=1.0, doc="γ for each env step")
@@ -35,6 +35,17 @@ class TraceConfig:
     """TD(λ)."""
 
     trace: float = number(0.8, low=0.0, high=1.0, doc="λ of TD(λ); pymarl and the paper 0, pymarl2 and the release 0.6")
+
+
+@dataclass(frozen=True)
+class FloorConfig:
+    """A policy that acts with an ε floor."""
+
+    epsilon_floor: str = setting(
+        "inside",
+        choices=("inside", "outside"),
+        doc="ε is part of π (pymarl) or known to acting only (pymarl2), which biases the gradient",
+    )
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from lsf_jax.algorithms.base import (
     tabulate,
 )
 from lsf_jax.algorithms.q_mixing import qmix_mixer, td_target
-from lsf_jax.algorithms.settings import CommonConfig, MonotonicConfig, TraceConfig
+from lsf_jax.algorithms.settings import CommonConfig, FloorConfig, MonotonicConfig, TraceConfig
 from lsf_jax.buffers import ObserveFn
 from lsf_jax.fields import number, setting
 from lsf_jax.learner import Learner, Terms, make_update
@@ -62,7 +62,7 @@ from lsf_jax.types import (
 
 
 @dataclass(frozen=True)
-class VdacConfig(TraceConfig, CommonConfig):
+class VdacConfig(FloorConfig, TraceConfig, CommonConfig):
     """Settings of VDAC: the shared ones with on-policy defaults, and the weights of its loss."""
 
     batch_size: int = setting(8, low=1, doc="newest episodes, all in one update; train.n_envs or a multiple of it")
@@ -72,11 +72,6 @@ class VdacConfig(TraceConfig, CommonConfig):
 
     value_weight: float = number(0.1, low=0.0, doc="weight of the squared error of V_tot")
     entropy_weight: float = number(0.01, low=0.0, doc="weight of the policies' entropy; pymarl2 0.01, original 0")
-    epsilon_floor: str = setting(
-        "inside",
-        choices=("inside", "outside"),
-        doc="ε is part of π (original) or known to acting only (pymarl2), which biases the gradient",
-    )
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from lsf_jax.types import Algorithm, Clock, EnvSpec, Hyper, Observation, Params,
 class WeightedQmixConfig(MixedValueConfig):
     """Settings of weighted QMIX: QMIX's and its own."""
 
-    weight: float = number(0.1, low=0.0, high=1.0, doc="α of steps that do not count in full; WQMIX 0.1, on SMAC 0.5")
+    weight: float = number(0.1, low=0.0, high=1.0, doc="α of steps that count in part; WQMIX 0.1, on SMAC OW 0.5")
     central_weight: float = number(1.0, low=0.0, doc="weight of the central loss; WQMIX 1, pymarl2 0.5")
     central_hidden: int = setting(256, low=1, doc="width of the hidden layers of the central mixer; WQMIX")
 

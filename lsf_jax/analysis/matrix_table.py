@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
     optimal: float  # share of seeds whose greedy joint action is optimal in every state
     payoff: float  # mean over seeds of what the greedy joint action earns
     critic_optimal: float  # share of seeds whose largest Q_tot is there alone; NaN without a joint value
-    q_error: float  # mean over seeds of the mean absolute error of Q_tot; NaN likewise
+    q_error: float  # mean over seeds of the mean absolute error of Q_tot, QTRAN's of Q_jt; NaN likewise
     shares: dict[str, float]  # greedy joint action -> share of seeds, most frequent first
     utilities: np.ndarray  # [starts, N, A] mean over seeds
     q_total: np.ndarray  # [starts, A^N] mean over seeds
@@ -112,7 +112,8 @@ def markdown(outcomes: Sequence[Outcome], env: str, payoff: np.ndarray) -> str:
         f"## {env}",
         "",
         f"Best payoff {best}. `optimal`: share of seeds whose greedy joint action is a best one; `critic`: share whose"
-        " largest Q_tot is; Q error: mean |Q_tot - payoff| over all joint actions.",
+        " largest Q_tot is; Q error: mean |Q_tot - payoff| over all joint actions (of QTRAN, whose Q' is a"
+        " bound, |Q_jt - payoff|; OW- and CW-QMIX misfit Q_tot on purpose).",
         "",
         "| algorithm | exploration | seeds | updates | optimal | 95 % interval | critic | mean payoff | Q error |"
         " greedy joint action |",

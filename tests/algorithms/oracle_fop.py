@@ -84,8 +84,7 @@ def targets_of(params, targets, game, next_action, alpha, cfg):
         values[t] = min(judged)
         surprises[t] = -np.mean([log_pi[t + 1, i, drawn[i]] for i in range(len(drawn))])
     if cfg.entropy_in_target == "inside":
-        values = values + alpha * surprises
-        return [oracle.lambda_return(game, t, values, cfg) for t in range(game.length)]
+        return [oracle.lambda_return(game, t, values, cfg, alpha * surprises) for t in range(game.length)]
     return [oracle.lambda_return(game, t, values, cfg) + alpha * surprises[t] for t in range(game.length)]
 
 

@@ -265,13 +265,18 @@ def next_utility(game, heard, j, t, i, alpha, cfg):
     return q[best_available(judge[row, i], avail)]
 
 
-def lambda_return(game, t, values, cfg):
-    """The forward view: a weighted mean of all n-step returns that fit in the episode."""
+def lambda_return(game, t, values, cfg, bonus=None):
+    """The forward view: a weighted mean of all n-step returns that fit in the episode.
+
+    `bonus[t]`, of the policy at t+1, is earned at every later step of an n-step return and in its bootstrap.
+    """
+    bonus = np.zeros(len(values)) if bonus is None else bonus
     horizon, total = game.length - t, 0.0
     for n in range(1, horizon + 1):
         rewards = sum(cfg.discount**k * cfg.reward_scale * game.reward[t + k] for k in range(n))
         ended = game.terminal[t + n - 1]
-        n_step = rewards + (0.0 if ended else cfg.discount**n * values[t + n - 1])
+        rewards += sum(cfg.discount**k * bonus[t + k - 1] for k in range(1, n))
+        n_step = rewards + (0.0 if ended else cfg.discount**n * (values[t + n - 1] + bonus[t + n - 1]))
         total += (cfg.trace ** (n - 1)) * ((1.0 - cfg.trace) if n < horizon else 1.0) * n_step
     return total
 
@@ -286,12 +291,12 @@ def label_of(game, heard, t, j, cfg):
     return label
 
 
-def step_terms(params, targets, game, heard, t, values, env_steps, cfg):
+def step_terms(params, targets, game, heard, t, values, bonus, env_steps, cfg):
     """The loss terms of one step, weights of eq. (8) included."""
     alpha = alpha_of(float(params["temperature"]), cfg, env_steps)
     terms = dict.fromkeys(TERMS, 0.0)
     if t < game.length:
-        terms["td"] = td_error(params, game, heard, t, lambda_return(game, t, values, cfg), cfg)
+        terms["td"] = td_error(params, game, heard, t, lambda_return(game, t, values, cfg, bonus), cfg)
     if has_messages(cfg):
         terms |= message_terms(game, heard, t, cfg)
     terms["policy"] = -cfg.lambda_2 * min(soft_values(params, game, heard, t, alpha, cfg))
@@ -355,9 +360,10 @@ def loss_terms(params, targets, games, noises, cfg, env_steps=0, encoder_of_td=N
     for b, (game, noise) in enumerate(zip(games, noises)):
         heard = listen(params, targets, game, noise, cfg, encoder_of_td)
         alpha = alpha_of(float(params["temperature"]), cfg, env_steps)
-        values = next_values(targets, game, heard, alpha, cfg)
+        values = next_values(targets, game, heard, 0.0, cfg)
+        bonus = next_values(targets, game, heard, alpha, cfg) - values
         for t in range(steps):
-            terms = step_terms(params, targets, game, heard, t, values, env_steps, cfg)
+            terms = step_terms(params, targets, game, heard, t, values, bonus, env_steps, cfg)
             for name in TERMS:
                 unmasked = name.startswith("message") and has_messages(cfg) and not cfg.mask_messages
                 if t < game.length or unmasked:

@@ -66,6 +66,12 @@ def test_eq_12_unmasked_as_in_the_release_counts_padding_in_the_sums_only(networ
     assert expected["message_kl"].sum() > masked["message_kl"].sum() * 1.1
 
 
+@pytest.mark.parametrize("cfg", [SMALL, ODD], ids=["all actions", "decoder_mask"])
+def test_the_logged_cross_entropy_is_that_of_the_loss_for_each_agent(cfg):
+    _, metrics = cases.updated(cfg)
+    np.testing.assert_allclose(metrics["decoder_cross_entropy"], metrics["message_ce"] / cfg.lambda_1 / N, rtol=1e-5)
+
+
 def test_eq_12_cross_entropy_has_the_sign_of_lemma_1():
     """A decoder that is sure of the label costs nothing; one that is sure of another action costs -log 1e-6."""
     f, c = cases.forwards(SMALL), cases.case(SMALL)

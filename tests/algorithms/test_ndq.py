@@ -14,6 +14,7 @@ from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe
 
 from lsf_jax.algorithms import ALGORITHMS, COMMUNICATING, ndq
 from lsf_jax.config import compose
+from lsf_jax.fields import ConfigError
 from lsf_jax.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import agent_inputs
 from lsf_jax.program import build, compile_chunk, compile_init, make_rows
@@ -98,6 +99,20 @@ def test_metrics_are_free_of_the_weights_of_the_terms():
     np.testing.assert_allclose(c.metrics["kl_per_message"], kl / N**2, rtol=1e-5)
     np.testing.assert_allclose(c.metrics["decoder_cross_entropy"], ce / N, rtol=1e-5)
     assert 0.0 < c.metrics["decoder_accuracy"] < 1.0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cut": "threshold"},
+        {"cut": "rank"},
+        {"cut": "rank", "cut_threshold": 101.0},
+        {"cut": "rank", "cut_probability": 0.5},
+    ],
+)
+def test_a_cut_that_cuts_nothing_or_more_than_all_is_refused(settings):
+    with pytest.raises(ConfigError, match=r"algo.cut_threshold is (0|101).*expected.*algo.cut="):
+        ndq.ndq(SPEC, replace(SMALL, **settings), observe)
 
 
 def test_the_update_is_never_cut():
