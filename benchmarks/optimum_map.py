@@ -165,7 +165,8 @@ def main(arguments: argparse.Namespace) -> int:
     for number, label in enumerate(arguments.line or LINES, 1):
         print(f"[{number}] {label}", flush=True)
         run = member(label, folder / "runs", arguments.seeds, arguments.env_steps)
-        if not run_member(run):
+        result = run_member(run)
+        if result and not result.finished:
             return 130
         table[label] = shares(run.path)
         print(markdown({label: table[label]}), flush=True)

@@ -5,6 +5,7 @@ Bad input ends in one line on standard error and exit code 2; a run stopped by C
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -32,6 +33,9 @@ A comma list on a traced number makes a grid; grid points × seeds are trained i
   lsf-jax resume runs/NAME train.env_steps=2000000
 Continues from the last checkpoint, to the same bits as an uninterrupted run.""",
 }
+
+
+PLOT_OUTPUT = "file to write (default: curves-METRIC.png in the run; of several, compared-METRIC.png in the first)"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -83,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     plot.add_argument(
         "--metric", default="return", help="what to plot: an evaluation column, or train/NAME (default return)"
     )
-    plot.add_argument("--output", default="", help="file to write (default: curves-METRIC.png in the first run)")
+    plot.add_argument("--output", default="", help=PLOT_OUTPUT)
     compare = _command(commands, "compare", "hold the protocols of runs against each other; differences are marked")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="two or more run folders")
     compare.add_argument("--all", action="store_true", help="show what is equal too")
@@ -130,14 +134,28 @@ def _add_run_command(commands: argparse._SubParsersAction, name: str, summary: s
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
     return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "lsf-jax: stopped at once; a run that has begun keeps its last checkpoint: continue it with "
+            "`lsf-jax resume` and its folder, a suite with the same command\n"
+        )
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parse(arguments)
     from lsf_jax.checkpoint import CheckpointError
     from lsf_jax.config import ConfigError
@@ -150,9 +168,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except (ConfigError, RunFolderError, CheckpointError, HostError) as error:
         return _complain(str(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("lsf-jax: stopped at once; a run keeps its last checkpoint: lsf-jax resume RUN\n")
-        return INTERRUPTED
     except BrokenPipeError:
         # The reader has had enough, as in `| head`; Python flushes again at exit and would complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -292,12 +307,15 @@ def _plot(options: argparse.Namespace) -> int:
     try:
         runs = [load_run(path) for path in options.runs]
         name = options.metric.replace("/", "_")
-        target = Path(options.output or runs[0].path / f"curves-{name}.png")
+        kind = "compared" if len(runs) > 1 else "curves"  # a run's own curve stays its own
+        target = Path(options.output or runs[0].path / f"{kind}-{name}.png")
         plot_curves(runs, metric=options.metric, path=target)
     except ValueError as error:
         return _complain(str(error))
     for run in runs:
         print(f"{run.path}\n{summary_table(run)}\n")
+    if any(run.config["env"] != runs[0].config["env"] for run in runs):
+        print("note: the environments of these runs differ: results do not compare; `lsf-jax compare` says where")
     print(f"wrote {target}")
     return 0
 
@@ -305,7 +323,8 @@ def _plot(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from lsf_jax.setup_card import compare_runs, comparison_text
 
-    print(comparison_text(compare_runs(options.runs), everything=options.all, markdown=options.markdown))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(comparison_text(compare_runs(options.runs), everything=options.all, markdown=options.markdown, width=width))
     return 0
 
 

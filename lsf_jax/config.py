@@ -299,9 +299,9 @@ def _build(algo_name: str, env_name: str, merged: Layer) -> Config:
 
 def _values(section: str, config_class: type, key: str, given: Given, algo_name: str) -> tuple[Any, ...]:
     if key not in _fields(config_class):
-        names = [f"{section}.{name}" for name in _fields(config_class)]
-        advice = layers.nearest(f"{section}.{key}", names)
-        raise ConfigError(f"unknown key {section}.{key}{advice}{layers.place_text(given.source)}")
+        advice = layers.nearest(key, _fields(config_class), prefix=f"{section}.")
+        whose = f" of {algo_name}" if section == "algo" else ""
+        raise ConfigError(f"unknown key {section}.{key}{whose}{advice}{layers.place_text(given.source)}")
     given = _read_as(typing.get_type_hints(config_class)[key], f"{section}.{key}", given)
     if not isinstance(given.value, Sweep):
         return (_checked(section, config_class, key, given),)

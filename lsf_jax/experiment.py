@@ -25,6 +25,7 @@ class Result(NamedTuple):
     path: Path
     config: Config
     finished: bool  # False after Ctrl-C: continue with `resume(path)`
+    stopped: bool  # Ctrl-C or SIGTERM was asked for, be it too late to stop this run before its end
     final: dict[str, np.ndarray]  # columns of the final evaluations, sorted by row; empty unless finished
     timing: dict[str, float]  # seconds and rates
     trouble: list[dict[str, int]]  # rows whose loss became non-finite: row, seed, iteration
@@ -168,7 +169,7 @@ def _check_disk(plan: Plan, path: Path) -> None:
 
 def _run(session: Session) -> Result:
     """All blocks, one after another; a finished one is skipped."""
-    finished = True
+    finished, stopped = True, False
     try:
         with stop_requested(
             "stopping after this chunk; the run will be saved (Ctrl-C again to stop at once)"
@@ -177,6 +178,7 @@ def _run(session: Session) -> Result:
                 if not run_block(session, block, stopping):
                     finished = False
                     break
+            stopped = stopping()
     finally:
         session.close()
     for sink in session.sinks:
@@ -187,6 +189,7 @@ def _run(session: Session) -> Result:
         path=session.path,
         config=session.config,
         finished=finished,
+        stopped=stopped,
         final=final,
         timing=timing,
         trouble=session.trouble,

@@ -238,11 +238,19 @@ def known(section: str, name: Any, source: str) -> str:
     raise ConfigError(f"{section}.name is {shown}{nearest(str(name), names)}{place_text(source)}")
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """The end of an error message about an unknown word: the nearest known one, else all of them."""
-    words = list(words)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(words)}"
+def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
+    """The end of an error message about an unknown word: the nearest known one, else all of them.
+
+    Args:
+      word: what was given; its case does not matter here.
+      words: what is known.
+      prefix: what all of them are shown with; it would make any two look alike.
+    """
+    known_as = {candidate.lower(): candidate for candidate in words}
+    close = difflib.get_close_matches(word.lower(), known_as, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {prefix}{known_as[close[0]]}?"
+    return f"; expected one of {', '.join(prefix + name for name in known_as.values())}"
 
 
 def place_text(source: str) -> str:

@@ -5,7 +5,10 @@ words that papers use (`card.md`, and "setup" in `card.json`), and `lsf-jax comp
 """
 
 import json
+import textwrap
 from collections.abc import Sequence
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +53,8 @@ IRRELEVANT = (
 """Settings that say where and not what: never a difference between runs."""
 OF_THE_DAY = ("environment", "sizes")
 """Items that the code of the day decides and no configuration holds: a comparison takes them from the folder."""
+NARROWEST = 16
+"""Characters that a run's column keeps in the narrowest terminal."""
 FIRST_VERSION = "1"
 """Version of the environments of runs from before the card: it began with the version."""
 
@@ -63,7 +68,7 @@ class Comparison(NamedTuple):
     names: tuple[str, ...]  # of the runs; their paths where names alone would not tell them apart
     rows: tuple[Row, ...]  # all items of the cards
     settings: tuple[Row, ...]  # keys that differ and that no row of the card words
-    machines: tuple[Row, ...]  # versions, commit, hardware; those that differ
+    machines: tuple[Row, ...]  # versions, commit, hardware, and the cut into blocks, which decides the last bits
     warnings: tuple[str, ...]  # why results must not be compared
 
 
@@ -232,7 +237,7 @@ def compare_runs(paths: Sequence[str | Path]) -> Comparison:
         names=_names([Path(path) for path in paths]),
         rows=tuple(rows),
         settings=tuple((key, values) for key, values in settings if key not in told and differs(values)),
-        machines=tuple(row for row in machines if differs(row[1])),
+        machines=tuple(machines),
         warnings=_warnings(rows),
     )
 
@@ -274,8 +279,8 @@ def _side_by_side(tables: Sequence[Setup]) -> list[Row]:
 
 
 def _machine(card: dict[str, Any]) -> Setup:
-    """Versions, commit and hardware of a card as one flat table."""
-    parts = {section: card.get(section) for section in ("versions", "git", "devices", "cpu")}
+    """Versions, commit, hardware and layout of a card as one flat table."""
+    parts = {section: card.get(section) for section in ("versions", "git", "devices", "cpu", "layout")}
     return {
         f"{section} {key}": str(value)
         for section, part in parts.items()
@@ -284,21 +289,25 @@ def _machine(card: dict[str, Any]) -> Setup:
     }
 
 
-def comparison_text(comparison: Comparison, *, everything: bool = False, markdown: bool = False) -> str:
+def comparison_text(
+    comparison: Comparison, *, everything: bool = False, markdown: bool = False, width: int | None = None
+) -> str:
     """A comparison as tables, one row for each item; rows that differ begin with `*`.
 
     Args:
       comparison: what to show.
       everything: show equal items too.
       markdown: Markdown tables instead of aligned text.
+      width: columns of the terminal, into which aligned text is broken; None breaks nothing.
     """
-    table = _markdown if markdown else _aligned
+    table = _markdown if markdown else partial(_aligned, width=width)
+    machines = [row for row in comparison.machines if everything or differs(row[1])]
     shown = [row for row in comparison.rows if everything or differs(row[1])]
     equal = sum(not differs(values) for _, values in comparison.rows)
     sections = (
         ("", shown),
         ("other settings:\n\n", comparison.settings),
-        ("versions and machines:\n\n", comparison.machines),
+        ("versions and machines:\n\n", machines),
     )
     blocks = ["\n".join(f"WARNING: {text}" for text in comparison.warnings)]
     blocks += [title + table(comparison.names, rows) for title, rows in sections if rows]
@@ -315,7 +324,16 @@ def _markdown(names: Sequence[str], rows: Sequence[Row]) -> str:
     return "\n".join([lines[0], "|---" * (len(names) + 2) + "|", *lines[1:]])
 
 
-def _aligned(names: Sequence[str], rows: Sequence[Row]) -> str:
-    lines = _cells(names, rows)
-    widths = [max(1, *(len(cell) for cell in column)) for column in zip(*lines)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip() for cells in lines)
+def _aligned(names: Sequence[str], rows: Sequence[Row], width: int | None = None) -> str:
+    cells = _cells(names, rows)
+    widths = [max(1, *(len(cell) for cell in column)) for column in zip(*cells)]
+    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        share = (width - widths[0] - widths[1] - 2 * (len(widths) - 1)) // len(names)
+        widths[2:] = [min(column, max(share, NARROWEST)) for column in widths[2:]]
+    lines = [line for row in cells for line in _broken(row, widths)]
+    return "\n".join("  ".join(cell.ljust(column) for cell, column in zip(line, widths)).rstrip() for line in lines)
+
+
+def _broken(row: Sequence[str], widths: Sequence[int]) -> list[tuple[str, ...]]:
+    """A row as lines whose cells fit their columns."""
+    return list(zip_longest(*(textwrap.wrap(cell, column) or [""] for cell, column in zip(row, widths)), fillvalue=""))

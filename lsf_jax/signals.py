@@ -26,9 +26,10 @@ def stop_requested(notice: str | None = None) -> Iterator[Callable[[], bool]]:
       notice: written to standard error at the first signal, for example what happens next; None writes nothing.
 
     Yields:
-      A function without arguments that returns whether a stop was asked for.
+      A function without arguments that returns whether a stop was asked for; it raises KeyboardInterrupt if a second
+      Ctrl-C has been lost on its way.
     """
-    asked = threading.Event()
+    asked, insisted = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
@@ -39,11 +40,17 @@ def stop_requested(notice: str | None = None) -> Iterator[Callable[[], bool]]:
             asked.set()
             _write_notice(notice)
         elif number == signal.SIGINT:
+            insisted.set()
             raise KeyboardInterrupt
+
+    def answer() -> bool:
+        if insisted.is_set():  # a destructor or a callback of a library swallowed the exception
+            raise KeyboardInterrupt
+        return asked.is_set()
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield asked.is_set
+        yield answer
     finally:
         for number, handler in previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

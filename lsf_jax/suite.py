@@ -64,9 +64,12 @@ def read_suite(name: str) -> Suite:
         raise ConfigError(
             f"algorithms is {yaml12.shorten(algorithms)}; expected lines 'name: [overrides]' (in {source})"
         )
+    envs = _words(content.get("env"), "env", source)
+    if not envs:
+        raise ConfigError(f"env is missing; expected the name of an environment or a list of names (in {source})")
     return Suite(
         name=path.stem,
-        envs=_words(content.get("env"), "env", source) or ("predator_prey",),
+        envs=envs,
         train=str(content.get("train", "default")),
         presets=_words(content.get("presets"), "presets", source),
         overrides=_words(content.get("overrides"), "overrides", source),
@@ -116,11 +119,14 @@ def _chosen(what: str, asked: Sequence[str], known: Iterable[str]) -> tuple[str,
 
 
 def _member(suite: Suite, folder: Path, algo: str, env: str, overrides: Sequence[str]) -> Member:
-    keys = vars(compose(algo=algo, env=env).algo)
-    known = [word for word in suite.where_known if word.partition("=")[0].removeprefix("algo.") in keys]
     place = [f"train.run_dir={folder / env}", f"train.name={algo}"]
-    words = [*known, *suite.overrides, *suite.algorithms[algo], *overrides, *place]
-    config = compose(algo=algo, env=env, train=suite.train, presets=suite.presets, overrides=words)
+    try:
+        keys = vars(compose(algo=algo, env=env).algo)
+        known = [word for word in suite.where_known if word.partition("=")[0].removeprefix("algo.") in keys]
+        words = [*known, *suite.overrides, *suite.algorithms[algo], *overrides, *place]
+        config = compose(algo=algo, env=env, train=suite.train, presets=suite.presets, overrides=words)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (suite {suite.name}, {algo} on {env})") from None
     return Member(algo=algo, env=env, config=config)
 
 
@@ -138,8 +144,8 @@ def is_finished(member: Member) -> bool:
     return all(checkpoint.read_meta(block)[1]["finished_budget"] == config.train.env_steps for block in blocks)
 
 
-def run_member(member: Member) -> bool:
-    """Train, continue or extend one run of a suite; False if it was stopped first (and saved).
+def run_member(member: Member) -> experiment.Result | None:
+    """Train, continue or extend one run of a suite; None if nothing was left to do.
 
     Raises:
       ConfigError: its folder holds a run of another configuration.
@@ -147,7 +153,7 @@ def run_member(member: Member) -> bool:
     if not (member.path / experiment.CONFIG).exists():
         if member.path.is_dir() and not any(member.path.iterdir()):
             member.path.rmdir()  # a process was killed between making the folder and writing into it
-        return experiment.train(member.config).finished
+        return experiment.train(member.config)
     if is_finished(member) and not experiment.differences_of(member.path, member.config):
-        return True
-    return experiment.resume(member.path, config=member.config).finished
+        return None
+    return experiment.resume(member.path, config=member.config)

@@ -160,6 +160,28 @@ def test_plot_draws_several_runs(trained, tmp_path, capsys):
     assert picture_format(target) == "PNG"
 
 
+def test_several_runs_do_not_overwrite_the_first_ones_own_curve(trained, tmp_path, capsys):
+    first, second = (Path(shutil.copytree(trained, tmp_path / name)) for name in ("first", "second"))
+    own = (first / "curves-return.png").read_bytes()
+    assert cli.main(["plot", str(first), str(second)]) == 0
+    assert (first / "curves-return.png").read_bytes() == own
+    assert picture_format(first / "compared-return.png") == "PNG"
+    assert "environments of these runs differ" not in capsys.readouterr().out
+    text = (second / "config.yaml").read_text()
+    (second / "config.yaml").write_text(text.replace("punishment:", "punishment: 3  #"))
+    assert cli.main(["plot", str(first), str(second)]) == 0
+    assert "environments of these runs differ" in capsys.readouterr().out
+
+
+def test_ctrl_c_before_there_is_a_run_is_one_line(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parse", interrupted)
+    assert cli.main(["train"]) == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_resume_extends_a_run(trained, tmp_path, capsys):
     copy = Path(shutil.copytree(trained, tmp_path / "copy"))
     assert "| budget | 48 env steps a seed |" in (copy / "card.md").read_text()
@@ -277,7 +299,12 @@ def test_a_damaged_table_is_named_on_resume_and_left_alone(trained, tmp_path, ca
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["trian"], "'trian'"), (["train", "--nope"], "--nope"), (["evaluate", "x", "--episodes", "0"], "0 is below 1")],
+    [
+        (["trian"], "'trian'"),
+        (["train", "--nope"], "--nope"),
+        (["evaluate", "x", "--episodes", "0"], "0 is no whole number"),
+        (["matrix-table", "--seeds", "x"], "x is no whole number"),
+    ],
 )
 def test_wrong_arguments_end_in_one_line(arguments, named, capsys):
     with pytest.raises(SystemExit) as stop:

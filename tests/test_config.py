@@ -309,7 +309,8 @@ def test_whole_numbers_become_floats_where_the_setting_is_one():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("algo.lamda_1=1", "unknown key algo.lamda_1; did you mean algo.lambda_1? (in an override)"),
+        ("algo.lamda_1=1", "unknown key algo.lamda_1 of soft; did you mean algo.lambda_1? (in an override)"),
+        ("algo.zzz=1", "unknown key algo.zzz of soft; expected one of algo."),
         ("trian.seeds=1", "unknown section 'trian' of key trian.seeds; did you mean train? (in an override)"),
         ("sedes=1", "unknown key sedes; did you mean seeds? (in an override)"),
         ("lr=1", "unknown key lr; expected its section too: algo.lr or env.lr or train.lr (in an override)"),
@@ -348,7 +349,7 @@ def test_a_bad_value_is_refused_by_key_value_and_expectation(word, message):
 
 def test_a_bad_value_in_a_file_is_refused_with_the_file(registry):
     mine = write(registry, "algo:\n  lamda_1: 1\n")
-    assert refusal(files=[mine]) == f"unknown key algo.lamda_1; did you mean algo.lambda_1? (in {mine})"
+    assert refusal(files=[mine]) == f"unknown key algo.lamda_1 of soft; did you mean algo.lambda_1? (in {mine})"
     mine = write(registry, "algo:\n  twin: 'true'\n")
     assert refusal(files=[mine]) == f"algo.twin is 'true'; expected true or false (in {mine})"
     assert "(in configs/train/default.yaml)" in _with_file(registry, "train/default.yaml", "seedz: 3\n")
@@ -368,6 +369,7 @@ def _with_file(registry, name, text) -> str:
     ("names", "message"),
     [
         ({"algo": "sofd"}, "unknown algo 'sofd'; did you mean soft?"),
+        ({"algo": "SOFT"}, "unknown algo 'SOFT'; did you mean soft?"),
         ({"env": "hunt_hart"}, "unknown env 'hunt_hart'; did you mean hunt_hard?"),
         ({"train": "lang"}, "unknown train 'lang'; did you mean long?"),
         ({"presets": ["bug"]}, "unknown preset 'bug'; did you mean big?"),

@@ -114,6 +114,28 @@ def test_plain_tables_are_aligned(tmp_path):
     assert (head.index("what"), head.index("a", 8), head.index("b")) == (3, 19, 30)
 
 
+def test_plain_tables_are_broken_to_the_width_of_the_terminal(tmp_path):
+    names = [folder(tmp_path, name, f"algo.lr={rate}") for name, rate in (("a", 1e-3), ("b", 1e-2))]
+    comparison = compare_runs(names)
+    whole = comparison_text(comparison, everything=True)
+    broken = comparison_text(comparison, everything=True, width=90)
+    assert max(map(len, whole.splitlines())) > 90 >= max(map(len, broken.splitlines()))
+    assert sorted("".join(whole.split())) == sorted("".join(broken.split()))  # nothing is cut off
+
+
+def test_versions_and_block_widths_are_shown_where_they_differ_or_everything_is_asked_for(tmp_path):
+    paths = [folder(tmp_path, name) for name in ("a", "b")]
+    for path, width in zip(paths, (16, 64)):
+        card = json.loads((path / "card.json").read_text())
+        run_folder.write_json_atomic(path / "card.json", card | {"layout": {"width": width, "micro_batch": 0}})
+    comparison = compare_runs(paths)
+    shown, whole = (comparison_text(comparison, everything=everything, markdown=True) for everything in (False, True))
+    assert marked(shown) == marked(whole) == [("layout width", "16", "64")]
+    assert "micro_batch" not in shown
+    assert "|  | layout micro_batch | 0 | 0 |" in whole
+    assert "|  | versions jax | 0.10.2 | 0.10.2 |" in whole
+
+
 def test_other_numbers_of_environments_are_a_difference_of_tuning_not_of_the_environment(tmp_path):
     comparison = compare_runs([folder(tmp_path, "a"), folder(tmp_path, "b", "train.n_envs=4")])
     changed = [item for item, values in comparison.rows if len(set(values)) > 1]

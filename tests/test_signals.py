@@ -1,5 +1,6 @@
 """Ctrl-C: the first asks, the second insists."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -34,6 +35,14 @@ def test_a_second_ctrl_c_interrupts_at_once_and_a_second_sigterm_does_not(capfd)
         insist(reached)
     assert reached == ["stopping: True"]
     assert capfd.readouterr().err.count("once") == 1
+
+
+def test_an_insisting_ctrl_c_that_a_library_swallows_is_raised_at_the_next_question():
+    with pytest.raises(KeyboardInterrupt), stop_requested() as stopping:  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        with contextlib.suppress(KeyboardInterrupt):  # as in a destructor
+            os.kill(os.getpid(), signal.SIGINT)
+        stopping()
 
 
 def test_previous_handlers_return():

@@ -10,6 +10,7 @@ from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.analysis.runs import load_run
 from lsf_jax.cli import main
 from lsf_jax.config import ConfigError
+from lsf_jax.experiment import Result
 from lsf_jax.layers import config_files
 
 TEXT = """# two algorithms
@@ -54,8 +55,16 @@ def test_a_choice_and_overrides_of_the_command_line_win(file):
     [
         ("env: climbing\n", "algorithms is null; expected lines"),
         ("algorithms: {vdn: []}\nenvs: climbing\n", "unknown key envs; did you mean env?"),
-        ("algorithms: {vdn: [3]}\n", "algorithms vdn is"),
-        ("algorithms: {vnd: []}\n", "unknown algo 'vnd'; did you mean vdn?"),
+        ("env: climbing\nalgorithms: {vdn: [3]}\n", "algorithms vdn is"),
+        (
+            "env: climbing\nalgorithms: {vnd: []}\n",
+            "unknown algo 'vnd'; did you mean vdn? (suite bad, vnd on climbing)",
+        ),
+        ("algorithms: {vdn: []}\n", "env is missing; expected the name of an environment"),
+        (
+            "env: climbing\nalgorithms: {vdn: [algo.lr=x]}\n",
+            "algo.lr is x; expected a number (in an override) (suite bad",
+        ),
     ],
 )
 def test_a_wrong_suite_is_one_line(tmp_path, text, complaint):
@@ -65,6 +74,11 @@ def test_a_wrong_suite_is_one_line(tmp_path, text, complaint):
         suite.members(suite.read_suite(str(path)), "out")
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_game_of_the_table_is_refused_with_all_there_are(capsys):
+    assert main(["matrix-table", "--game", "chess"]) == 2
+    assert "--game is 'chess'; expected all or one of matrix_game, climbing" in capsys.readouterr().err
 
 
 def test_unknown_names_are_refused_with_the_nearest(file):
@@ -112,6 +126,20 @@ def test_the_same_command_skips_what_is_finished_and_extends_what_has_a_larger_b
         assert "algo.lr" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_stop_asked_for_in_a_runs_last_chunk_stops_the_suite_too(file, tmp_path, monkeypatch, capsys, finished):
+    seen = []
+
+    def run_member(member):
+        seen.append(member.algo)
+        return Result(member.path, member.config, finished=finished, stopped=True, final={}, timing={}, trouble=[])
+
+    monkeypatch.setattr(suite, "run_member", run_member)
+    assert main(["suite", str(file), "--folder", str(tmp_path / "out"), *SMALL, *SIZES]) == 130
+    assert seen == ["vdn"]
+    assert "the same command continues" in capsys.readouterr().out
+
+
 def test_an_empty_folder_of_a_killed_start_is_no_obstacle(file, tmp_path):
     chosen = suite.read_suite(str(file))
     words = [*SMALL, *SIZES]
@@ -119,7 +147,7 @@ def test_an_empty_folder_of_a_killed_start_is_no_obstacle(file, tmp_path):
     run.path.mkdir(parents=True)
     assert not suite.is_finished(run)
     with shared_programs():
-        assert suite.run_member(run)
+        assert suite.run_member(run).finished
     assert suite.is_finished(run)
     longer = replace(run.config, train=replace(run.config.train, env_steps=400))
     assert not suite.is_finished(run._replace(config=longer))

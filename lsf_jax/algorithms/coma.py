@@ -61,6 +61,7 @@ from lsf_jax.types import (
     Params,
     PRNGKey,
     Trajectory,
+    Update,
 )
 
 
@@ -196,77 +197,66 @@ def batch_policy_loss(
     return means["policy"] + means["entropy_bonus"], means
 
 
-def update(
-    agent: AgentState,
-    episodes: Batch,
-    key: PRNGKey,
-    clock: Clock,
-    hyper: Hyper,
-    *,
-    net: Networks,
-    optimizers: dict[str, optax.GradientTransformation],
-    observe: ObserveFn,
-    floor_learns: bool,
-) -> tuple[AgentState, Metrics]:
-    """The critic's pass over the time steps, then one actor step with the values seen on the way.
+def make_coma_update(
+    net: Networks, optimizers: dict[str, optax.GradientTransformation], observe: ObserveFn, floor_learns: bool
+) -> Update:
+    """Build `update`: the critic's pass over the time steps, then one actor step with the values seen on the way.
 
     Those values are the critic's just before its own step at that time. The actor runs forward once: the targets need
     its policy first; when the pass has said the advantages, the gradient is pulled back through that run.
 
     Args:
-      agent: state before.
-      episodes: the newest ones.
-      key: draws the actions of the rows that only bootstrap.
-      clock: says ε.
-      hyper: the numbers of `ComaConfig`.
       net: actor and critic.
       optimizers: by group, up to, not including, the learning rate.
       observe: turns a stored episode into a trajectory.
       floor_learns: the ε floor is part of the policy that is learned; otherwise only acting knows it.
-
-    Returns:
-      The state after, and metrics.
     """
-    params, opt_state = agent.params, agent.opt_state
-    trajectories = jax.vmap(observe)(episodes)
-    epsilon = epsilon_of(clock, hyper) if floor_learns else jnp.zeros(())
-    policies = jax.vmap(partial(floored_policy, net.actor), in_axes=(None, 0, None))
-    pi, pull_back = jax.vjp(lambda actor: policies(actor, trajectories, epsilon), params["actor"])
-    judged = jax.vmap(partial(judge, net), in_axes=(None, 0, 0, 0, None))(
-        agent.targets["critic"], pi, trajectories, jax.random.split(key, episodes.reward.shape[0]), hyper
-    )
-    steps = critic_steps(
-        partial(critic_error, net=net),
-        optimizers["critic"],
-        hyper.lr,
-        params["critic"],
-        opt_state["critic"],
-        judged,
-        trajectories.valid,
-        reverse=True,
-    )
-    slopes, means = jax.grad(batch_policy_loss, has_aux=True)(pi, steps.outputs, trajectories, hyper)
-    (gradients,) = pull_back(slopes)
-    actor, actor_state = optimizer_step(
-        optimizers["actor"], hyper.actor_lr, params["actor"], opt_state["actor"], gradients
-    )
-    metrics = {
-        "td": steps.loss,
-        **means,
-        "critic_gradient_norm": steps.gradient_norm,
-        "critic_parameter_norm": optax.tree.norm(steps.params),
-        "actor_gradient_norm": optax.tree.norm(gradients),
-        "actor_parameter_norm": optax.tree.norm(actor),
-    }
-    after = agent._replace(
-        params={"critic": steps.params, "actor": actor},
-        opt_state={
-            "critic": steps.opt_state,
-            "actor": actor_state,
-            SINCE_COPY: opt_state[SINCE_COPY] + steps.taken,
-        },
-    )
-    return after, metrics
+
+    def update(
+        agent: AgentState, episodes: Batch, key: PRNGKey, clock: Clock, hyper: Hyper
+    ) -> tuple[AgentState, Metrics]:
+        params, opt_state = agent.params, agent.opt_state
+        trajectories = jax.vmap(observe)(episodes)
+        epsilon = epsilon_of(clock, hyper) if floor_learns else jnp.zeros(())
+        policies = jax.vmap(partial(floored_policy, net.actor), in_axes=(None, 0, None))
+        pi, pull_back = jax.vjp(lambda actor: policies(actor, trajectories, epsilon), params["actor"])
+        judged = jax.vmap(partial(judge, net), in_axes=(None, 0, 0, 0, None))(
+            agent.targets["critic"], pi, trajectories, jax.random.split(key, episodes.reward.shape[0]), hyper
+        )
+        steps = critic_steps(
+            partial(critic_error, net=net),
+            optimizers["critic"],
+            hyper.lr,
+            params["critic"],
+            opt_state["critic"],
+            judged,
+            trajectories.valid,
+            reverse=True,
+        )
+        slopes, means = jax.grad(batch_policy_loss, has_aux=True)(pi, steps.outputs, trajectories, hyper)
+        (gradients,) = pull_back(slopes)
+        actor, actor_state = optimizer_step(
+            optimizers["actor"], hyper.actor_lr, params["actor"], opt_state["actor"], gradients
+        )
+        metrics = {
+            "td": steps.loss,
+            **means,
+            "critic_gradient_norm": steps.gradient_norm,
+            "critic_parameter_norm": optax.tree.norm(steps.params),
+            "actor_gradient_norm": optax.tree.norm(gradients),
+            "actor_parameter_norm": optax.tree.norm(actor),
+        }
+        after = agent._replace(
+            params={"critic": steps.params, "actor": actor},
+            opt_state={
+                "critic": steps.opt_state,
+                "actor": actor_state,
+                SINCE_COPY: opt_state[SINCE_COPY] + steps.taken,
+            },
+        )
+        return after, metrics
+
+    return update
 
 
 def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, net: Networks) -> JointTable:
@@ -327,13 +317,7 @@ def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn, micro_batch: int = 
         init=init,
         policy_params=lambda agent: agent.params["actor"],
         replay=on_policy(cfg.batch_size),
-        update=partial(
-            update,
-            net=net,
-            optimizers=optimizers,
-            observe=observe,
-            floor_learns=cfg.epsilon_floor == "inside",
-        ),
+        update=make_coma_update(net, optimizers, observe, floor_learns=cfg.epsilon_floor == "inside"),
         refresh=copy_after_steps(cfg.target_interval),
         joint_table=partial(joint_table, net=net),
         **acting._asdict(),

@@ -121,7 +121,12 @@ def markdown(outcomes: Sequence[Outcome], env: str, payoff: np.ndarray) -> str:
         *(_outcome_line(outcome) for outcome in outcomes),
     ]
     if payoff.shape[0] == 1 and payoff.ndim == 3:
-        lines += ["", "Mean Q tables (all seeds; then the seeds of the most frequent outcome), beside the paper's:", ""]
+        lines += [
+            "",
+            "Mean Q tables (down the side the first agent's utilities, along the top the second's, in the middle Q_tot:"
+            " of all seeds, then of the seeds with the most frequent outcome), beside the paper's:",
+            "",
+        ]
         lines += [line for outcome in outcomes if np.isfinite(outcome.q_total).all() for line in _q_lines(outcome, env)]
     return "\n".join(lines) + "\n"
 
