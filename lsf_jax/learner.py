@@ -1,4 +1,4 @@
-"""The update engine: the only place that differentiates.
+"""The update engine: one gradient for everything that an update learns from whole trajectories.
 
 An algorithm gives one `forward` (every network, run once), losses that are arithmetic on its result, and the table of
 which parameter group owns which field of it. One gradient of the sum of all losses then trains every group.
