@@ -35,6 +35,7 @@ Continues from the last checkpoint, to the same bits as an uninterrupted run."""
 }
 
 
+STOCHASTIC = "sample from the policy instead of acting greedily; algorithms that learn values alone stay greedy"
 PLOT_OUTPUT = "file to write (default: curves-METRIC.png in the run; of several, compared-METRIC.png in the first)"
 
 
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", "evaluate the final policies of a run over fresh episodes")
     evaluate.add_argument("run", help="the run folder")
     evaluate.add_argument("--episodes", type=_positive, default=100, help="episodes for each seed (default 100)")
-    evaluate.add_argument("--stochastic", action="store_true", help="sample from the policy instead of acting greedily")
+    evaluate.add_argument("--stochastic", action="store_true", help=STOCHASTIC)
     evaluate.add_argument("--seed", type=int, default=0, help="root of the evaluation's randomness (default 0)")
     evaluate.add_argument(
         "--replays", default="", metavar="FOLDER", help="of StarCraft II: save the games played as .SC2Replay there"
@@ -79,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     render.add_argument(
         "--episode", type=int, default=0, help="number of the episode: chooses its randomness (default 0)"
     )
-    render.add_argument("--stochastic", action="store_true", help="sample from the policy instead of acting greedily")
+    render.add_argument("--stochastic", action="store_true", help=STOCHASTIC)
     render.add_argument("--ascii", action="store_true", help="print the episode as text instead of writing a GIF")
     render.add_argument("--fps", type=float, default=6.0, help="frames per second (default 6)")
     plot = _command(commands, "plot", "learning curves of one or more runs as a PNG, and a table of final results")

@@ -45,7 +45,7 @@ class TrainConfig:
     )
     evaluate_every: int = setting(10_000, low=1, high=2_000_000_000, doc="environment steps between evaluations")
     eval_episodes: int = setting(32, low=1, high=1_000_000, doc="episodes of one evaluation, per seed")
-    eval_stochastic: bool = setting(False, doc="also evaluate the sampled policy, beside the greedy one")
+    eval_stochastic: bool = setting(False, doc="also evaluate the sampled policy, where there is one")
     log_every: int = setting(1, low=1, doc="iterations between rows of the train table, counted from the start")
     checkpoint_minutes: float = setting(10.0, above=0, doc="minutes of wall clock between checkpoints")
     micro_batch: int = setting(
