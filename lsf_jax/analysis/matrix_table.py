@@ -15,6 +15,7 @@ from lsf_jax.analysis.runs import Run, grid_labels
 UNIFORM, OWN = "uniform", "own"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHOWN = 5  # outcomes named one by one; the rest are counted together
+OTHERS = "others"
 
 
 class PaperRow(NamedTuple):
@@ -137,7 +138,7 @@ def _outcome_line(outcome: Outcome) -> str:
     top = list(outcome.shares.items())[:SHOWN]
     rest = 1.0 - sum(share for _, share in top)
     shares = " · ".join(f"{label} {share:.1%}" for label, share in top)
-    more = f" · others {rest:.1%}" if len(outcome.shares) > SHOWN else ""
+    more = f" · {OTHERS} {rest:.1%}" if len(outcome.shares) > SHOWN else ""
     return (
         f"| `{outcome.algorithm}` | {outcome.exploration} | {outcome.seeds:,} | {outcome.updates:,} |"
         f" {outcome.optimal:.1%} | {low:.1%} to {high:.1%} | {critic} | {outcome.payoff:.2f} |"
@@ -213,7 +214,8 @@ def read_outcomes(path: str | Path) -> list[Outcome]:
 def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, title: str = "") -> Figure:
     """Stacked bars: the share of seeds by greedy joint action, one bar for each row of the table.
 
-    Joint actions stand in the order of their letters, in bars and legend; the most frequent have the first colours.
+    Joint actions stand in the order of their letters, in bars and legend; the most frequent have the first colours, and
+    what is not among the ten most frequent is one grey piece.
 
     Args:
       outcomes: what to draw, from top to bottom.
@@ -230,11 +232,13 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, t
     drawn: set[str] = set()
     for place, outcome in enumerate(outcomes):
         left = 0.0
-        for label in colours:
-            share = outcome.shares.get(label, 0.0)
+        shares = {label: outcome.shares.get(label, 0.0) for label in colours}
+        rest = 1.0 - sum(shares.values())
+        for label, share in (shares | {OTHERS: rest if rest > 1e-9 else 0.0}).items():
             if share:
                 named = f"_{label}" if label in drawn else label  # an underscore keeps it out of the legend
-                axes.barh(place, share, left=left, color=colours[label], edgecolor="white", linewidth=0.5, label=named)
+                colour = colours.get(label, "lightgrey")
+                axes.barh(place, share, left=left, color=colour, edgecolor="white", linewidth=0.5, label=named)
                 drawn.add(label)
             left += share
     axes.set_yticks(range(len(outcomes)), names, fontsize=7)
@@ -243,7 +247,7 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, t
     axes.set_xlabel("share of seeds by greedy joint action")
     axes.set_title(title, fontsize=10)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    shown = [label for label in colours if label in handles]
+    shown = [label for label in (*colours, OTHERS) if label in handles]
     axes.legend([handles[label] for label in shown], shown, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return save(figure, path)
 

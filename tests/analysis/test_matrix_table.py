@@ -114,6 +114,16 @@ def test_bars_and_legend_have_one_order_and_the_most_frequent_outcomes_the_first
     assert colours == [to_hex(name) for name in ("C2", "C0", "C1", "C0")]
 
 
+def test_what_is_not_among_the_ten_most_frequent_outcomes_is_one_grey_piece():
+    outcome = outcomes_of(run_of([0, 4], np.zeros((2, 9))), PAYOFF)[0]
+    many = {f"A{letter}": 0.08 for letter in "ABCDEFGHIJ"} | {"BA": 0.07, "BB": 0.07, "BC": 0.06}
+    axes = plot_outcomes([outcome._replace(shares=many)]).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()][-2:] == ["AJ", "others"]
+    last = axes.patches[-1]
+    assert to_hex(last.get_facecolor()) == to_hex("lightgrey")
+    np.testing.assert_allclose([last.get_x(), last.get_width()], [0.8, 0.2], atol=1e-6)
+
+
 def test_a_run_that_is_not_finished_is_refused():
     run = run_of([0, 4], np.zeros((2, 9)))
     run.evaluation["final"][:] = False
