@@ -162,7 +162,8 @@ def main(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"--line is {label!r}; expected one of: {', '.join(LINES)}")
     folder = Path(arguments.folder)
     table = earlier(folder / "optimum_map.json")
-    for number, label in enumerate(arguments.line or LINES, 1):
+    lines = arguments.line or list(LINES)
+    for number, label in enumerate(lines, 1):
         print(f"[{number}] {label}", flush=True)
         run = member(label, folder / "runs", arguments.seeds, arguments.env_steps)
         result = run_member(run)
@@ -174,6 +175,8 @@ def main(arguments: argparse.Namespace) -> int:
         (folder / "optimum_map.md").write_text(markdown(table), encoding="utf-8")
         (folder / "optimum_map.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
         plot(table, folder / "optimum_map.png")
+        if result and result.stopped and number < len(lines):  # in the line's last chunk: what it found is kept
+            return 130
     return 0
 
 
