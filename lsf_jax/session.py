@@ -264,6 +264,8 @@ def advance(session: Session, block: Block, n: int) -> None:
     report_trouble(session, block, log)
     latest = np.asarray(log.metrics["episode_return"])[written - 1, : block.n_rows] if written else None
     done = progress_of(session, block)
+    if not warm:  # the first chunk ran inside its compilation, whose time no rate counts
+        session.progress.begin(*done)
     session.progress.update(env_steps=done.env_steps, updates=done.updates, returns=latest)
     if session.sinks and written:
         latest_rows = {name: values[-block.n_rows :] for name, values in columns.items() if values.dtype == np.float32}

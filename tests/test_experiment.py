@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,6 +41,13 @@ def run(config: Config) -> experiment.Result:
 
 def go_on(path: Path, config: Config) -> experiment.Result:
     return experiment.resume(path, config=config, progress=quiet(config))
+
+
+def test_no_rate_is_told_of_the_chunk_that_ran_inside_its_compilation(tmp_path):
+    shown = io.StringIO()
+    experiment.train(config_of(tmp_path), progress=Progress(BUDGET, "test", stream=shown, plain=True, interval=0.0))
+    first = next(line for line in shown.getvalue().splitlines() if re.match("env steps [1-9]", line))
+    assert "ETA - · env steps/s - ·" in first
 
 
 def final_state(path: Path, block: int = 0) -> Any:
