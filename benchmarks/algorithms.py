@@ -4,14 +4,14 @@ import argparse
 from dataclasses import fields, replace
 from typing import Any
 
+from flops import count_flops, count_products
 from parts import filled, make_parts
 from timing import compile_program, configure, make_parser, measure, parse, report, spread
 
 from lsf_jax.algorithms import ALGORITHMS
-from lsf_jax.config import Config, compose
-from lsf_jax.flops import count_flops, count_products
-from lsf_jax.planner import tree_bytes
-from lsf_jax.program import build
+from lsf_jax.config.composition import Config, compose
+from lsf_jax.programs.parts import bind
+from lsf_jax.programs.planner import tree_bytes
 
 QUESTION = "algorithms.py: sample, one update, target copy of every algorithm, beside QMIX's"
 BASE = "qmix"
@@ -31,7 +31,7 @@ def sized(algo: str, config: Config) -> Config:
 
 def one_row(config: Config, repeats: int) -> dict[str, Any]:
     """Time, operations and parameters of one algorithm's update."""
-    program = build(config)
+    program = bind(config)
     parts = make_parts(program)
     state = filled(config, program, config.train.seeds)
     fused = compile_program(parts.learn, state)

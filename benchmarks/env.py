@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from timing import compile_program, configure, make_parser, measure, parse, report, spread, summarise
 
-from lsf_jax.config import make_env
+from lsf_jax.config.composition import make_env
 from lsf_jax.types import Env, Observation
 
 QUESTION = "env.py: steps of uniformly random actions; obs, state, masks and reward reduced into a checksum"
 ORIGINAL = 190.0  # env steps per CPU second of the NumPy original of predator-prey, on a 2-core Xeon at 2.5 GHz
 COPIES = (1, 4, 16, 64, 256, 1024, 4096)
 TARGET_STEPS = 65_536  # of all copies in one run; at least one episode of each
-REFERENCE = Path(__file__).resolve().parents[1] / "tests" / "envs" / "reference_predator_prey.py"
+REFERENCE = Path(__file__).resolve().parents[1] / "tests" / "support" / "reference_predator_prey.py"
 
 
 def checksum(observation: Observation, weight: dict[str, jax.Array]) -> jax.Array:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import psutil
 from timing import configure, make_parser, parse, report
 
-from lsf_jax.config import Config
-from lsf_jax.planner import GIB, row_bytes
-from lsf_jax.program import build, compile_chunk, compile_init, make_rows, take_rows
+from lsf_jax.config.composition import Config
+from lsf_jax.programs.parts import bind, compile_chunk, compile_init, make_rows, take_rows, with_micro_batch
+from lsf_jax.programs.planner import GIB, row_bytes
 from lsf_jax.types import TrainState
 
 QUESTION = "memory.py: bytes of a seed, the planner against the compiled program, memory over many chunks"
@@ -33,8 +33,8 @@ MIB = 2**20
 
 def components(config: Config) -> list[dict[str, Any]]:
     """Bytes of one seed by component, by the planner."""
-    needs = row_bytes(config, config.train.micro_batch)
-    steps = config.train.buffer_capacity * build(config).env.spec.episode_limit
+    needs = row_bytes(bind(config), config.train.micro_batch)
+    steps = config.train.buffer_capacity * bind(config).env.spec.episode_limit
     rows = [
         {"component": name, "MiB per seed": size / MIB, "share %": 100 * size / sum(needs.values())}
         for name, size in needs.items()
@@ -48,8 +48,8 @@ def components(config: Config) -> list[dict[str, Any]]:
 def against_program(config: Config) -> dict[str, Any]:
     """The planner's estimate of a block beside what its compiled chunk asks for."""
     seeds, micro = config.train.seeds, config.train.micro_batch
-    needs = row_bytes(config, micro)
-    program = build(config, micro)
+    program = with_micro_batch(bind(config), micro)
+    needs = row_bytes(program, micro)
     state = jax.eval_shape(compile_init(program, 0), take_rows(make_rows(config, program.algorithm), 0, seeds))
     counter = jax.ShapeDtypeStruct((), jnp.int32)
     lowered = compile_chunk(program, rows=1).lower(state, counter, counter)
@@ -81,7 +81,7 @@ def live_bytes() -> int:
 
 def over_chunks(config: Config, n_chunks: int) -> list[dict[str, Any]]:
     """Live arrays and the process's resident memory while the same chunk runs again and again."""
-    program = build(config)
+    program = bind(config)
     state: TrainState = compile_init(program, 0)(take_rows(make_rows(config, program.algorithm), 0, config.train.seeds))
     chunk, one, budget = compile_chunk(program, rows=1), jnp.int32(1), jnp.int32(2**31 - 1)
     rows = []

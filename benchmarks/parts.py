@@ -1,13 +1,14 @@
 """The pieces of an iteration as functions of a block of seeds, so that each can be compiled and timed alone."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lsf_jax.program import Program, compile_init, make_rows, take_rows
-from lsf_jax.training import AXES
+from lsf_jax.engine.training import AXES
+from lsf_jax.programs.parts import Program, compile_init, make_rows, take_rows
 from lsf_jax.types import Clock, TrainState
 
 CLOCK = AXES.clock
@@ -27,11 +28,12 @@ class Parts(NamedTuple):
 def make_parts(program: Program) -> Parts:
     """Lift the pieces of a program over the seed axis."""
     algorithm, buffer = program.algorithm, program.buffer
+    update = partial(algorithm.update, micro_batch=program.micro_batch)
 
     def learn(state: TrainState) -> tuple[Any, Any]:
         key_sample, key_update = jax.random.split(state.key)
         episodes = buffer.sample(state.buffer, state.clock, key_sample)
-        agent, metrics = algorithm.update(state.agent, episodes, key_update, state.clock, state.hyper)
+        agent, metrics = update(state.agent, episodes, key_update, state.clock, state.hyper)
         before = state.clock._replace(episodes=state.clock.episodes - 1)
         return algorithm.refresh(agent, state.clock, before), metrics
 
@@ -42,7 +44,7 @@ def make_parts(program: Program) -> Parts:
         collect=jax.vmap(collect, in_axes=(0, CLOCK, 0, 0)),
         store=jax.vmap(buffer.add, in_axes=(0, CLOCK, 0)),
         sample=jax.vmap(buffer.sample, in_axes=(0, CLOCK, 0)),
-        update=jax.vmap(algorithm.update, in_axes=(0, 0, 0, CLOCK, 0)),
+        update=jax.vmap(update, in_axes=(0, 0, 0, CLOCK, 0)),
         refresh=jax.vmap(algorithm.refresh, in_axes=(0, CLOCK, CLOCK)),
         learn=jax.vmap(learn, in_axes=(AXES,)),
     )

@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from timing import report, spread, summarise
 
-from lsf_jax.config import compose
-from lsf_jax.envs.base import FIRST, STEP
+from lsf_jax.config.composition import compose
+from lsf_jax.envs.host import FIRST, STEP
+from lsf_jax.envs.smac.config import SmacConfig
+from lsf_jax.envs.smac.maps import MAPS
 from lsf_jax.envs.smac.pool import SmacPool
-from lsf_jax.envs.smac.settings import SmacConfig
-from lsf_jax.envs.smac.tables import MAPS
-from lsf_jax.host_training import HostPrograms, HostSizes, make_host_programs
-from lsf_jax.program import build, compile_init, make_rows
+from lsf_jax.programs.hosted import HostPrograms, HostSizes, make_host_programs
+from lsf_jax.programs.parts import bind, compile_init, make_rows
 
 QUESTION = "smac_pool.py: scripted games with SMAC's sizes, random available actions; pool against the games alone"
-SCRIPTED = Path(__file__).resolve().parents[1] / "tests" / "envs" / "smac" / "scripted.py"
+SCRIPTED = Path(__file__).resolve().parents[1] / "tests" / "support" / "scripted.py"
 DURATIONS = ((5.0, 20.0), (5.0, 5.0), (20.0, 20.0), (0.0, 0.0))  # of one step, in milliseconds
 ALONE = """
 import importlib.util, random, sys, time
@@ -100,7 +100,7 @@ def agents_row(map_name: str, milliseconds: tuple[float, float], arguments: argp
     words = [f"env.factory={SCRIPTED}:ScriptedEnv", "env.stagger=0", f"train.n_envs={arguments.workers}"]
     words += ["train.seeds=1", "train.buffer_capacity=64", f"algo.hidden={8 if arguments.quick else 64}"]
     config = compose(algo="lsf_sac", env=f"smac/{map_name}", overrides=words)
-    program = build(config)
+    program = bind(config)
     sizes = HostSizes(seeds=1, n_envs=arguments.workers, updates=config.algo.updates, log_every=1, eval_episodes=1)
     host = make_host_programs(program, sizes, 0)
     try:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from flops import Product, product_flops
 
-from lsf_jax import runtime
-from lsf_jax.config import Config, ConfigError, compose
-from lsf_jax.flops import Product, product_flops
-from lsf_jax.run_folder import card
+from lsf_jax.config.composition import Config, compose
+from lsf_jax.programs import runtime
+from lsf_jax.runs.folder import card
+from lsf_jax.settings import ConfigError
 
 REFERENCE = (  # the size that the published figures are for: pymarl2's QMIX on predator-prey
     "algo.batch_size=32",

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from parts import filled, make_parts, start
 from timing import Timing, compile_program, configure, make_parser, measure, parse, report, scratch, spread, summarise
 
-from lsf_jax import experiment
-from lsf_jax.config import Config, updates_per_iteration
-from lsf_jax.program import LOG_ROWS, Program, build, compile_chunk, compile_evaluate
-from lsf_jax.program_set import evaluation_interval
-from lsf_jax.progress import Progress
+from lsf_jax.config.composition import Config, updates_per_iteration
+from lsf_jax.programs.compiled import evaluation_interval
+from lsf_jax.programs.parts import LOG_ROWS, Program, bind, compile_chunk, compile_evaluate, with_micro_batch
+from lsf_jax.runs import experiment
+from lsf_jax.runs.progress import Progress
 from lsf_jax.types import TrainState
 
 QUESTION = "train.py: the whole loop; env steps are valid ones, of all seeds together"
@@ -91,7 +91,7 @@ def chunk_rate(config: Config, program: Program, arguments: argparse.Namespace) 
 
 def one_row(config: Config, arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """The throughput of one number of seeds, and the shares of its pieces."""
-    program = build(config, config.train.micro_batch)
+    program = with_micro_batch(bind(config), config.train.micro_batch)
     fused = chunk_rate(config, program, arguments)
     pieces = piece_seconds(config, program, filled(config, program, config.train.seeds), arguments.repeats)
     weights = dict.fromkeys(pieces, 1.0)

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+from flops import Count, analytic_update_flops, count_flops, count_products, product_flops
 from parts import Parts, filled, make_parts
 from timing import compile_program, configure, make_parser, measure, parse, probe, report, spread
 
-from lsf_jax.config import Config
-from lsf_jax.flops import Count, analytic_update_flops, count_flops, count_products, product_flops
-from lsf_jax.program import Program, build
+from lsf_jax.config.composition import Config
+from lsf_jax.programs.parts import Program, bind, with_micro_batch
 from lsf_jax.types import TrainState
 
 QUESTION = "update.py: sample from replay, one update, target copy, as one program"
@@ -71,7 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
     for n_seeds in arguments.seeds:
         train = replace(config.train, seeds=n_seeds, buffer_capacity=capacity)
         sized = replace(config, train=train)
-        program = build(sized, train.micro_batch)
+        program = with_micro_batch(bind(sized), train.micro_batch)
         row, count = one_row(sized, program, make_parts(program), arguments.repeats)
         rows.append(row)
         shapes = [product._asdict() | {"GFLOP": product_flops(product) / 1e9} for product in count.products[:8]]

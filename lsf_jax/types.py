@@ -157,7 +157,7 @@ class Env(NamedTuple):
     render: Callable[[Snapshot], str]  # ASCII picture of one state; host side, takes NumPy arrays
     success: Callable[["EpisodeStats"], Array]  # [E] bool: which episodes count as won
     max_return: float  # best undiscounted return that any joint policy can reach
-    ends_early: bool = False  # most episodes end long before the limit: see `lsf_jax.lengths`
+    ends_early: bool = False  # most episodes end long before the limit: see `lsf_jax.engine.lengths`
     version: str = "1"  # another one whenever dynamics, observations or rewards change: results do not compare then
 
 
@@ -173,7 +173,7 @@ class Algorithm(NamedTuple):
     act_greedy: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # evaluates
     act_sampled: Callable[[Params, Carry, Observation, PRNGKey, Clock, Hyper], tuple[Carry, Array]]  # a ~ π, or greedy
     replay: Callable[[Episode, int, int], "Buffer"]  # what data an update sees: (example, capacity, n_envs) -> buffer
-    update: Callable[[AgentState, Batch, PRNGKey, Clock, Hyper], tuple[AgentState, Metrics]]
+    update: "Update"
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
     reads_padding: bool = False  # its losses do, so padding may not depend on other seeds: one length of time
@@ -193,4 +193,5 @@ Act: TypeAlias = Callable[[Carry, Observation, PRNGKey], tuple[Carry, Array]]
 """An algorithm's `act*` with parameters, clock and hyper bound."""
 Collect: TypeAlias = Callable[[Params, Clock, Hyper, PRNGKey], Episode]
 """Collects `[B, T, ...]` episodes with the given parameters."""
-Update: TypeAlias = Callable[[AgentState, Batch, PRNGKey, Clock, Hyper], tuple[AgentState, Metrics]]
+Update: TypeAlias = Callable[..., tuple[AgentState, Metrics]]
+"""`(agent, batch, key, clock, hyper, micro_batch=0)`: one update; `micro_batch` is static, see `engine.learner`."""

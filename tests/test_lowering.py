@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lsf_jax.config import compose
-from lsf_jax.program import LOG_ROWS, build, compile_init, make_rows
-from lsf_jax.training import make_chunk
+from lsf_jax.config.composition import compose
+from lsf_jax.engine.training import make_chunk
+from lsf_jax.programs.parts import LOG_ROWS, compile_init, make_rows
 from lsf_jax.types import TrainState
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -18,7 +18,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def exported() -> Any:
     """The default run, two seeds side by side; typed keys cannot cross the border of an exported program."""
     config = compose(overrides=["seeds=2"])
-    program = build(config)
+    program = bind(config)
     chunk = make_chunk(program.step, rows=LOG_ROWS)
 
     def plain(state: TrainState, n: jax.Array, budget: jax.Array) -> Any:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIST = (
     "import json; from lsf_jax import config; print(json.dumps([str(config.config_folder()), config.list_configs()]))"
 )
-COMMAND = "import sys; from lsf_jax.cli import main; sys.exit(main(['list']))"
+COMMAND = "import sys; from lsf_jax.cli.app import main; sys.exit(main(['list']))"
 COMPOSE = "from lsf_jax import config; print(config.compose(env='matrix_game', overrides=['seeds=3']).train.seeds)"
 
 
@@ -65,4 +65,4 @@ def test_the_installed_command_lists_everything_outside_the_checkout(installed, 
     out = run(sys.executable, "-c", COMMAND, folder=tmp_path, PYTHONPATH=str(installed))
     assert {"lsf_sac", "predator_prey", "matrix", "paper", "release"} <= {line.split()[0] for line in out.splitlines()}
     scripts = (next(installed.glob("lsf_jax-*.dist-info")) / "entry_points.txt").read_text()
-    assert "lsf-jax = lsf_jax.cli:main" in scripts
+    assert "lsf-jax = lsf_jax.cli.app:main" in scripts

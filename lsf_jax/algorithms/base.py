@@ -1,4 +1,4 @@
-"""What algorithms share: the registry entry, the acting shell, declarations of replay, and small helpers."""
+"""What algorithms share: the acting shell, declarations of replay, and small helpers."""
 
 from collections.abc import Callable
 from itertools import product
@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.buffers import ObserveFn, latest, uniform
-from lsf_jax.fields import hyper_class
-from lsf_jax.networks.agents import AgentNetwork, agent_inputs, run, trajectory_inputs, unroll, zero_hidden
-from lsf_jax.policies import (
+from lsf_jax.engine.buffers import latest, uniform
+from lsf_jax.engine.distributions import (
     epsilon_greedy,
     greedy,
     linear_schedule,
@@ -21,9 +19,10 @@ from lsf_jax.policies import (
     sample,
     take_actions,
 )
+from lsf_jax.networks.agents import AgentNetwork, agent_inputs, run, trajectory_inputs, unroll, zero_hidden
+from lsf_jax.settings import hyper_class
 from lsf_jax.types import (
     AgentState,
-    Algorithm,
     Buffer,
     Carry,
     Clock,
@@ -43,19 +42,6 @@ Outputs: TypeAlias = Callable[[Params, Array, Array, PRNGKey], tuple[Array, Arra
 """`(params, hidden [N, H], inputs [N, X], key) -> (hidden, logits or utilities [N, A])`."""
 Replay: TypeAlias = Callable[[Episode, int, int], Buffer]
 """`(example episode, capacity, n_envs) -> buffer`: what data an update sees."""
-
-
-class Entry(NamedTuple):
-    """One row of the registry of algorithms."""
-
-    config: type  # frozen dataclass of every setting
-    hyper: type  # NamedTuple of the settings that are traced numbers, and so can be swept
-    factory: Callable[[EnvSpec, Any, ObserveFn, int], Algorithm]  # (spec, config, observe, micro_batch)
-
-
-def entry(config: type, factory: Callable[[EnvSpec, Any, ObserveFn, int], Algorithm]) -> Entry:
-    """A row of the registry."""
-    return Entry(config=config, hyper=hyper_class(config), factory=factory)
 
 
 class AgentCarry(NamedTuple):

@@ -19,7 +19,6 @@ from jaxtyping import Array, Float, Int
 
 from lsf_jax.algorithms.base import (
     agent_acting,
-    entry,
     epsilon_of,
     first_policy,
     floored_policy,
@@ -31,23 +30,16 @@ from lsf_jax.algorithms.base import (
     tabulate,
     utility_metrics,
 )
-from lsf_jax.algorithms.q_mixing import td_target
-from lsf_jax.algorithms.settings import CommonConfig, FloorConfig, TargetConfig, TraceConfig
+from lsf_jax.algorithms.configs import CommonConfig, FloorConfig, TargetConfig, TraceConfig
+from lsf_jax.algorithms.q_learning import td_target
 from lsf_jax.algorithms.stepwise import SINCE_COPY, copy_after_steps, counting, critic_steps
-from lsf_jax.buffers import ObserveFn
-from lsf_jax.fields import number, setting
-from lsf_jax.learner import Terms, optimizer_step, sum_over_valid
+from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine.distributions import entropy, entropy_of_choices, expectation, greedy, log_of, sample, take_actions
+from lsf_jax.engine.learner import Terms, optimizer_step, sum_over_valid
+from lsf_jax.engine.optimizers import OPTIMIZERS
 from lsf_jax.networks.agents import AgentNetwork, Mlp, run, shift_actions
-from lsf_jax.optimizers import OPTIMIZERS
-from lsf_jax.policies import (
-    entropy,
-    entropy_of_choices,
-    expectation,
-    greedy,
-    log_of,
-    sample,
-    take_actions,
-)
+from lsf_jax.registry import Entry
+from lsf_jax.settings import number, setting
 from lsf_jax.types import (
     AgentState,
     Algorithm,
@@ -213,8 +205,9 @@ def make_coma_update(
     """
 
     def update(
-        agent: AgentState, episodes: Batch, key: PRNGKey, clock: Clock, hyper: Hyper
+        agent: AgentState, episodes: Batch, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
     ) -> tuple[AgentState, Metrics]:
+        del micro_batch  # every step of the critic needs the whole batch, and the batch is small
         params, opt_state = agent.params, agent.opt_state
         trajectories = jax.vmap(observe)(episodes)
         epsilon = epsilon_of(clock, hyper) if floor_learns else jnp.zeros(())
@@ -290,16 +283,14 @@ def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]
     return {"critic": critic, "actor": init_network(net.actor, key_actor, spec)}
 
 
-def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn, micro_batch: int = 0) -> Algorithm:
+def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn) -> Algorithm:
     """Bind COMA for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
       observe: turns a stored episode into a trajectory.
-      micro_batch: not used: every step of the critic needs the whole batch, and the batch is small.
     """
-    del micro_batch
     net = Networks(
         actor=AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
         critic=Mlp((cfg.critic_hidden, cfg.critic_hidden, spec.n_actions)),
@@ -324,4 +315,11 @@ def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn, micro_batch: int = 
     )
 
 
-ENTRY = entry(ComaConfig, coma)
+ENTRIES = (
+    Entry(
+        name="coma",
+        config=ComaConfig,
+        factory=coma,
+        doc="COMA: on-policy actor-critic, each agent's advantage against what its other actions would have been worth",
+    ),
+)

@@ -28,7 +28,6 @@ from jaxtyping import Array, Bool, Float, Int
 from lsf_jax.algorithms.base import (
     Replay,
     agent_acting,
-    entry,
     epsilon_of,
     first_inputs,
     floored_policy,
@@ -38,16 +37,12 @@ from lsf_jax.algorithms.base import (
     tabulate,
     utility_metrics,
 )
+from lsf_jax.algorithms.configs import CommonConfig, TargetConfig, TraceConfig
 from lsf_jax.algorithms.dop_networks import MIXERS, LocalCritic, Networks, init_params, local_values, mixed
-from lsf_jax.algorithms.q_mixing import td_target
-from lsf_jax.algorithms.settings import CommonConfig, TargetConfig, TraceConfig
+from lsf_jax.algorithms.q_learning import td_target
 from lsf_jax.algorithms.stepwise import SINCE_COPY, copy_after_steps, counting, critic_steps
-from lsf_jax.buffers import ObserveFn, bundle, latest, uniform
-from lsf_jax.fields import number, setting
-from lsf_jax.learner import optimizer_step, sum_over_valid
-from lsf_jax.networks.agents import AgentNetwork, unroll
-from lsf_jax.optimizers import OPTIMIZERS
-from lsf_jax.policies import (
+from lsf_jax.engine.buffers import ObserveFn, bundle, latest, uniform
+from lsf_jax.engine.distributions import (
     TINY,
     entropy_of_choices,
     expectation,
@@ -56,7 +51,12 @@ from lsf_jax.policies import (
     probabilities,
     take_actions,
 )
-from lsf_jax.returns import discounts, tree_backup
+from lsf_jax.engine.learner import optimizer_step, sum_over_valid
+from lsf_jax.engine.optimizers import OPTIMIZERS
+from lsf_jax.engine.returns import discounts, tree_backup
+from lsf_jax.networks.agents import AgentNetwork, unroll
+from lsf_jax.registry import Entry
+from lsf_jax.settings import number, setting
 from lsf_jax.types import (
     AgentState,
     Algorithm,
@@ -242,8 +242,10 @@ def make_dop_update(
     error = partial(critic_error, net=net)
     objective = jax.grad(partial(actor_objective, net=net), has_aux=True)
 
-    def update(agent: AgentState, batch: Batch, key: PRNGKey, clock: Clock, hyper: Hyper) -> tuple[AgentState, Metrics]:
-        del key  # nothing is drawn
+    def update(
+        agent: AgentState, batch: Batch, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
+    ) -> tuple[AgentState, Metrics]:
+        del key, micro_batch  # nothing is drawn; every step of the critic needs the whole batch, old episodes included
         data = {name: jax.vmap(observe)(episodes) for name, episodes in batch.items()}
         epsilon = epsilon_of(clock, hyper)
         lessons, valid = make_lessons(net, agent, data, epsilon, hyper, n_steps=n_steps)
@@ -299,16 +301,14 @@ def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, ne
     return tabulate(q[0], policy, lambda action: mixed(net, params, take_actions(q, action[None]), state)[0])
 
 
-def dop(spec: EnvSpec, cfg: DopConfig, observe: ObserveFn, micro_batch: int = 0) -> Algorithm:
+def dop(spec: EnvSpec, cfg: DopConfig, observe: ObserveFn) -> Algorithm:
     """Bind DOP for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
       observe: turns a stored episode into a trajectory.
-      micro_batch: not used: every step of the critic needs the whole batch, old episodes included.
     """
-    del micro_batch
     net = make_networks(spec, cfg)
     optimizers = {group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")}
 
@@ -330,4 +330,11 @@ def dop(spec: EnvSpec, cfg: DopConfig, observe: ObserveFn, micro_batch: int = 0)
     )
 
 
-ENTRY = entry(DopConfig, dop)
+ENTRIES = (
+    Entry(
+        name="dop",
+        config=DopConfig,
+        factory=dop,
+        doc="DOP: local critics in a convex combination, trained on recent and old episodes; actors on the newest",
+    ),
+)

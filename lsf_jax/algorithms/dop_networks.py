@@ -10,8 +10,7 @@ from jaxtyping import Array, Float
 
 from lsf_jax.algorithms.base import init_network
 from lsf_jax.networks.agents import AgentNetwork, Linear, Mlp, run
-from lsf_jax.networks.factorisation import TINY, ConvexMixer, convex_mixer, monotonic_mixer
-from lsf_jax.networks.mixers import Mixing, MonotonicHypernetwork
+from lsf_jax.networks.mixers import TINY, ConvexMixer, Mixing, MonotonicHypernetwork, convex_mixer, monotonic_mixer
 from lsf_jax.types import EnvSpec, Params, PRNGKey
 
 

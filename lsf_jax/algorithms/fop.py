@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.algorithms.base import (
     agent_acting,
-    entry,
     first_inputs,
     hyper_of,
     init_agent,
@@ -29,15 +28,10 @@ from lsf_jax.algorithms.base import (
     tabulate,
     utility_metrics,
 )
-from lsf_jax.algorithms.q_mixing import td_target
-from lsf_jax.algorithms.settings import ValueConfig
-from lsf_jax.buffers import ObserveFn
-from lsf_jax.fields import number, setting
-from lsf_jax.learner import Learner, Terms, hard_copy, make_update
-from lsf_jax.networks.agents import AgentNetwork, Mlp, run, trajectory_inputs, unroll
-from lsf_jax.networks.factorisation import Mixer, soft_duplex_mixer
-from lsf_jax.optimizers import OPTIMIZERS
-from lsf_jax.policies import (
+from lsf_jax.algorithms.configs import ValueConfig
+from lsf_jax.algorithms.q_learning import td_target
+from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine.distributions import (
     entropy_of_choices,
     expectation,
     linear_schedule,
@@ -47,6 +41,12 @@ from lsf_jax.policies import (
     soft_value,
     take_actions,
 )
+from lsf_jax.engine.learner import Learner, Terms, hard_copy, make_update
+from lsf_jax.engine.optimizers import OPTIMIZERS
+from lsf_jax.networks.agents import AgentNetwork, Mlp, run, trajectory_inputs, unroll
+from lsf_jax.networks.mixers import Mixer, soft_duplex_mixer
+from lsf_jax.registry import Entry
+from lsf_jax.settings import number, setting
 from lsf_jax.types import (
     AgentState,
     Algorithm,
@@ -243,10 +243,10 @@ def at_temperature(learn: Update) -> Update:
     """
 
     def update(
-        agent: AgentState, episodes: Episode, key: PRNGKey, clock: Clock, hyper: Hyper
+        agent: AgentState, episodes: Episode, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
     ) -> tuple[AgentState, Metrics]:
         params = {**agent.params, "temperature": temperature(clock, hyper)}
-        return learn(agent._replace(params=params), episodes, key, clock, hyper)
+        return learn(agent._replace(params=params), episodes, key, clock, hyper, micro_batch)
 
     return update
 
@@ -271,7 +271,7 @@ def learning_rates(hyper: Hyper) -> dict[str, Array]:
     return {"critic": hyper.lr, "actor": hyper.actor_lr, "temperature": jnp.zeros(())}
 
 
-def fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn, micro_batch: int = 0) -> Algorithm:
+def fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn) -> Algorithm:
     """Bind FOP for an environment.
 
     Actor and critics step together, from one set of parameters; FOP's code moves the actor first, and clips the two
@@ -281,7 +281,6 @@ def fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn, micro_batch: int = 0)
       spec: sizes of the environment.
       cfg: settings.
       observe: turns a stored episode into a trajectory.
-      micro_batch: episodes processed at a time (see `make_update`).
     """
     net = make_networks(spec, cfg)
     optimizers = {group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")}
@@ -305,11 +304,18 @@ def fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn, micro_batch: int = 0)
         init=init,
         policy_params=lambda agent: agent.params["actor"],
         replay=off_policy(cfg.batch_size),
-        update=at_temperature(make_update(learner, observe, micro_batch=micro_batch)),
+        update=at_temperature(make_update(learner, observe)),
         refresh=hard_copy(cfg.target_interval, ("critic",)),
         joint_table=partial(joint_table, net=net),
         **acting._asdict(),
     )
 
 
-ENTRY = entry(FopConfig, fop)
+ENTRIES = (
+    Entry(
+        name="fop",
+        config=FopConfig,
+        factory=fop,
+        doc="FOP: factorises the soft-optimal joint policy; local critics train actors, the temperature has a schedule",
+    ),
+)

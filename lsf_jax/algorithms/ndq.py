@@ -20,10 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.algorithms import q_mixing
+from lsf_jax.algorithms import q_learning
 from lsf_jax.algorithms.base import (
     agent_acting,
-    entry,
     first_inputs,
     greedy_policy,
     hyper_of,
@@ -33,10 +32,11 @@ from lsf_jax.algorithms.base import (
     off_policy,
     utility_metrics,
 )
-from lsf_jax.algorithms.settings import MixedValueConfig
-from lsf_jax.buffers import ObserveFn
-from lsf_jax.fields import ConfigError, number, setting
-from lsf_jax.learner import Learner, Terms, hard_copy, make_update
+from lsf_jax.algorithms.configs import MixedValueConfig
+from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine.distributions import best_value, greedy
+from lsf_jax.engine.learner import Learner, Terms, hard_copy, make_update
+from lsf_jax.engine.optimizers import OPTIMIZERS
 from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll
 from lsf_jax.networks.messages import (
     MessageDecoder,
@@ -47,8 +47,8 @@ from lsf_jax.networks.messages import (
     route_per_receiver,
     sample_messages,
 )
-from lsf_jax.optimizers import OPTIMIZERS
-from lsf_jax.policies import best_value, greedy
+from lsf_jax.registry import Entry
+from lsf_jax.settings import ConfigError, number, setting
 from lsf_jax.types import (
     AgentState,
     Algorithm,
@@ -88,7 +88,7 @@ class NdqConfig(MixedValueConfig):
 class Networks(NamedTuple):
     """Modules of NDQ."""
 
-    values: q_mixing.Networks  # utilities, which read messages too, and their mixer
+    values: q_learning.Networks  # utilities, which read messages too, and their mixer
     encoder: MessageEncoder
     decoder: MessageDecoder
 
@@ -121,7 +121,7 @@ def make_networks(spec: EnvSpec, cfg: NdqConfig) -> Networks:
     sent = cfg.message_dim * spec.n_agents
     agent = AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat)
     return Networks(
-        values=q_mixing.Networks(agent=agent, mixer=q_mixing.qmix_mixer(spec, cfg)),
+        values=q_learning.Networks(agent=agent, mixer=q_learning.qmix_mixer(spec, cfg)),
         encoder=MessageEncoder(cfg.encoder_hidden, sent),
         decoder=MessageDecoder(cfg.decoder_hidden or 4 * sent, spec.n_actions),
     )
@@ -222,8 +222,8 @@ def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *
     best = best_value(jax.lax.stop_gradient(q[:-1]), avail)
     return Forward(
         q=q,
-        q_total=q_mixing.mixed(net.values, online, q[:-1], best, trajectory.action, state),
-        next_total=q_mixing.mixed_next(net.values, target, q, target_q, trajectory),
+        q_total=q_learning.mixed(net.values, online, q[:-1], best, trajectory.action, state),
+        next_total=q_learning.mixed_next(net.values, target, q, target_q, trajectory),
         target_q=target_q,
         message_mean=messages.mean,
         message=messages.sent,
@@ -245,7 +245,7 @@ def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: NdqConfi
     NDQ leaves padded steps in the numerators of the message losses; here they are left out everywhere.
     """
     del clock
-    td = q_mixing.squared_error(f, t, hyper)
+    td = q_learning.squared_error(f, t, hyper)
     if cfg.only_downstream:
         return {"td": td}
     guess = jax.nn.one_hot(label(f, t), f.q.shape[-1])
@@ -282,7 +282,7 @@ def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, ne
     def draw(key_draw: PRNGKey) -> JointTable:
         q = unroll(net.values.agent, params["agent"], inputs, exchange(net, params, inputs, key_draw).received)
         best = best_value(q, avail[None])
-        total = partial(q_mixing.mixed, net.values, params, q, best)
+        total = partial(q_learning.mixed, net.values, params, q, best)
         q_total = jax.vmap(lambda action: total(action[None], observation.state[None])[0, 0])(joint)
         return JointTable(q[0], q_total, greedy_policy(q[0], avail), joint_value=q_total)
 
@@ -295,14 +295,13 @@ def acting_params(agent: AgentState) -> dict[str, Params]:
     return {name: agent.params["q"][name] for name in ("agent", "encoder")}
 
 
-def ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn, micro_batch: int = 0) -> Algorithm:
+def ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn) -> Algorithm:
     """Bind NDQ for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
       observe: turns a stored episode into a trajectory.
-      micro_batch: episodes processed at a time (see `make_update`).
 
     Raises:
       ConfigError: if the settings of cutting cut nothing, or more than there is.
@@ -316,7 +315,7 @@ def ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn, micro_batch: int = 0)
         owns=OWNS,
         diagnose=diagnose,
         optimizers=optimizers,
-        learning_rates=q_mixing.learning_rates,
+        learning_rates=q_learning.learning_rates,
     )
 
     def init(key: PRNGKey, hyper: Hyper) -> AgentState:
@@ -330,11 +329,20 @@ def ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn, micro_batch: int = 0)
         init=init,
         policy_params=acting_params,
         replay=off_policy(cfg.batch_size),
-        update=make_update(learner, observe, micro_batch=micro_batch),
+        update=make_update(learner, observe),
         refresh=hard_copy(cfg.target_interval, ("q",)),
         joint_table=partial(joint_table, net=net),
         **agent_acting(spec, cfg.hidden, free, "epsilon_greedy", tested, stochastic=False)._asdict(),
     )
 
 
-ENTRY = entry(NdqConfig, ndq)
+ENTRIES = (
+    Entry(
+        name="ndq",
+        config=NdqConfig,
+        factory=ndq,
+        doc="NDQ: QMIX whose agents send each other short messages, in execution too (not decentralised)",
+        acts="values",
+        communicates=True,
+    ),
+)

@@ -18,23 +18,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lsf_jax.algorithms.base import (
-    entry,
-    first_inputs,
-    greedy_policy,
-    init_network,
-    tabulate,
-    utility_metrics,
-)
-from lsf_jax.algorithms.q_mixing import Parts, value_based
-from lsf_jax.algorithms.settings import CommonConfig, TargetConfig
-from lsf_jax.buffers import ObserveFn
-from lsf_jax.fields import number, setting
-from lsf_jax.learner import Terms
+from lsf_jax.algorithms.base import first_inputs, greedy_policy, init_network, tabulate, utility_metrics
+from lsf_jax.algorithms.configs import CommonConfig, TargetConfig
+from lsf_jax.algorithms.q_learning import Parts, value_based
+from lsf_jax.algorithms.qtran_networks import CounterfactualCritic, HistoryValue, JointCritic, StateValue
+from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine.distributions import best_value, greedy, take_actions
+from lsf_jax.engine.learner import Terms
+from lsf_jax.engine.returns import discounts
 from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll_features
-from lsf_jax.networks.critics import CounterfactualCritic, HistoryValue, JointCritic, StateValue
-from lsf_jax.policies import best_value, greedy, take_actions
-from lsf_jax.returns import discounts
+from lsf_jax.registry import Entry
+from lsf_jax.settings import number, setting
 from lsf_jax.types import (
     AgentState,
     Algorithm,
@@ -226,16 +220,13 @@ def joint_table(
     return tabulate(q[0], policy, lambda action: take_actions(q[0], action).sum(), joint_value)
 
 
-def qtran(
-    spec: EnvSpec, cfg: QtranConfig, observe: ObserveFn, micro_batch: int = 0, *, name: str, variant: Variant
-) -> Algorithm:
+def qtran(spec: EnvSpec, cfg: QtranConfig, observe: ObserveFn, *, name: str, variant: Variant) -> Algorithm:
     """Bind QTRAN for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
       observe: turns a stored episode into a trajectory.
-      micro_batch: episodes processed at a time (see `make_update`).
       name: registered name.
       variant: `BASE` or `ALT`.
     """
@@ -249,7 +240,7 @@ def qtran(
         diagnose=diagnose,
         joint_table=partial(joint_table, net=net, variant=variant),
     )
-    return value_based(spec, cfg, observe, micro_batch, name=name, parts=parts)
+    return value_based(spec, cfg, observe, name=name, parts=parts)
 
 
 BASE = Variant(
@@ -266,7 +257,19 @@ ALT = Variant(
     judge=lambda q, target_q: target_q,  # MARL-Algorithms has no double Q-learning
     nopt=nopt_counterfactual,
 )
-ENTRIES = {
-    "qtran": entry(QtranConfig, partial(qtran, name="qtran", variant=BASE)),
-    "qtran_alt": entry(QtranAltConfig, partial(qtran, name="qtran_alt", variant=ALT)),
-}
+ENTRIES = (
+    Entry(
+        name="qtran",
+        config=QtranConfig,
+        factory=partial(qtran, name="qtran", variant=BASE),
+        doc="QTRAN-base: a free joint value, and utilities whose own best actions are best for it; one-step targets",
+        acts="values",
+    ),
+    Entry(
+        name="qtran_alt",
+        config=QtranAltConfig,
+        factory=partial(qtran, name="qtran_alt", variant=ALT),
+        doc="QTRAN-alt: QTRAN with a counterfactual joint value for every agent and a tighter inequality",
+        acts="values",
+    ),
+)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.learner import Refresh, optimizer_step, sum_over_valid
+from lsf_jax.engine.learner import Refresh, optimizer_step, sum_over_valid
 from lsf_jax.types import AgentState, Clock, Params
 
 SINCE_COPY = "since_copy"

@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float
 from lsf_jax.algorithms.base import (
     Outputs,
     agent_acting,
-    entry,
     epsilon_of,
     first_policy,
     hyper_of,
@@ -30,15 +29,10 @@ from lsf_jax.algorithms.base import (
     on_policy,
     tabulate,
 )
-from lsf_jax.algorithms.q_mixing import qmix_mixer, td_target
-from lsf_jax.algorithms.settings import CommonConfig, FloorConfig, MonotonicConfig, TraceConfig
-from lsf_jax.buffers import ObserveFn
-from lsf_jax.fields import number, setting
-from lsf_jax.learner import Learner, Terms, make_update
-from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll
-from lsf_jax.networks.factorisation import Mixer, sum_mixer
-from lsf_jax.optimizers import OPTIMIZERS
-from lsf_jax.policies import (
+from lsf_jax.algorithms.configs import CommonConfig, FloorConfig, MonotonicConfig, TraceConfig
+from lsf_jax.algorithms.q_learning import qmix_mixer, td_target
+from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine.distributions import (
     entropy,
     entropy_of_choices,
     log_of,
@@ -47,6 +41,12 @@ from lsf_jax.policies import (
     probabilities,
     take_actions,
 )
+from lsf_jax.engine.learner import Learner, Terms, make_update
+from lsf_jax.engine.optimizers import OPTIMIZERS
+from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll
+from lsf_jax.networks.mixers import Mixer, sum_mixer
+from lsf_jax.registry import Entry
+from lsf_jax.settings import number, setting
 from lsf_jax.types import (
     AgentState,
     Algorithm,
@@ -213,7 +213,6 @@ def vdac(
     spec: EnvSpec,
     cfg: Any,
     observe: ObserveFn,
-    micro_batch: int = 0,
     *,
     name: str,
     mixer: Callable[[EnvSpec, Any], Mixer],
@@ -224,7 +223,6 @@ def vdac(
       spec: sizes of the environment.
       cfg: settings, the config class of `name`'s registry entry.
       observe: turns a stored episode into a trajectory.
-      micro_batch: episodes processed at a time (see `make_update`).
       name: registered name.
       mixer: makes the mixer from spec and settings.
     """
@@ -249,10 +247,10 @@ def vdac(
         policy_params=lambda agent: agent.params["actor_critic"]["agent"],
         outputs=logits,
     )
-    return _bind(name, spec, cfg, observe, micro_batch, parts)
+    return _bind(name, spec, cfg, observe, parts)
 
 
-def maa2c(spec: EnvSpec, cfg: Maa2cConfig, observe: ObserveFn, micro_batch: int = 0) -> Algorithm:
+def maa2c(spec: EnvSpec, cfg: Maa2cConfig, observe: ObserveFn) -> Algorithm:
     """Bind MAA2C for an environment; arguments as in `vdac`. Another algorithm than epymarl's of the same name."""
     actor, critic, mixing = _network(cfg, spec.n_actions), _network(cfg, 1), qmix_mixer(spec, cfg)
     learner = Learner(
@@ -275,7 +273,7 @@ def maa2c(spec: EnvSpec, cfg: Maa2cConfig, observe: ObserveFn, micro_batch: int 
         policy_params=lambda agent: agent.params["actor"],
         outputs=partial(network_outputs, actor),
     )
-    return _bind("maa2c", spec, cfg, observe, micro_batch, parts)
+    return _bind("maa2c", spec, cfg, observe, parts)
 
 
 def _network(cfg: VdacConfig, outputs: int) -> AgentNetwork:
@@ -288,7 +286,7 @@ def _init_valued(agent: AgentNetwork, mixer: Mixer, spec: EnvSpec, key: PRNGKey)
     return {"agent": init_network(agent, key_agent, spec), "mixer": mixer.init(key_mixer)}
 
 
-def _bind(name: str, spec: EnvSpec, cfg: VdacConfig, observe: ObserveFn, micro_batch: int, parts: Parts) -> Algorithm:
+def _bind(name: str, spec: EnvSpec, cfg: VdacConfig, observe: ObserveFn, parts: Parts) -> Algorithm:
     def init(key: PRNGKey, hyper: Hyper) -> AgentState:
         del hyper
         return init_agent(parts.init_params(key), parts.learner.optimizers, ())
@@ -307,15 +305,30 @@ def _bind(name: str, spec: EnvSpec, cfg: VdacConfig, observe: ObserveFn, micro_b
         init=init,
         policy_params=parts.policy_params,
         replay=on_policy(cfg.batch_size),
-        update=make_update(parts.learner, observe, micro_batch=micro_batch),
+        update=make_update(parts.learner, observe),
         refresh=refresh,
         joint_table=partial(joint_table, policy=policy),
         **acting._asdict(),
     )
 
 
-ENTRIES = {
-    "vdac_sum": entry(VdacConfig, partial(vdac, name="vdac_sum", mixer=lambda spec, cfg: sum_mixer(spec))),
-    "vdac_mix": entry(VdacMixConfig, partial(vdac, name="vdac_mix", mixer=qmix_mixer)),
-    "maa2c": entry(Maa2cConfig, maa2c),
-}
+ENTRIES = (
+    Entry(
+        name="vdac_sum",
+        config=VdacConfig,
+        factory=partial(vdac, name="vdac_sum", mixer=lambda spec, cfg: sum_mixer(spec)),
+        doc="VDAC-sum: on-policy actor-critic with a value summed over agents; one network for policy and value",
+    ),
+    Entry(
+        name="vdac_mix",
+        config=VdacMixConfig,
+        factory=partial(vdac, name="vdac_mix", mixer=qmix_mixer),
+        doc="VDAC-mix: on-policy actor-critic with values mixed as in QMIX; one network for policy and value",
+    ),
+    Entry(
+        name="maa2c",
+        config=Maa2cConfig,
+        factory=maa2c,
+        doc="MAA2C of the paper's Ablation 3: VDAC-mix with an actor and a critic apart",
+    ),
+)

@@ -17,15 +17,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.algorithms import q_mixing
-from lsf_jax.algorithms.base import entry
-from lsf_jax.algorithms.settings import MixedValueConfig
-from lsf_jax.buffers import ObserveFn
-from lsf_jax.fields import number, setting
-from lsf_jax.learner import Terms
+from lsf_jax.algorithms import q_learning
+from lsf_jax.algorithms.configs import MixedValueConfig
+from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine.distributions import best_value, greedy
+from lsf_jax.engine.learner import Terms
 from lsf_jax.networks.agents import trajectory_inputs, unroll
-from lsf_jax.networks.factorisation import free_mixer
-from lsf_jax.policies import best_value, greedy
+from lsf_jax.networks.mixers import free_mixer
+from lsf_jax.registry import Entry
+from lsf_jax.settings import number, setting
 from lsf_jax.types import Algorithm, Clock, EnvSpec, Hyper, Observation, Params, PRNGKey, Trajectory
 
 
@@ -41,8 +41,8 @@ class WeightedQmixConfig(MixedValueConfig):
 class Networks(NamedTuple):
     """What learns: QMIX, and the central branch."""
 
-    monotonic: q_mixing.Networks
-    central: q_mixing.Networks
+    monotonic: q_learning.Networks
+    central: q_learning.Networks
 
 
 class Forward(NamedTuple):
@@ -64,19 +64,19 @@ Rule = Callable[[Forward, Trajectory, Float[Array, "time groups"]], Bool[Array, 
 def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]:
     """Parameters of QMIX's agents and mixer, and under "central" those of the other branch."""
     key_monotonic, key_central = jax.random.split(key)
-    central = q_mixing.init_params(net.central, spec, key_central)
-    return {**q_mixing.init_params(net.monotonic, spec, key_monotonic), "central": central}
+    central = q_learning.init_params(net.central, spec, key_central)
+    return {**q_learning.init_params(net.monotonic, spec, key_monotonic), "central": central}
 
 
 def total(
-    net: q_mixing.Networks,
+    net: q_learning.Networks,
     params: Params,
     q: Float[Array, "time agents actions"],
     seen: Observation,
     action: Int[Array, "time agents"],
 ) -> Float[Array, "time groups"]:
     """What one branch makes of a joint action at every step."""
-    return q_mixing.mixed(net, params, q, best_value(q, seen.avail), action, seen.state)
+    return q_learning.mixed(net, params, q, best_value(q, seen.avail), action, seen.state)
 
 
 def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks) -> Forward:
@@ -114,7 +114,7 @@ def targets_and_weights(
     f: Forward, t: Trajectory, hyper: Hyper, rule: Rule
 ) -> tuple[Float[Array, "time groups"], Float[Array, "time groups"]]:
     """y, the TD(λ) return of Q*(τ', ū') by the target network, and w; nothing learns through either."""
-    y = q_mixing.td_target(f.best_total[1:], t, hyper)
+    y = q_learning.td_target(f.best_total[1:], t, hyper)
     return y, jnp.where(rule(f, t, y), 1.0, hyper.weight)
 
 
@@ -135,43 +135,52 @@ def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, rule: Rule) -
 def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, rule: Rule) -> Terms:
     """Per-step quantities for people, averaged over valid steps."""
     return {
-        **q_mixing.diagnose(f, t, clock, hyper),
+        **q_learning.diagnose(f, t, clock, hyper),
         "q_central": f.central_total.mean(axis=-1),
         "weight": targets_and_weights(f, t, hyper, rule)[1].mean(axis=-1),
     }
 
 
-def weighted_qmix(
-    spec: EnvSpec, cfg: WeightedQmixConfig, observe: ObserveFn, micro_batch: int = 0, *, name: str, rule: Rule
-) -> Algorithm:
+def weighted_qmix(spec: EnvSpec, cfg: WeightedQmixConfig, observe: ObserveFn, *, name: str, rule: Rule) -> Algorithm:
     """Bind weighted QMIX for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
       observe: turns a stored episode into a trajectory.
-      micro_batch: episodes processed at a time (see `make_update`).
       name: registered name.
       rule: `optimistic` or `centrally_weighted`.
     """
-    agent = q_mixing.make_agent(spec, cfg)
+    agent = q_learning.make_agent(spec, cfg)
     net = Networks(
-        monotonic=q_mixing.Networks(agent=agent, mixer=q_mixing.qmix_mixer(spec, cfg)),
-        central=q_mixing.Networks(agent=agent, mixer=free_mixer(spec, hidden=cfg.central_hidden)),
+        monotonic=q_learning.Networks(agent=agent, mixer=q_learning.qmix_mixer(spec, cfg)),
+        central=q_learning.Networks(agent=agent, mixer=free_mixer(spec, hidden=cfg.central_hidden)),
     )
-    parts = q_mixing.Parts(
+    parts = q_learning.Parts(
         agent=agent,
         init=partial(init_params, net, spec),
         forward=partial(forward, net=net),
         loss=partial(loss, rule=rule),
         owned=OWNED,
         diagnose=partial(diagnose, rule=rule),
-        joint_table=partial(q_mixing.joint_table, net=net.monotonic),
+        joint_table=partial(q_learning.joint_table, net=net.monotonic),
     )
-    return q_mixing.value_based(spec, cfg, observe, micro_batch, name=name, parts=parts)
+    return q_learning.value_based(spec, cfg, observe, name=name, parts=parts)
 
 
-ENTRIES = {
-    "ow_qmix": entry(WeightedQmixConfig, partial(weighted_qmix, name="ow_qmix", rule=optimistic)),
-    "cw_qmix": entry(WeightedQmixConfig, partial(weighted_qmix, name="cw_qmix", rule=centrally_weighted)),
-}
+ENTRIES = (
+    Entry(
+        name="ow_qmix",
+        config=WeightedQmixConfig,
+        factory=partial(weighted_qmix, name="ow_qmix", rule=optimistic),
+        doc="OW-QMIX (the paper's WQMIX): QMIX, a step in full where it underestimates; targets of a free central Q*",
+        acts="values",
+    ),
+    Entry(
+        name="cw_qmix",
+        config=WeightedQmixConfig,
+        factory=partial(weighted_qmix, name="cw_qmix", rule=centrally_weighted),
+        doc="CW-QMIX: as OW-QMIX, but a step in full where the joint action is QMIX's best or may be better",
+        acts="values",
+    ),
+)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from lsf_jax.analysis.frames import Run, grid_labels
 from lsf_jax.analysis.plots import save
-from lsf_jax.analysis.runs import Run, grid_labels
 
 UNIFORM, OWN = "uniform", "own"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter
 
-from lsf_jax.analysis.runs import Run, grid_labels
+from lsf_jax.analysis.frames import Run, grid_labels
 from lsf_jax.analysis.statistics import CONFIDENCE, Curve, curve
-from lsf_jax.fields import env_label
+from lsf_jax.settings import env_label
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart with any colour vision; curves beyond its length repeat it with marks."""
@@ -38,7 +38,7 @@ def plot_curves(
 
     Args:
       runs: loaded runs; each grid point of each is one curve.
-      metric: name of the metric, as for `lsf_jax.analysis.runs.metric_of`.
+      metric: name of the metric, as for `lsf_jax.analysis.frames.metric_of`.
       path: where to write the PNG; None writes nothing.
       title: heading; None for one made from the runs' environments.
 

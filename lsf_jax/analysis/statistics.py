@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lsf_jax.analysis.runs import Metric, Run, budget, metric_of
+from lsf_jax.analysis.frames import Metric, Run, budget, metric_of
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000

@@ -1,90 +1,12 @@
-"""What every environment shares: the protocol of games that live on the host, and the checks of settings and sizes."""
+"""What every environment shares: the checks of settings and sizes."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
-
-from lsf_jax.fields import ConfigError, range_problem, type_problem
-from lsf_jax.types import EnvSpec, Observation
-
-FIRST, STEP, LOST = "first", "step", "lost"
-"""Kinds of events: the first observation of an episode; the answer to an action; its episode is void, FIRST follows."""
-
-
-class HostError(RuntimeError):
-    """Games on the host cannot be played: what failed, and what to do about it."""
-
-
-class Event(NamedTuple):
-    """What one worker of a `HostEnv` reports."""
-
-    worker: int
-    kind: str  # FIRST, STEP or LOST
-    reward: float = 0.0  # of a STEP
-    terminal: bool = False  # the game ended: do not bootstrap
-    done: bool = False  # the episode ended, by the game or by its limit
-    info: Mapping[str, float] = MappingProxyType({})  # as it stands after this step
-
-
-@runtime_checkable
-class HostEnv(Protocol):
-    """W games outside JAX (for example StarCraft II), each in a worker of its own and at its own pace.
-
-    A worker whose episode is done starts the next one by itself; after FIRST it waits, as long as it takes, for `send`.
-    """
-
-    spec: EnvSpec
-    n_workers: int
-    observation: Observation
-    """NumPy `[W, N, O]` float32, `[W, S]` float32, `[W, N, A]` bool: row w is what worker w last reported. It changes
-    only inside `receive`, when an event of w is returned: after a step that is done it holds the last observation until
-    FIRST."""
-    counters: dict[str, int]
-    """What went wrong and was healed, by kind, since the start."""
-
-    def start(self) -> None:
-        """Launch the games.
-
-        Raises:
-          HostError: they cannot be launched; it names the cause and what to do.
-        """
-        ...
-
-    def send(self, workers: Sequence[int], actions: np.ndarray) -> None:
-        """Start one step of each named worker with its joint action, `[len(workers), N]`; does not wait.
-
-        Raises:
-          ValueError: for an unavailable action, or a worker that waits for none. Nothing is sent then.
-        """
-        ...
-
-    def receive(self, min_ready: int, timeout: float) -> list[Event]:
-        """Wait until `min_ready` workers have an event, `timeout` seconds have passed or nothing is under way.
-
-        Returns:
-          At most one event of each worker; all of them are to be handled before the next call.
-
-        Raises:
-          HostError: a worker failed too often to go on.
-        """
-        ...
-
-    def save_replay(self, worker: int, folder: str | Path) -> Path:
-        """Save what a worker's game has seen since it was launched; the new file's path.
-
-        Raises:
-          HostError: the game cannot record itself, or went down meanwhile.
-        """
-        ...
-
-    def close(self) -> None:
-        """End every game and remove what it left; may be called twice."""
-        ...
+from lsf_jax.settings import ConfigError, range_problem, type_problem
+from lsf_jax.types import EnvSpec
 
 
 def require(holds: bool, key: str, value: object, expected: str) -> None:
@@ -94,7 +16,7 @@ def require(holds: bool, key: str, value: object, expected: str) -> None:
 
 
 def check_settings(cfg: Any) -> None:
-    """Checks type and range of every field of an environment's config, as declared with `lsf_jax.fields.setting`.
+    """Checks type and range of every field of an environment's config, as declared with `lsf_jax.settings.setting`.
 
     Raises:
       ValueError: naming `env.<key>`, its value and what was expected.

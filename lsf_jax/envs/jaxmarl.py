@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Integer
 
 from lsf_jax.envs.base import check_spec
-from lsf_jax.fields import ConfigError
+from lsf_jax.settings import ConfigError
 from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, PRNGKey, Snapshot, TimeStep
 
 Game: TypeAlias = Any

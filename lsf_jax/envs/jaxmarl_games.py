@@ -16,7 +16,8 @@ from jaxtyping import Array
 
 from lsf_jax.envs.base import check_settings
 from lsf_jax.envs.jaxmarl import GameState, Rules, Transition, from_jaxmarl, full_view, lenient, load_jaxmarl
-from lsf_jax.fields import setting
+from lsf_jax.registry import Entry
+from lsf_jax.settings import setting
 from lsf_jax.types import Env
 
 
@@ -84,3 +85,13 @@ def jaxmarl_game(cfg: JaxmarlConfig) -> Env:
             max_return=kind.max_return,
         ),
     )
+
+
+ENTRIES = (
+    Entry(
+        name="jaxmarl",
+        config=JaxmarlConfig,
+        factory=jaxmarl_game,
+        doc="Other cooperative games of JaxMARL: particle worlds and the switch riddle; env.game=... for another one",
+    ),
+)

@@ -9,7 +9,8 @@ import numpy as np
 
 from lsf_jax.envs.base import check_settings, require
 from lsf_jax.envs.tabular import Game, for_all, optimal_values, table_env
-from lsf_jax.fields import setting
+from lsf_jax.registry import Entry
+from lsf_jax.settings import setting
 from lsf_jax.types import Env
 
 PAPER = ((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0))
@@ -304,3 +305,55 @@ GAMES: dict[str, Callable[[Any], Game]] = {
     "m_step": _m_step,
 }
 """The tables of every registered matrix game, by name."""
+
+
+ENTRIES = (
+    Entry(
+        name="matrix_game",
+        config=MatrixGameConfig,
+        factory=matrix_game,
+        doc="One-step game of one payoff table, by default the paper's: both must risk -12 to find 8; or your own",
+    ),
+    Entry(
+        name="two_state",
+        config=TwoStateConfig,
+        factory=two_state,
+        doc="Two states, two agents, one step; both see the state (our realisation of the paper's multi-state problem)",
+    ),
+    Entry(
+        name="two_step",
+        config=TwoStepConfig,
+        factory=two_step,
+        doc="QMIX's two-step game: the first agent chooses between a safe 7 and a table with an 8",
+    ),
+    Entry(
+        name="climbing",
+        config=RepeatedConfig,
+        factory=climbing,
+        doc="Climbing game: 11 for the best joint action, -30 beside it, 5 to 7 for the safe ones",
+    ),
+    Entry(
+        name="penalty",
+        config=PenaltyConfig,
+        factory=penalty,
+        doc="Penalty game: two optima of 10 that punish failing to agree by k = 100, and a safe 2",
+    ),
+    Entry(
+        name="linear_game",
+        config=RepeatedConfig,
+        factory=linear_game,
+        doc="One-step game with an additive payoff: every factorisation can represent it",
+    ),
+    Entry(
+        name="nonlinear_game",
+        config=RepeatedConfig,
+        factory=nonlinear_game,
+        doc="One-step game with a monotone payoff that is not additive: QMIX can represent it, VDN cannot",
+    ),
+    Entry(
+        name="m_step",
+        config=MStepConfig,
+        factory=m_step,
+        doc="MAVEN's m-step game: the first joint action fixes a branch; the best pays 4 on the last of 10 steps",
+    ),
+)

@@ -21,7 +21,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
 from lsf_jax.envs.base import check_settings, check_spec, require
-from lsf_jax.fields import setting
+from lsf_jax.registry import Entry
+from lsf_jax.settings import setting
 from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, PRNGKey, TimeStep
 
 RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
@@ -395,3 +396,13 @@ def _render(snapshot: Snapshot, *, cfg: PredatorPreyConfig) -> str:
     rows = [" ".join(row) for row in board.reshape(cfg.grid_size, cfg.grid_size)]
     frozen = " ".join(names[~active]) or "none"
     return "\n".join([*rows, f"prey caught: {int((~alive).sum())} of {cfg.n_prey}; predators frozen: {frozen}"])
+
+
+ENTRIES = (
+    Entry(
+        name="predator_prey",
+        config=PredatorPreyConfig,
+        factory=predator_prey,
+        doc="Predator-prey (stag hunt), 10x10, 8 predators, 8 prey; env.punishment is p, what a lone catch earns",
+    ),
+)

@@ -1,9 +1,8 @@
 """Probes: tiny games with known answers, for tests, benchmarks and notebooks. Each isolates one thing to get right."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,8 @@ from jaxtyping import Array, Bool, UInt8
 
 from lsf_jax.envs.base import check_settings, check_spec
 from lsf_jax.envs.tabular import Game, for_all, table_env
-from lsf_jax.fields import setting
+from lsf_jax.registry import Entry
+from lsf_jax.settings import setting
 from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, PRNGKey, TimeStep
 
 
@@ -169,11 +169,11 @@ def _lasted(stats: EpisodeStats, *, limit: int) -> Array:
     return jnp.asarray(stats.length) >= limit
 
 
-PROBES: dict[str, tuple[type, Callable[[Any], Env]]] = {
-    "constant_reward": (ProbeConfig, constant_reward),
-    "reward_of_observation": (ProbeConfig, reward_of_observation),
-    "reward_of_action": (ProbeConfig, reward_of_action),
-    "delayed_reward": (ProbeConfig, delayed_reward),
-    "ragged": (RaggedConfig, ragged),
+PROBES: dict[str, Entry] = {
+    "constant_reward": Entry("constant_reward", ProbeConfig, constant_reward, "a probe"),
+    "reward_of_observation": Entry("reward_of_observation", ProbeConfig, reward_of_observation, "a probe"),
+    "reward_of_action": Entry("reward_of_action", ProbeConfig, reward_of_action, "a probe"),
+    "delayed_reward": Entry("delayed_reward", ProbeConfig, delayed_reward, "a probe"),
+    "ragged": Entry("ragged", RaggedConfig, ragged, "a probe"),
 }
 """Every probe by name, as in `lsf_jax.envs.ENVS`; not for the command line."""

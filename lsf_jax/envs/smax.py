@@ -30,7 +30,8 @@ from lsf_jax.envs.base import check_settings
 from lsf_jax.envs.jaxmarl import Game, Rules, Transition, from_jaxmarl, jaxmarl_version, lenient, load_jaxmarl
 from lsf_jax.envs.smax_scenarios import SCENARIOS, UNITS, Scenario
 from lsf_jax.envs.smax_view import MAP_SIZE, Snapshot, living, smax_view
-from lsf_jax.fields import setting
+from lsf_jax.registry import Entry
+from lsf_jax.settings import setting
 from lsf_jax.types import Env, EpisodeStats
 
 OUR_VERSION = "1"
@@ -173,3 +174,13 @@ def _side_text(name: str, side: slice, snapshot: Snapshot, scenario: Scenario) -
     ]
     share = np.asarray(snapshot.health)[side].sum() / scenario.column("health")[side].sum()
     return f"{name + ':':<9}{', '.join(counts)}; health {share:.0%}"
+
+
+ENTRIES = (
+    Entry(
+        name="smax",
+        config=SmaxConfig,
+        factory=smax,
+        doc="SMAX, JaxMARL's StarCraft-like battles (not SMAC): 3 marines against 3; smax/<scenario> for the others",
+    ),
+)

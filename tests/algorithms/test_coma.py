@@ -4,21 +4,21 @@ from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
-import actor_critic_cases as actor_critic
-import engine_cases
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
 import numpy as np
-import oracle_coma as oracle
 import pytest
-from lsf_sac_cases import BATCH, SPEC, A, N, T
 
 from lsf_jax.algorithms import coma as module
 from lsf_jax.algorithms.stepwise import SINCE_COPY
-from lsf_jax.config import compose
+from lsf_jax.config.composition import compose
 from lsf_jax.networks.agents import AgentNetwork, Mlp
 from lsf_jax.types import Clock
+from tests.support import actor_critic_cases as actor_critic
+from tests.support import engine_cases
+from tests.support import lsf_sac_cases as cases
+from tests.support import oracle_coma as oracle
+from tests.support.lsf_sac_cases import BATCH, SPEC, A, N, T
 
 SMALL = module.ComaConfig(
     batch_size=BATCH,

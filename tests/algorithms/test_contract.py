@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_cases import assert_same_bits, seed_slice
-from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, episodes_of, make_games, observe
 
-from lsf_jax.algorithms import ALGORITHMS, COMMUNICATING, stepwise
-from lsf_jax.config import compose
-from lsf_jax.optimizers import OPTIMIZERS
-from lsf_jax.program import build, compile_chunk, compile_evaluate, compile_init, make_rows
+from lsf_jax.algorithms import ALGORITHMS, stepwise
+from lsf_jax.config.composition import compose
+from lsf_jax.engine.optimizers import OPTIMIZERS
+from lsf_jax.programs.parts import compile_chunk, compile_evaluate, compile_init, make_rows
 from lsf_jax.types import Episode, Observation
+from tests.support.engine_cases import assert_same_bits, seed_slice
+from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, episodes_of, make_games, observe
 
 NAMES = sorted(ALGORITHMS)
 SMALL = {
@@ -49,8 +49,8 @@ WIDE = {
 """To learn with. Some of four seeds with narrower networks have units that never fire, and are stuck for long."""
 OF_ITS_OWN = {"dop": {"hidden": 64, "critic_hidden": 256, "lr": 1e-3, "actor_lr": 1e-3}}
 RATES = {"lr": {"q", "critic", "actor_critic"}, "actor_lr": {"actor"}, "alpha_lr": {"temperature"}}
-ALONE = sorted(set(NAMES) - COMMUNICATING)
-GREEDY = ("cw_qmix", "iql", "ndq", "ow_qmix", "qmix", "qplex", "qtran", "qtran_alt", "vdn")
+ALONE = [name for name in NAMES if not ALGORITHMS[name].communicates]
+GREEDY = [name for name in NAMES if ALGORITHMS[name].acts == "values"]
 """What has no policy of its own trains on greedy actions with ε uniform ones among them."""
 COMMON = ("n_envs=16", "updates_per_iteration=1", "buffer_capacity=64", "devices=1", "eval_episodes=1", "seeds=4")
 
@@ -63,7 +63,7 @@ def small_config(name, **changes):
 @cache
 def case(name):
     """An algorithm, three agents side by side, and a batch as its own replay gives it; update and acts compile once."""
-    algorithm = ALGORITHMS[name].factory(SPEC, small_config(name), observe, 0)
+    algorithm = ALGORITHMS[name].factory(SPEC, small_config(name), observe)
     episodes = episodes_of(make_games())
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), episodes)
     buffer = algorithm.replay(example, BATCH, BATCH)
@@ -167,7 +167,7 @@ def test_every_optimiser_is_the_one_asked_for_with_its_clip(name, monkeypatch):
     for kind, make in list(OPTIMIZERS.items()):
         monkeypatch.setitem(OPTIMIZERS, kind, recorded(kind, make))
     config = small_config(name, optimizer="rmsprop", grad_clip=3.5)
-    ALGORITHMS[name].factory(SPEC, config, observe, 0)
+    ALGORITHMS[name].factory(SPEC, config, observe)
     clips = {3.5, config.actor_clip} if hasattr(config, "actor_clip") else {3.5}
     assert {kind for kind, _ in asked} == {"rmsprop"}
     assert {clip for _, clip in asked} - {0.0} == clips - {0.0}
@@ -306,7 +306,7 @@ def test_a_joint_table_tells_all_joint_actions_and_a_policy(name):
     assert table.q_total.shape == (A**N,)
     np.testing.assert_allclose(np.asarray(table.policy).sum(axis=-1), 1.0, rtol=1e-5)
     assert (np.asarray(table.policy)[~np.asarray(observation.avail)] == 0).all()
-    if name not in COMMUNICATING:
+    if name in ALONE:
         greedy = actions(name, "act_greedy", observation, c.keys[0])[0]
         np.testing.assert_array_equal(np.asarray(table.policy).argmax(axis=-1), greedy)
 
@@ -319,7 +319,7 @@ def learned(name):
     sizes = {**WIDE, **OF_ITS_OWN.get(name, {})}
     words += [f"algo.{key}={str(value).lower()}" for key, value in sizes.items() if key in keys]
     config = compose(algo=name, env="linear_game", overrides=words)
-    program = build(config)
+    program = bind(config)
     state = compile_init(program, 0)(make_rows(config, program.algorithm))
     chunk = compile_chunk(program, rows=8, log_every=64)
     state, log = chunk(state, jnp.int32(250), jnp.int32(2**30))
@@ -343,7 +343,7 @@ def test_it_learns_the_additive_game_and_compiles_once(name):
 def test_it_can_be_built_for_predator_prey(name):
     """The whole training step at its real size, traced but not compiled."""
     config = compose(algo=name, env="predator_prey")
-    program = build(config)
+    program = bind(config)
     rows = jax.eval_shape(partial(compile_init(program, 0)), make_rows(config, program.algorithm))
     assert rows.iteration.shape == ()
 

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
 import numpy as np
-import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, DOUBLE, FIXED, MASAC, PLAIN, SMALL, SPEC, A, N, T
 
 from lsf_jax.algorithms import ALGORITHMS
-from lsf_jax.algorithms import lsf_sac_networks as networks
-from lsf_jax.algorithms.lsf_sac_config import TD_TARGETS
-from lsf_jax.config import compose
+from lsf_jax.algorithms.lsf_sac import networks as networks
+from lsf_jax.algorithms.lsf_sac.config import TD_TARGETS
+from lsf_jax.config.composition import compose
 from lsf_jax.types import AgentState
+from tests.support import lsf_sac_cases as cases
+from tests.support import oracle_lsf_sac as oracle
+from tests.support.lsf_sac_cases import BATCH, CLOCK, DOUBLE, FIXED, MASAC, PLAIN, SMALL, SPEC, A, N, T
 
 TWIN = replace(SMALL, twin=True, policy_sign="release", td_target="double_q", message_routing="per_receiver")
 ABLATIONS = {"masac": MASAC, "masac_double_q": DOUBLE, "fixed_alpha": FIXED, "twin": TWIN}
@@ -219,4 +219,4 @@ def test_a_registered_ablation_differs_from_lsf_sac_in_nothing_but_what_it_ablat
     assert {key: getattr(ours, key) for key in says} == says
     for key, value in vars(ours).items():
         assert key in says or value == getattr(lsf, key), key
-    assert ALGORITHMS[name].factory(SPEC, ours, cases.observe, 0).name == name
+    assert ALGORITHMS[name].factory(SPEC, ours, cases.observe).name == name

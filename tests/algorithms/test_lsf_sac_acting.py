@@ -5,15 +5,15 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
 import numpy as np
-import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import CLOCK, OBS, PLAIN, RELEASE, SMALL, A, N, S, T
 
 from lsf_jax.algorithms.base import BEHAVIOURS
-from lsf_jax.policies import epsilon_greedy, linear_schedule
+from lsf_jax.engine.distributions import epsilon_greedy, linear_schedule
 from lsf_jax.types import Observation
+from tests.support import lsf_sac_cases as cases
+from tests.support import oracle_lsf_sac as oracle
+from tests.support.lsf_sac_cases import CLOCK, OBS, PLAIN, RELEASE, SMALL, A, N, S, T
 
 DRAWS = 20_000
 WAYS = [*BEHAVIOURS, "act_greedy", "act_sampled"]

@@ -5,16 +5,16 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
 import numpy as np
-import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import CLOCK, DOUBLE, MASAC, OBS, SMALL, SPEC, TALKING, A, N, S, T
 
-from lsf_jax.algorithms import lsf_sac as lsf
-from lsf_jax.algorithms import lsf_sac_networks as networks
-from lsf_jax.fields import ConfigError
+from lsf_jax.algorithms.lsf_sac import losses as lsf
+from lsf_jax.algorithms.lsf_sac import networks as networks
+from lsf_jax.settings import ConfigError
 from lsf_jax.types import Observation
+from tests.support import lsf_sac_cases as cases
+from tests.support import oracle_lsf_sac as oracle
+from tests.support.lsf_sac_cases import CLOCK, DOUBLE, MASAC, OBS, SMALL, SPEC, TALKING, A, N, S, T
 
 PER_RECEIVER = replace(TALKING, message_routing="per_receiver")
 FEED_FORWARD = replace(PER_RECEIVER, recurrent=False, policy_sign="release", td_target="soft_expected")

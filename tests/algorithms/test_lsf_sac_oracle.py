@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
 import numpy as np
-import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, ODD, RELEASE, SMALL, A, N
 
-from lsf_jax.algorithms import lsf_sac as lsf
 from lsf_jax.algorithms.base import hyper_of
-from lsf_jax.algorithms.lsf_sac_config import TD_TARGETS
+from lsf_jax.algorithms.lsf_sac import losses as lsf
+from lsf_jax.algorithms.lsf_sac.config import TD_TARGETS
+from tests.support import lsf_sac_cases as cases
+from tests.support import oracle_lsf_sac as oracle
+from tests.support.lsf_sac_cases import BATCH, CLOCK, ODD, RELEASE, SMALL, A, N
 
 PRESETS = {"paper": SMALL, "release": RELEASE, "odd": ODD}
 PER_RECEIVER = replace(SMALL, message_routing="per_receiver")

@@ -4,19 +4,19 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
 import numpy as np
-import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, DOUBLE, MASAC, PLAIN, SMALL, SPEC, A, N, T
 
-from lsf_jax.algorithms import lsf_sac as lsf
-from lsf_jax.algorithms import lsf_sac_networks as networks
-from lsf_jax.algorithms.lsf_sac_config import TD_TARGETS
-from lsf_jax.learner import detach_others, sum_over_valid
+from lsf_jax.algorithms.lsf_sac import losses as lsf
+from lsf_jax.algorithms.lsf_sac import networks as networks
+from lsf_jax.algorithms.lsf_sac.config import TD_TARGETS
+from lsf_jax.engine.distributions import masked_log_softmax
+from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import agent_inputs
 from lsf_jax.networks.messages import route_broadcast, route_per_receiver
-from lsf_jax.policies import masked_log_softmax
+from tests.support import lsf_sac_cases as cases
+from tests.support import oracle_lsf_sac as oracle
+from tests.support.lsf_sac_cases import BATCH, CLOCK, DOUBLE, MASAC, PLAIN, SMALL, SPEC, A, N, T
 
 LOSSES = {"critic": lsf.critic_loss, "actor": lsf.policy_loss, "temperature": lsf.temperature_loss}
 TRAINS = {

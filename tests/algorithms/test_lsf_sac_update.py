@@ -5,17 +5,17 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
 import numpy as np
-import oracle_lsf_sac as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, ODD, PLAIN, RELEASE, SMALL, A, N, T
 
-from lsf_jax.buffers import observe_episode
+from lsf_jax.engine.buffers import observe_episode
+from lsf_jax.engine.learner import hard_copy
+from lsf_jax.engine.optimizers import adam
 from lsf_jax.envs import make
-from lsf_jax.learner import hard_copy
-from lsf_jax.optimizers import adam
 from lsf_jax.types import AgentState, Clock, Observation
+from tests.support import lsf_sac_cases as cases
+from tests.support import oracle_lsf_sac as oracle
+from tests.support.lsf_sac_cases import BATCH, CLOCK, ODD, PLAIN, RELEASE, SMALL, A, N, T
 
 CLIPPED_AND_FIXED = replace(SMALL, grad_clip=0.01, actor_clip=0.02, learn_temperature=False)
 

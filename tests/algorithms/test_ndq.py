@@ -6,19 +6,19 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle_ndq as oracle
 import pytest
-import value_cases as cases
-from engine_cases import FOREVER, counted_compilations
-from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe
 
-from lsf_jax.algorithms import ALGORITHMS, COMMUNICATING, ndq
-from lsf_jax.config import compose
-from lsf_jax.fields import ConfigError
-from lsf_jax.learner import detach_others, sum_over_valid
+from lsf_jax.algorithms import ALGORITHMS, ndq
+from lsf_jax.config.composition import compose
+from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import agent_inputs
-from lsf_jax.program import build, compile_chunk, compile_init, make_rows
+from lsf_jax.programs.parts import compile_chunk, compile_init, make_rows
+from lsf_jax.settings import ConfigError
 from lsf_jax.types import Observation
+from tests.support import oracle_ndq as oracle
+from tests.support import value_cases as cases
+from tests.support.engine_cases import FOREVER, counted_compilations
+from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe
 
 D = 2
 SMALL = ndq.NdqConfig(
@@ -189,7 +189,7 @@ def test_utilities_while_acting_read_noisy_messages_less_what_is_cut(cut):
 def who_changed(cfg, act, sender):
     """Which agents ever act differently when one agent sees something else, all else equal."""
     c = case(SMALL)
-    algorithm = ALGORITHMS["ndq"].factory(SPEC, cfg, observe, 0)
+    algorithm = ALGORITHMS["ndq"].factory(SPEC, cfg, observe)
     hyper = algorithm.hyper._replace(epsilon_start=jnp.float32(0.0), epsilon_finish=jnp.float32(0.0))
     everything = jax.random.normal(jax.random.key(7), (60, N, SPEC.obs_dim))
 
@@ -206,7 +206,7 @@ def who_changed(cfg, act, sender):
 @pytest.mark.parametrize("act", ["act", "act_greedy"])
 def test_what_one_agent_sees_can_change_what_the_others_do(act):
     assert who_changed(SMALL, act, sender=1).all()
-    assert "ndq" in COMMUNICATING
+    assert ALGORITHMS["ndq"].communicates
 
 
 def test_cut_messages_leave_every_agent_to_itself_in_evaluations_and_not_in_training():
@@ -252,7 +252,7 @@ def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once():
     sizes = ["algo.hidden=8", "algo.encoder_hidden=8", "algo.mixer_embed=4", "algo.batch_size=2", "seeds=2"]
     train = ["train.n_envs=2", "train.buffer_capacity=8", "train.updates_per_iteration=1", "train.devices=1"]
     config = compose(algo="ndq", env="matrix_game", overrides=[*sizes, *train, "algo.recurrent=false"])
-    program = build(config)
+    program = bind(config)
     state = compile_init(program, 0)(make_rows(config, program.algorithm))
     chunk = compile_chunk(program, rows=8)
     state, _ = chunk(state, jnp.int32(1), jnp.int32(FOREVER))

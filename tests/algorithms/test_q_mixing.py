@@ -5,22 +5,22 @@ from functools import cache, partial
 from itertools import product
 from types import SimpleNamespace
 
-import actor_critic_cases as grads
-import engine_cases
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
-import matrix_cases as matrix
 import numpy as np
-import oracle_q_mixing as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N
 
-from lsf_jax.algorithms import q_mixing as module
-from lsf_jax.algorithms.settings import MixedValueConfig, ValueConfig
-from lsf_jax.config import compose
-from lsf_jax.networks.factorisation import free_mixer
-from lsf_jax.program import build, compile_chunk, compile_init, make_rows
+from lsf_jax.algorithms import q_learning as module
+from lsf_jax.algorithms.configs import MixedValueConfig, ValueConfig
+from lsf_jax.config.composition import compose
+from lsf_jax.networks.mixers import free_mixer
+from lsf_jax.programs.parts import compile_chunk, compile_init, make_rows
+from tests.support import actor_critic_cases as grads
+from tests.support import engine_cases
+from tests.support import lsf_sac_cases as cases
+from tests.support import matrix_cases as matrix
+from tests.support import oracle_q_mixing as oracle
+from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N
 
 SIZES = {"batch_size": BATCH, "hidden": 8, "discount": 0.9, "trace": 0.6, "reward_scale": 0.5}
 SIZES |= {"grad_clip": 0.0, "remat": False}
@@ -38,7 +38,7 @@ LOGGED = ("td", "q_total", "q_utility", "q_gap", "reward")
 def case(name):
     """An algorithm, an agent with targets of its own, a batch and one update."""
     cfg = CONFIGS[name]
-    algorithm = module.ENTRIES[name].factory(SPEC, cfg, cases.observe, 0)
+    algorithm = ALGORITHMS[name].factory(SPEC, cfg, cases.observe)
     agent = grads.stirred_agent(algorithm)
     games = cases.make_games()
     episodes = cases.episodes_of(games)
@@ -202,7 +202,7 @@ def exact_qplex(params):
 
 def test_qplex_represents_the_papers_game_exactly():
     cfg = module.QplexConfig(hidden=8, recurrent=False, heads=1, adv_layers=1, hyper_hidden=4)
-    algorithm = module.ENTRIES["qplex"].factory(matrix.ENV.spec, cfg, matrix.observe, 0)
+    algorithm = ALGORITHMS["qplex"].factory(matrix.ENV.spec, cfg, matrix.observe)
     born = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyper)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), born)
     exact = zeros._replace(params={"q": exact_qplex(zeros.params["q"])})
@@ -230,7 +230,7 @@ def test_the_optimizer_of_the_configuration_takes_the_step():
     """RMSprop's first step is g / (√(0.01 g²) + 1e-5): ten times the sign of a gradient that is not tiny."""
     c = case("vdn")
     cfg = replace(c.cfg, optimizer="rmsprop", lr=1e-3)
-    algorithm = module.ENTRIES["vdn"].factory(SPEC, cfg, cases.observe, 0)
+    algorithm = ALGORITHMS["vdn"].factory(SPEC, cfg, cases.observe)
     agent = c.agent._replace(opt_state=jax.jit(algorithm.init)(jax.random.key(0), algorithm.hyper).opt_state)
     after, _ = jax.jit(algorithm.update)(agent, c.episodes, jax.random.key(3), CLOCK, algorithm.hyper)
     gradients = grads.gradients(c.updated, "q")
@@ -243,7 +243,7 @@ SHORT = ("algo.hidden=8", "algo.batch_size=4", "algo.recurrent=false", "train.se
 
 def test_a_run_from_its_configuration_learns_and_compiles_once():
     config = compose(algo="vdn", env="matrix_game", presets=["pymarl"], overrides=[*SHORT, "train.buffer_capacity=8"])
-    program = build(config)
+    program = bind(config)
     chunk = compile_chunk(program, rows=8)
     state = compile_init(program, 0)(make_rows(config, program.algorithm))
     before = jax.tree.map(np.array, state.agent.params)

@@ -5,18 +5,18 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle_qtran as oracle
 import pytest
-import value_cases as cases
-from engine_cases import FOREVER, counted_compilations
-from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe, valid_steps
 
 from lsf_jax.algorithms import qtran
-from lsf_jax.config import compose
-from lsf_jax.learner import detach_others, sum_over_valid
+from lsf_jax.config.composition import compose
+from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import trajectory_inputs
-from lsf_jax.program import build, compile_chunk, compile_init, make_rows
+from lsf_jax.programs.parts import compile_chunk, compile_init, make_rows
 from lsf_jax.types import Trajectory
+from tests.support import oracle_qtran as oracle
+from tests.support import value_cases as cases
+from tests.support.engine_cases import FOREVER, counted_compilations
+from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe, valid_steps
 
 VARIANTS = {"qtran": qtran.BASE, "qtran_alt": qtran.ALT}
 WEIGHTS = {"opt_weight": 0.7, "nopt_weight": 0.4, "joint_hidden": 5, "joint_layers": 2}
@@ -189,7 +189,7 @@ def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once(name):
     sizes = ["algo.hidden=8", "algo.joint_hidden=8", "algo.batch_size=2", "seeds=2"]
     train = ["train.n_envs=2", "train.buffer_capacity=8", "train.updates_per_iteration=1", "train.devices=1"]
     config = compose(algo=name, env="matrix_game", overrides=[*sizes, *train])
-    program = build(config)
+    program = bind(config)
     state = compile_init(program, 0)(make_rows(config, program.algorithm))
     chunk = compile_chunk(program, rows=8)
     state, _ = chunk(state, jnp.int32(1), jnp.int32(FOREVER))

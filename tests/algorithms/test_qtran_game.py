@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lsf_sac_cases import CLOCK, observe
 
 from lsf_jax.algorithms import ALGORITHMS, qtran
 from lsf_jax.envs import make
 from lsf_jax.envs.matrix_game import PAPER
 from lsf_jax.networks.agents import run, trajectory_inputs, unroll_features
 from lsf_jax.types import Episode
+from tests.support.lsf_sac_cases import CLOCK, observe
 
 PAYOFF = np.array(PAPER)
 JOINT = np.array(list(product(range(3), repeat=2)))
@@ -66,7 +66,7 @@ def solved(name):
     """(joint [9, G], q [2, 3], V) of every seed whose Q_jt has become the payoff."""
     env, entry, variant = make("matrix_game"), ALGORITHMS[name], VARIANTS[name]
     cfg = entry.config(nopt_weight=1.0, batch_size=9, hidden=16, joint_hidden=64, recurrent=False, lr=RATE)
-    algorithm, episodes = entry.factory(env.spec, cfg, observe, 0), every_joint_action(env)
+    algorithm, episodes = entry.factory(env.spec, cfg, observe), every_joint_action(env)
     read = partial(values, qtran.make_networks(env.spec, cfg, variant), variant, episodes)
     train = jax.jit(jax.vmap(lambda key: read(learn(algorithm, episodes, key))))
     seeds = map(np.asarray, train(jax.random.split(jax.random.key(0), SEEDS)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsf_jax.algorithms.stepwise import critic_steps
-from lsf_jax.optimizers import OPTIMIZERS
+from lsf_jax.engine.optimizers import OPTIMIZERS
 
 B, T, D = 3, 5, 4
 RATE, CLIP = 0.05, 4.0

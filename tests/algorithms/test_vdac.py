@@ -4,22 +4,22 @@ from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
-import actor_critic_cases as actor_critic
-import engine_cases
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
 import numpy as np
-import oracle_lsf_sac as networks
-import oracle_vdac as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T
 
 from lsf_jax.algorithms import vdac as module
 from lsf_jax.algorithms.base import hyper_of
-from lsf_jax.config import compose
-from lsf_jax.policies import masked_log_softmax
+from lsf_jax.config.composition import compose
+from lsf_jax.engine.distributions import masked_log_softmax
 from lsf_jax.types import Observation, Trajectory
+from tests.support import actor_critic_cases as actor_critic
+from tests.support import engine_cases
+from tests.support import lsf_sac_cases as cases
+from tests.support import oracle_lsf_sac as networks
+from tests.support import oracle_vdac as oracle
+from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T
 
 SIZES = {"batch_size": BATCH, "hidden": 8, "discount": 0.9, "trace": 0.6, "reward_scale": 0.5}
 MORE = {"entropy_weight": 0.3, "value_weight": 0.7, "grad_clip": 0.0, "remat": False}
@@ -39,7 +39,7 @@ STEPS = int(CLOCK.env_steps)
 def case(name):
     """An algorithm, an agent, a batch and one update of it."""
     cfg = CONFIGS[name]
-    algorithm = module.ENTRIES[name.split(",")[0]].factory(SPEC, cfg, cases.observe, 0)
+    algorithm = module.ENTRIES[name.split(",")[0]].factory(SPEC, cfg, cases.observe)
     agent = actor_critic.stirred_agent(algorithm)
     games = cases.make_games()
     episodes = cases.episodes_of(games)

@@ -5,18 +5,18 @@ from functools import cache
 from itertools import product
 from types import SimpleNamespace
 
-import actor_critic_cases as grads
 import jax
 import jax.numpy as jnp
-import lsf_sac_cases as cases
-import matrix_cases as matrix
 import numpy as np
-import oracle_q_mixing as oracle
 import pytest
-from lsf_sac_cases import BATCH, CLOCK, SPEC, A, N
 
 from lsf_jax.algorithms import weighted_qmix as module
-from lsf_jax.config import compose
+from lsf_jax.config.composition import compose
+from tests.support import actor_critic_cases as grads
+from tests.support import lsf_sac_cases as cases
+from tests.support import matrix_cases as matrix
+from tests.support import oracle_q_mixing as oracle
+from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N
 
 CFG = module.WeightedQmixConfig(
     batch_size=BATCH,
@@ -40,7 +40,7 @@ EVERY = pytest.mark.parametrize("name", RULES)
 def case(name):
     """An algorithm, an agent with targets of its own, a batch and one update."""
     cfg = CFG
-    algorithm = module.ENTRIES[name].factory(SPEC, cfg, cases.observe, 0)
+    algorithm = ALGORITHMS[name].factory(SPEC, cfg, cases.observe)
     agent = grads.stirred_agent(algorithm)
     games = cases.make_games()
     episodes = cases.episodes_of(games)

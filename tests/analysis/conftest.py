@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lsf_jax import metrics
-from lsf_jax.analysis.runs import load_run
+from lsf_jax.analysis.frames import load_run
+from lsf_jax.runs import tables
 
 CONFIG = """algo: {name: lsf_sac, lr: 3e-4}
 env: {name: predator_prey}
@@ -41,9 +41,9 @@ def make_run(tmp_path):
             "iteration": point,
             "env_steps": np.asarray(env_steps).ravel(),
         }
-        metrics.write_part(folder, "train", 0, 0, {**columns, "loss": -returns.ravel()})
+        tables.write_part(folder, "train", 0, 0, {**columns, "loss": -returns.ravel()})
         columns["final"] = point == n_points - 1
-        metrics.write_part(folder, "eval", 0, 0, {**columns, "return": returns.ravel()})
+        tables.write_part(folder, "eval", 0, 0, {**columns, "return": returns.ravel()})
         return load_run(folder)
 
     return make

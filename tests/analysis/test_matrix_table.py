@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from lsf_jax.analysis.frames import Run
 from lsf_jax.analysis.matrix_table import (
     OWN,
     PAPER,
@@ -19,7 +20,6 @@ from lsf_jax.analysis.matrix_table import (
     wilson,
     write_table,
 )
-from lsf_jax.analysis.runs import Run
 
 PAYOFF = np.array([[[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]])
 

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxmarl_cases import needs_jaxmarl
 
-from lsf_jax.envs import ENVS, HOSTED, make
+from lsf_jax.envs import ENVS, make
 from lsf_jax.envs.probes import PROBES
 from lsf_jax.types import EnvSpec, EpisodeStats, Observation, TimeStep
+from tests.support.jaxmarl_cases import needs_jaxmarl
 
 COPIES = 16
 SETTINGS = {
-    **{name: (name, {}) for name in ENVS | PROBES if name not in HOSTED},
+    **{name: (name, {}) for name, entry in (ENVS | PROBES).items() if entry.hosted is None},
     "predator_prey, small": ("predator_prey", {"grid_size": 4, "n_predators": 3, "n_prey": 2, "episode_limit": 12}),
     "two_state, aliased": ("two_state", {"variant": "aliased"}),
     "climbing, repeated": ("climbing", {"episode_limit": 25}),
@@ -63,8 +63,8 @@ def play(env):
 
 def build(name):
     base, settings = SETTINGS[name]
-    config_class, factory = (ENVS | PROBES)[base]
-    return factory(config_class(**settings))
+    entry = (ENVS | PROBES)[base]
+    return entry.factory(entry.config(**settings))
 
 
 @pytest.fixture(

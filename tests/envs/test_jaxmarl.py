@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxmarl_cases import needs_jaxmarl
 
 from lsf_jax.envs import make
 from lsf_jax.envs.jaxmarl import Rules, from_jaxmarl, full_view, lenient, load_jaxmarl, stack
 from lsf_jax.envs.jaxmarl_games import GAMES, mean_reward, side_by_side
 from lsf_jax.types import EpisodeStats
+from tests.support.jaxmarl_cases import needs_jaxmarl
 
 pytestmark = needs_jaxmarl
 

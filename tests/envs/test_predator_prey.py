@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference_predator_prey as reference
 
 from lsf_jax.envs import make
 from lsf_jax.envs.predator_prey import PredatorPreyConfig, draw_randomness, predator_prey, take_snapshot, transition
 from lsf_jax.types import EpisodeStats
+from tests.support import reference_predator_prey as reference
 
 CASES = {
     "default": (PredatorPreyConfig(), 24, 100),

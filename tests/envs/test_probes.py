@@ -11,8 +11,8 @@ from lsf_jax.envs.probes import PROBES
 
 
 def build(name, **settings):
-    config_class, factory = PROBES[name]
-    return factory(config_class(**settings))
+    entry = PROBES[name]
+    return entry.factory(entry.config(**settings))
 
 
 def play(env, actions, seed=0):

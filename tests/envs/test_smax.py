@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxmarl_cases import PAPER, case, needs_jaxmarl, play, tell
 
 from lsf_jax.envs.jaxmarl import lenient
 from lsf_jax.envs.smax_scenarios import SCENARIOS
 from lsf_jax.envs.smax_view import MAP_SIZE, N_MOVES, STOP, take_snapshot
 from lsf_jax.types import EpisodeStats
+from tests.support.jaxmarl_cases import PAPER, case, needs_jaxmarl, play, tell
 
 pytestmark = needs_jaxmarl
 COPIES, STEPS = 16, 99

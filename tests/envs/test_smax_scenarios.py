@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxmarl_cases import PAPER, case, needs_jaxmarl
 
 import lsf_jax
-from lsf_jax import config, layers
-from lsf_jax.buffers import uniform
+from lsf_jax.config import composition, layers
+from lsf_jax.engine.buffers import uniform
+from lsf_jax.engine.rollouts import rollout
 from lsf_jax.envs import make
 from lsf_jax.envs.jaxmarl import load_jaxmarl
 from lsf_jax.envs.smax_scenarios import N_STANDARD, SCENARIOS, UNITS
-from lsf_jax.fields import ConfigError
-from lsf_jax.rollout import rollout
+from lsf_jax.settings import ConfigError
+from tests.support.jaxmarl_cases import PAPER, case, needs_jaxmarl
 
 SIZES = {  # agents, actions, observation, state
     "3m": (3, 8, 75, 60),
@@ -132,18 +132,18 @@ def test_replay_takes_14_bytes_a_unit_and_a_few_for_the_step(name):
 
 @pytest.mark.parametrize("name", PAPER)
 def test_every_map_has_a_file_that_says_what_it_is(name):
-    made = config.compose(env=f"smax/{name}")
+    made = composition.compose(env=f"smax/{name}")
     assert (made.env_name, made.env.scenario) == ("smax", name)
-    assert made.env == config.compose(env="smax", overrides=[f"env.scenario={name}"]).env
+    assert made.env == composition.compose(env="smax", overrides=[f"env.scenario={name}"]).env
     headline = dict(layers.list_configs()["env"])[f"smax/{name}"]
     assert headline.startswith("SMAX: ")
 
 
 def test_an_unknown_map_is_answered_with_a_near_one():
     with pytest.raises(ConfigError, match="did you mean smax/5m_vs_6m"):
-        config.compose(env="smax/5m_vs_7m")
+        composition.compose(env="smax/5m_vs_7m")
     with pytest.raises(ConfigError, match=r"env\.scenario is corridor; expected one of 3m, .*corridor_open"):
-        config.compose(env="smax", overrides=["env.scenario=corridor"])
+        composition.compose(env="smax", overrides=["env.scenario=corridor"])
 
 
 def run(code, **environment):
@@ -158,7 +158,7 @@ def run(code, **environment):
 
 
 def test_maps_are_listed_without_importing_jaxmarl():
-    code = "import sys; from lsf_jax.cli import main; main(['list', 'env']); assert 'jaxmarl' not in sys.modules"
+    code = "import sys; from lsf_jax.cli.app import main; main(['list', 'env']); assert 'jaxmarl' not in sys.modules"
     done = run(code)
     assert done.returncode == 0, done.stderr
     assert all(f"  smax/{name} " in done.stdout for name in PAPER)

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_cases import advance, chunk_of, program_of, small, start
-from jaxmarl_cases import battle, case, needs_jaxmarl
 
 from lsf_jax.analysis.battle import draw_battle, unpack_battle
-from lsf_jax.config import compose
+from lsf_jax.analysis.playback import Policies, episode_frames
+from lsf_jax.config.composition import compose
 from lsf_jax.envs.smax_scenarios import SCENARIOS
-from lsf_jax.playback import Policies, episode_frames
 from lsf_jax.types import Episode, EpisodeStats
+from tests.support.engine_cases import advance, chunk_of, program_of, small, start
+from tests.support.jaxmarl_cases import battle, case, needs_jaxmarl
 
 pytestmark = needs_jaxmarl
 

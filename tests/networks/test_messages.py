@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lsf_jax.engine.distributions import NEVER
 from lsf_jax.networks.messages import (
     MessageDecoder,
     MessageEncoder,
@@ -15,7 +16,6 @@ from lsf_jax.networks.messages import (
     route_per_receiver,
     sample_messages,
 )
-from lsf_jax.policies import NEVER
 
 TIME, N_AGENTS, DIM, N_ACTIONS = 4, 3, 2, 5
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsf_jax.envs.base import HostError
+from lsf_jax.envs.host import HostError
+from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.process import interpreter, worker_environment
-from lsf_jax.envs.smac.settings import SmacConfig
 
 BUILDS = {"4.6.2": 69232, "4.10.0": 75689}
 """Builds whose results papers report; those of two versions do not compare."""

@@ -5,10 +5,11 @@ from functools import partial
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lsf_jax.envs.hosted import Hosted, hosted_env
+from lsf_jax.envs.host import Hosted, hosted_env
 from lsf_jax.envs.smac.check import require_all
+from lsf_jax.envs.smac.config import SmacConfig, spec_of
 from lsf_jax.envs.smac.pool import SmacPool
-from lsf_jax.envs.smac.settings import SmacConfig, spec_of
+from lsf_jax.registry import Entry
 from lsf_jax.types import Env, EpisodeStats
 
 INFO = ("battle_won", "dead_allies", "dead_enemies")
@@ -49,3 +50,14 @@ def hosted(cfg: SmacConfig) -> Hosted:
 
 def _won(stats: EpisodeStats) -> Array:
     return jnp.asarray(stats.info["battle_won"]) > 0
+
+
+ENTRIES = (
+    Entry(
+        name="smac",
+        config=SmacConfig,
+        factory=smac,
+        doc="Real SMAC (oxwhirl/smac with StarCraft II): ten maps in smac/; this one is oxwhirl's default, 8m",
+        hosted=hosted,
+    ),
+)

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lsf_jax.envs.base import HostError
+from lsf_jax.envs.host import HostError
 from lsf_jax.types import EnvSpec, Observation
 
 WORKER = Path(__file__).with_name("worker.py")

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from lsf_jax.envs.smac import check
-from lsf_jax.envs.smac.settings import SmacConfig
-from lsf_jax.envs.smac.tables import MAPS
+from lsf_jax.envs.smac.config import SmacConfig
+from lsf_jax.envs.smac.maps import MAPS
 
 
 def by_name(findings):

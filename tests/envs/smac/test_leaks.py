@@ -11,18 +11,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from smac_cases import BASE, QUICK, Player, leftovers, lowest, marked_processes, scripted_pool, wait_until
 
-from lsf_jax.config import config_folder
-from lsf_jax.envs.base import FIRST, LOST, HostError
+from lsf_jax.config.layers import config_folder
+from lsf_jax.envs.host import FIRST, LOST, HostError
 from lsf_jax.envs.smac.process import PREFIX, Nest
+from tests.support.smac_cases import BASE, QUICK, Player, leftovers, lowest, marked_processes, scripted_pool, wait_until
 
 SHARED = Path("/dev/shm")
 TRAINER = """
 import json, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from lsf_jax.envs.smac.pool import SmacPool
-from lsf_jax.envs.smac.settings import SmacConfig
+from lsf_jax.envs.smac.config import SmacConfig
 pool = SmacPool(SmacConfig(**json.loads(sys.argv[1])), 3, seed=int(sys.argv[2]))
 pool.start()
 pool.receive(3, 10.0)

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 import numpy as np
 import psutil
 import pytest
-from smac_cases import BASE, Player, lowest, scripted_pool, wait_until
 
-from lsf_jax.envs.base import FIRST, LOST, STEP, HostError
+from lsf_jax.envs.host import FIRST, LOST, STEP, HostError
+from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.pool import COUNTERS, SmacPool
-from lsf_jax.envs.smac.settings import SmacConfig
+from tests.support.smac_cases import BASE, Player, lowest, scripted_pool, wait_until
 
 FAULTS = ("crashes", "hangs", "stale_resets", "wrong_max_rewards", "launch_failures")
 

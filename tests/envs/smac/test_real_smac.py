@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from smac_cases import wait_until
 
-from lsf_jax.envs.base import FIRST, LOST, STEP, HostError
+from lsf_jax.envs.host import FIRST, LOST, STEP, HostError
 from lsf_jax.envs.smac.check import examine
+from lsf_jax.envs.smac.config import SmacConfig, game_arguments, spec_of
+from lsf_jax.envs.smac.maps import MAPS
 from lsf_jax.envs.smac.pool import COUNTERS, SmacPool
 from lsf_jax.envs.smac.process import PREFIX
-from lsf_jax.envs.smac.settings import SmacConfig, game_arguments, spec_of
-from lsf_jax.envs.smac.tables import MAPS
+from tests.support.smac_cases import wait_until
 
 
 def has_smac():
@@ -34,7 +34,7 @@ def has_smac():
 
 
 PYTHON = os.environ.get("LSF_JAX_SMAC_PYTHON", "")
-GAME = Path(__file__).with_name("stand_in_game.py")
+GAME = Path(__file__).resolve().parents[2] / "support" / "stand_in_game.py"
 FLAGS = (
     "obs_all_health",
     "obs_own_health",

@@ -11,14 +11,13 @@ import time
 import jax
 import numpy as np
 import pytest
-from smac_cases import BASE, SCRIPTED, leftovers, marked_processes
 
 import lsf_jax
-from lsf_jax.analysis.runs import load_run
-from lsf_jax.config import compose, make_env
-from lsf_jax.envs.base import HostError
-from lsf_jax.envs.hosted import PackedObservation
-from lsf_jax.host_rollout import HostCollector
+from lsf_jax.analysis.frames import load_run
+from lsf_jax.config.composition import compose, make_env
+from lsf_jax.engine.host_rollout import HostCollector
+from lsf_jax.envs.host import HostError, PackedObservation
+from tests.support.smac_cases import BASE, SCRIPTED, leftovers, marked_processes
 
 WORKERS = 4  # of each of two seeds
 SMALL = (
@@ -134,7 +133,7 @@ def test_the_environment_has_sizes_and_refuses_to_be_a_function():
 def test_ctrl_c_saves_ends_every_game_and_resume_goes_on(monkeypatch, tmp_path):
     scripted(monkeypatch, tmp_path, length=[3, 6], seconds=[0.0, 0.005])
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "lsf_jax.cli"]
+    command = [sys.executable, "-m", "lsf_jax.cli.app"]
     train = [*command, "train", "--algo", "qmix", "--env", "smac/3m", *words(tmp_path, "train.env_steps=100000")]
     process = subprocess.Popen(train, env=environment, stdout=subprocess.PIPE, text=True)
     for line in process.stdout or ():

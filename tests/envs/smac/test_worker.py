@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from smac_cases import Player, scripted_pool
 
-from lsf_jax.envs.base import HostError
-from lsf_jax.envs.smac import process, tables
+from lsf_jax.envs.host import HostError
+from lsf_jax.envs.smac import maps, process
 from lsf_jax.envs.smac.process import WORKER
+from tests.support.smac_cases import Player, scripted_pool
 
 OLDEST = (3, 8)
 
@@ -28,7 +28,7 @@ def other_interpreters():
     return {version: path for version, path in found.items() if version >= OLDEST and version != sys.version_info[:2]}
 
 
-@pytest.mark.parametrize("file", [WORKER, Path(tables.__file__)], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [WORKER, Path(maps.__file__)], ids=lambda file: file.name)
 def test_files_that_other_interpreters_read_import_the_standard_library_only(file):
     tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=OLDEST)
     imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]

@@ -1,0 +1,263 @@
+"""Floating-point operations of matrix products: counted in a traced program, and predicted from the layers' sizes.
+
+XLA's own cost analysis counts a loop's body once, so products are counted here in the jaxpr, with loop lengths
+multiplied in. What nothing reads is left out, as XLA leaves it out. The prediction is a table with one line for each
+layer, to be checked by eye; together they tell whether an update computes anything twice.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core as jax_core
+from jax.interpreters import partial_eval
+
+from lsf_jax.algorithms.configs import MixedValueConfig, ValueConfig
+from lsf_jax.algorithms.lsf_sac.config import LsfSacConfig, SoftConfig
+from lsf_jax.types import EnvSpec
+
+TRAINED = 3  # passes of a trained layer: forward, gradient of the weights, gradient of the input
+FIRST = 2  # the input needs no gradient
+TARGET = 1  # forward only
+
+
+class Product(NamedTuple):
+    """One matrix product of a program, `[batch, m, k] × [batch, k, n]`, and how often it runs."""
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    times: int
+
+
+class Count(NamedTuple):
+    """The matrix products of a program."""
+
+    products: tuple[Product, ...]  # one entry for each shape, most expensive first
+    unknown_loops: int  # loops whose length is not known before they run; their bodies are counted once
+
+
+class Layer(NamedTuple):
+    """One affine layer of an update: what it costs by the analytic count."""
+
+    name: str
+    rows: int  # rows of input that it reads in one update
+    inputs: int
+    outputs: int
+    passes: int  # products of this size: TRAINED, FIRST or TARGET, and one more where the forward pass is repeated
+
+
+def product_flops(product: Product) -> int:
+    """Operations of all runs of a product: 2 · batch · m · n · k each, additions and multiplications apart."""
+    return 2 * product.batch * product.m * product.n * product.k * product.times
+
+
+def count_flops(count: Count) -> int:
+    """Operations of all products of a program."""
+    return sum(product_flops(product) for product in count.products)
+
+
+def layer_flops(layer: Layer) -> int:
+    """Operations of one layer in one update: 2 · inputs · outputs for each row and pass."""
+    return 2 * layer.rows * layer.inputs * layer.outputs * layer.passes
+
+
+def count_products(function: Callable[..., Any], *arguments: Any) -> Count:
+    """Trace a function and count its `dot_general`s, those that no output depends on left out.
+
+    Bodies of scans are multiplied by their length, a `cond` counts as its most expensive branch, a `while` of unknown
+    length as one pass of its body. Sizes are global: under a seed axis they cover all seeds.
+
+    Args:
+      function: anything that `jax.make_jaxpr` can trace.
+      *arguments: arrays or `jax.ShapeDtypeStruct`s; nothing is computed.
+    """
+    closed = jax.make_jaxpr(function)(*arguments)
+    live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    times, unknown = _walk(live)
+    products = [Product(*shape, times=runs) for shape, runs in times.items()]
+    return Count(products=tuple(sorted(products, key=product_flops, reverse=True)), unknown_loops=unknown)
+
+
+def _walk(jaxpr: jax_core.Jaxpr) -> tuple[Counter[tuple[int, int, int, int]], int]:
+    """How often each shape of product runs, and the number of loops of unknown length."""
+    times: Counter[tuple[int, int, int, int]] = Counter()
+    unknown = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            times[_dot_shape(equation)] += 1
+            continue
+        inner, inner_unknown = _combine(equation, [_walk(sub) for sub in _inner(equation)])
+        length = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        times.update({shape: runs * length for shape, runs in inner.items()})
+        unknown += inner_unknown + (equation.primitive.name == "while")
+    return times, unknown
+
+
+def _combine(equation: Any, parts: list[tuple[Counter, int]]) -> tuple[Counter, int]:
+    """The dearest branch of a `cond`, the sum of everything for other primitives."""
+    if equation.primitive.name == "cond":
+        return max(parts, key=lambda part: _cost(part[0]))
+    total: Counter = Counter()
+    for times, _ in parts:
+        total.update(times)
+    return total, sum(unknown for _, unknown in parts)
+
+
+def _cost(times: Counter) -> int:
+    return sum(product_flops(Product(*shape, times=runs)) for shape, runs in times.items())
+
+
+def _inner(equation: Any) -> Iterable[jax_core.Jaxpr]:
+    is_program = lambda value: isinstance(value, jax_core.ClosedJaxpr | jax_core.Jaxpr)
+    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
+        if isinstance(value, jax_core.ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, jax_core.Jaxpr):
+            yield value
+
+
+def _dot_shape(equation: Any) -> tuple[int, int, int, int]:
+    (contract, _), (batched, _) = equation.params["dimension_numbers"]
+    left, right = (var.aval.shape for var in equation.invars)
+    batch = math.prod(left[axis] for axis in batched)
+    k = math.prod(left[axis] for axis in contract)
+    m = math.prod(left) // max(batch * k, 1)
+    n = math.prod(right) // max(batch * k, 1)
+    return batch, m, n, k
+
+
+def update_layers(
+    spec: EnvSpec, cfg: ValueConfig, batch: int | None = None, *, recompute: bool = False
+) -> tuple[Layer, ...]:
+    """Every affine layer that one update runs, with the passes it needs if nothing is computed twice.
+
+    LSF-SAC and its ablations, QMIX, VDN and IQL have a table: agents and critics read all T+1 rows of each agent, the
+    mixers' hypernetworks T states. Mixing is elementwise and has no product.
+
+    Args:
+      spec: sizes of the environment.
+      cfg: settings.
+      batch: episodes; None takes the config's.
+      recompute: count the declared recomputation of `algo.remat` too: the recurrences' forward products of their input
+        once more in the backward pass.
+
+    Raises:
+      ValueError: for the settings of an algorithm without a table.
+    """
+    batch = cfg.batch_size if batch is None else batch
+    work = _Work(
+        spec=spec,
+        rows=batch * (spec.episode_limit + 1) * spec.n_agents,
+        steps=batch * spec.episode_limit,
+        again=int(recompute and cfg.remat),
+    )
+    if isinstance(cfg, SoftConfig):
+        return _soft_layers(work, cfg)
+    if type(cfg) in (MixedValueConfig, ValueConfig):
+        return _value_layers(work, cfg)
+    raise ValueError(f"there is no table of layers for {type(cfg).__name__}; count with count_products instead.")
+
+
+def analytic_update_flops(spec: EnvSpec, cfg: ValueConfig, batch: int | None = None, *, recompute: bool = False) -> int:
+    """Operations that one update needs by the table of `update_layers`, which says what the arguments are."""
+    return sum(layer_flops(layer) for layer in update_layers(spec, cfg, batch, recompute=recompute))
+
+
+class _Work(NamedTuple):
+    """What every layer of one update is counted from."""
+
+    spec: EnvSpec
+    rows: int  # of all agents
+    steps: int
+    again: int  # forward passes of a recurrence's input that the backward pass repeats
+
+
+def _value_layers(work: _Work, cfg: ValueConfig) -> tuple[Layer, ...]:
+    """QMIX, or VDN and IQL, whose mixer has no layers."""
+    agent = _agent_layers("agent", work, cfg)
+    mixer = _mixer_layers("mixer", work, cfg) if isinstance(cfg, MixedValueConfig) else ()
+    return (*agent, *mixer, *_of_target((*agent, *mixer)))
+
+
+def _soft_layers(work: _Work, cfg: SoftConfig) -> tuple[Layer, ...]:
+    """LSF-SAC: actor, critics, their targets, and with messages encoder and decoder; the target's decoder is idle."""
+    actor, critic = _agent_layers("actor", work, cfg), _agent_layers("critic", work, cfg)
+    encoder: tuple[Layer, ...] = ()
+    decoder: tuple[Layer, ...] = ()
+    if isinstance(cfg, LsfSacConfig):
+        encoder, decoder = _encoder_layers(work, cfg), _decoder_layers(work, cfg)
+        critic = (*critic, _heard("critic", work, cfg, cfg.hidden, TRAINED if cfg.td_gradient_to_encoder else FIRST))
+        actor = (*actor, _heard("actor", work, cfg, cfg.hidden, FIRST)) if cfg.communicate else actor
+    judged = (*critic, *_mixer_layers("mixer", work, cfg))
+    if cfg.twin:
+        judged = tuple(layer._replace(name=f"twin {layer.name}", rows=2 * layer.rows) for layer in judged)
+    return (*actor, *encoder, *decoder, *judged, *_of_target((*encoder, *judged)))
+
+
+def _of_target(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    return tuple(layer._replace(name=f"target {layer.name}", passes=TARGET) for layer in layers)
+
+
+def _own_inputs(spec: EnvSpec) -> int:
+    """Size of what an agent reads: observation, last action, id."""
+    return spec.obs_dim + spec.n_actions + spec.n_agents
+
+
+def _agent_layers(name: str, work: _Work, cfg: ValueConfig) -> tuple[Layer, ...]:
+    """An agent network, as far as it reads its own inputs, which need no gradient."""
+    first = Layer(f"{name}: input layer", work.rows, _own_inputs(work.spec), cfg.hidden, FIRST)
+    return (first, *_trunk(name, work, cfg.hidden, work.spec.n_actions, cfg.recurrent))
+
+
+def _trunk(name: str, work: _Work, hidden: int, outputs: int, recurrent: bool) -> tuple[Layer, ...]:
+    """What follows the first layer of an agent network."""
+    last = Layer(f"{name}: output layer", work.rows, hidden, outputs, TRAINED)
+    if not recurrent:
+        return Layer(f"{name}: hidden layer", work.rows, hidden, hidden, TRAINED), last
+    return (
+        Layer(f"{name}: GRU, from the input", work.rows, hidden, 3 * hidden, TRAINED + work.again),
+        Layer(f"{name}: GRU, from the hidden state", work.rows, hidden, 3 * hidden, TRAINED),
+        last,
+    )
+
+
+def _heard(name: str, work: _Work, cfg: LsfSacConfig, outputs: int, passes: int) -> Layer:
+    """The part of a first layer that reads messages: a row for each agent, or one where everyone receives the same."""
+    rows = work.rows // work.spec.n_agents if cfg.message_routing == "broadcast" else work.rows
+    return Layer(f"{name}: input layer, messages", rows, work.spec.n_agents * cfg.message_dim, outputs, passes)
+
+
+def _encoder_layers(work: _Work, cfg: LsfSacConfig) -> tuple[Layer, ...]:
+    sent = cfg.message_dim * (work.spec.n_agents if cfg.message_routing == "per_receiver" else 1)
+    first = Layer("encoder: input layer", work.rows, _own_inputs(work.spec), cfg.encoder_hidden, FIRST)
+    return (first, *_trunk("encoder", work, cfg.encoder_hidden, sent, cfg.encoder_input == "history"))
+
+
+def _decoder_layers(work: _Work, cfg: LsfSacConfig) -> tuple[Layer, ...]:
+    hidden = cfg.decoder_hidden or 4 * work.spec.n_agents * cfg.message_dim
+    return (
+        Layer("decoder: input layer", work.rows, _own_inputs(work.spec), hidden, FIRST),
+        _heard("decoder", work, cfg, hidden, TRAINED),
+        Layer("decoder: hidden layer", work.rows, hidden, hidden, TRAINED),
+        Layer("decoder: output layer", work.rows, hidden, work.spec.n_actions, TRAINED),
+    )
+
+
+def _mixer_layers(name: str, work: _Work, cfg: MixedValueConfig) -> tuple[Layer, ...]:
+    rows, state, embed, width = work.steps, work.spec.state_dim, cfg.mixer_embed, cfg.hyper_hidden
+    layers = [
+        Layer(f"{name}: bias 1", rows, state, embed, FIRST),
+        Layer(f"{name}: bias 2, layer 1", rows, state, embed, FIRST),
+        Layer(f"{name}: bias 2, layer 2", rows, embed, 1, TRAINED),
+    ]
+    for kernel, outputs in (("kernel 1", work.spec.n_agents * embed), ("kernel 2", embed)):
+        if width:
+            layers.append(Layer(f"{name}: {kernel}, layer 1", rows, state, width, FIRST))
+            layers.append(Layer(f"{name}: {kernel}, layer 2", rows, width, outputs, TRAINED))
+        else:
+            layers.append(Layer(f"{name}: {kernel}", rows, state, outputs, FIRST))
+    return tuple(layers)

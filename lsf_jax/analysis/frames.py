@@ -1,0 +1,256 @@
+"""A run folder, read back: configuration, card, and those rows of its tables that count.
+
+Seeds of a block go on together until the last of them has used up its budget, so a seed that finished before its
+neighbours leaves rows behind that belong to nobody's result. They are dropped here, by `counted_rows` and
+`counted_evaluations`, and nowhere else.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from lsf_jax.config import yaml12
+from lsf_jax.runs import tables
+
+Columns: TypeAlias = dict[str, np.ndarray]
+"""A table in memory: column name -> `[rows]` or `[rows, size]`, sorted by row, then iteration."""
+
+
+class Run(NamedTuple):
+    """What a run folder holds, for reading. A table of which nothing has been written yet has no columns."""
+
+    path: Path
+    config: dict[str, Any]  # config.yaml: sections "algo", "env", "train" and, for a sweep, "grid"
+    card: dict[str, Any]  # card.json: versions, hardware, commit, block width, timing
+    train: Columns  # one row per seed and logged iteration
+    evaluation: Columns  # one row per seed and evaluation
+
+
+class Metric(NamedTuple):
+    """One metric of one grid point: a curve of points per seed."""
+
+    row: Int[np.ndarray, " points"]  # which seed's point; ascending
+    env_steps: Int[np.ndarray, " points"]  # ascending within a row
+    value: np.ndarray  # [points] or [points, size]
+
+
+def load_run(path: str | Path) -> Run:
+    """Reads a run folder; the run may be unfinished.
+
+    Args:
+      path: the folder that training printed at its end.
+
+    Returns:
+      The run, with only the rows that count.
+
+    Raises:
+      ValueError: no such folder, no run folder, or one of its files is damaged; the file is named.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"run {str(path)!r} is not a folder; give the path that training printed at its end.")
+    config = yaml12.parse(_read_text(path, "config.yaml"), str(path / "config.yaml"))
+    card = _parse_json(_read_text(path, "card.json"), path / "card.json")
+    run = Run(path=path, config=config, card=card, train={}, evaluation={})
+    limit = budget(run)
+    return run._replace(
+        train=_read_counted(path, "train", limit),
+        evaluation=_read_counted(path, "eval", limit),
+    )
+
+
+def budget(run: Run) -> int:
+    """The environment steps that each seed of a run is given, `train.env_steps`.
+
+    Args:
+      run: only its `config` and `path` are looked at.
+
+    Returns:
+      Valid environment steps per seed.
+
+    Raises:
+      ValueError: the configuration does not say.
+    """
+    train = run.config.get("train")
+    steps = train.get("env_steps") if isinstance(train, Mapping) else None
+    if not isinstance(steps, int | float) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"{run.path / 'config.yaml'} holds train.env_steps {steps!r}; expected a positive number.")
+    return int(steps)
+
+
+def counted_rows(
+    row: Int[np.ndarray, " rows"], env_steps: Int[np.ndarray, " rows"], budget: int
+) -> Bool[np.ndarray, " rows"]:
+    """Which rows belong to a seed's result: those up to its first row at or past the budget, that one included.
+
+    Args:
+      row: the seed's row in (grid points × seeds); equal values stand together.
+      env_steps: the seed's steps so far, not decreasing within a row.
+      budget: environment steps per seed.
+
+    Returns:
+      True for the rows that count.
+    """
+    past = env_steps >= budget
+    earlier_past = np.zeros_like(past)  # some earlier row of this seed is already past the budget
+    earlier_past[1:] = past[:-1] & (row[1:] == row[:-1])  # steps do not decrease, so the previous row tells
+    return ~earlier_past
+
+
+def counted_evaluations(
+    row: Int[np.ndarray, " rows"],
+    env_steps: Int[np.ndarray, " rows"],
+    final: Bool[np.ndarray, " rows"],
+    budget: int,
+) -> Bool[np.ndarray, " rows"]:
+    """Which evaluations belong to a seed's result.
+
+    The final evaluation, of the parameters taken at the budget, always counts. An evaluation on the common grid of
+    iterations counts while the seed was within its budget or is its first at or past it; but once there is a final
+    evaluation, only if it saw fewer steps than that one: whether others took place depends on the seed's neighbours.
+
+    Args:
+      row: the seed's row in (grid points × seeds); equal values stand together.
+      env_steps: the seed's steps when it was evaluated, not decreasing within a row's grid evaluations.
+      final: True for final evaluations.
+      budget: environment steps per seed.
+
+    Returns:
+      True for the rows that count.
+    """
+    counts = final.copy()
+    counts[~final] = counted_rows(row[~final], env_steps[~final], budget)
+    last = np.full(row.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    last[row[final]] = env_steps[final]
+    return counts & (final | (env_steps < last[row]))
+
+
+def grid_labels(run: Run) -> list[str]:
+    """What distinguishes the points of a run's hyper-parameter grid.
+
+    Args:
+      run: a loaded run.
+
+    Returns:
+      One text per grid point in the order of the column `grid` (last key fastest), for example "lr=0.001, beta=0.1";
+      one empty text where there is no grid.
+    """
+    grid = run.config.get("grid") or {}
+    names = [key.removeprefix("algo.") for key in grid]
+    return [
+        ", ".join(f"{name}={value:g}" for name, value in zip(names, point, strict=True))
+        for point in itertools.product(*grid.values())
+    ]
+
+
+def table_of(run: Run, metric: str) -> Columns:
+    """The table that a metric stands in: the evaluations before the training table, unless the name says which.
+
+    Args:
+      run: a loaded run.
+      metric: a column's name, or "eval/<name>" or "train/<name>".
+
+    Returns:
+      One of the run's two tables.
+
+    Raises:
+      ValueError: no such metric; the message lists those that there are.
+    """
+    tables = {"eval": run.evaluation, "train": run.train}
+    group, slash, name = metric.rpartition("/")
+    choices = [group] if slash and group in tables else list(tables)
+    for choice in choices:
+        if name in metric_names(tables[choice]):
+            return tables[choice]
+    known = [f"{choice}/{column}" for choice, table in tables.items() for column in metric_names(table)]
+    raise ValueError(f"metric {metric!r} is not in {run.path}; there are: {', '.join(known) or 'none yet'}.")
+
+
+def metric_of(run: Run, metric: str, grid: int = 0) -> Metric:
+    """The points of one metric at one grid point, where they are numbers.
+
+    Args:
+      run: a loaded run.
+      metric: a column of the evaluations or, failing that, of the training table. "eval/<name>" and "train/<name>" say
+        which.
+      grid: index of the grid point.
+
+    Returns:
+      Points of all seeds of the grid point; NaN points are left out, infinite ones stay.
+
+    Raises:
+      ValueError: no such metric; the message lists those that there are.
+    """
+    table = table_of(run, metric)
+    name = metric.split("/")[-1]
+    keep = grid_of(run, table) == grid
+    values = table[name]
+    present = ~np.isnan(values.astype(np.float64))
+    keep &= present if present.ndim == 1 else present.all(axis=1)
+    return Metric(row=table["row"][keep], env_steps=table["env_steps"][keep], value=values[keep])
+
+
+def grid_of(run: Run, table: Columns) -> Int[np.ndarray, " rows"]:
+    """The grid point of each row of a table, from its column `grid` or from where the row stands.
+
+    Args:
+      run: a loaded run.
+      table: one of its tables.
+
+    Returns:
+      Index of the grid point of each row.
+    """
+    if "grid" in table:
+        return table["grid"]
+    seeds = run.config.get("train", {}).get("seeds")
+    return table["row"] // int(seeds) if len(grid_labels(run)) > 1 and seeds else np.zeros_like(table["row"])
+
+
+def metric_names(table: Columns) -> list[str]:
+    """The columns of a table that are metrics.
+
+    Args:
+      table: one table of a run.
+
+    Returns:
+      Names in alphabetical order.
+    """
+    return sorted(name for name in table if name not in tables.KEY_COLUMNS)
+
+
+def _read_counted(path: Path, table: str, limit: int) -> Columns:
+    if not tables.parts(path, table):
+        return {}
+    columns = tables.to_arrays(tables.read_table(path, table))
+    final = columns.get("final")
+    if final is None:
+        counts = counted_rows(columns["row"], columns["env_steps"], limit)
+    else:
+        counts = counted_evaluations(columns["row"], columns["env_steps"], final, limit)
+    return {name: values[counts] for name, values in columns.items()}
+
+
+def _read_text(path: Path, name: str) -> str:
+    try:
+        return (path / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} is not a run folder: it has no {name}; give the path that training printed."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path / name} cannot be read ({error}).") from error
+
+
+def _parse_json(text: str, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: no JSON at line {error.lineno}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: expected a JSON object, found {type(content).__name__}.")
+    return content

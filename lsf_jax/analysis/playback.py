@@ -1,0 +1,189 @@
+"""Trained policies at work: load them from a run folder, evaluate them again, and record episodes."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsf_jax.analysis.battle import draw_battle, unpack_battle
+from lsf_jax.analysis.render import Picture, caption_text, draw_board, draw_text, unpack_board
+from lsf_jax.config.composition import Config
+from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
+from lsf_jax.engine.rollouts import rollout
+from lsf_jax.envs.smax_scenarios import SCENARIOS
+from lsf_jax.programs.hosted import EVALUATE, behaviour_of
+from lsf_jax.programs.parts import Program, Rows, bind, compile_evaluate, compile_init, make_rows, take_rows
+from lsf_jax.runs import columns, params_file
+from lsf_jax.runs.experiment import read_run
+from lsf_jax.settings import ConfigError
+from lsf_jax.types import Carry, Clock, Episode, EpisodeStats, Hyper, Observation, PRNGKey, Snapshot
+
+
+class Policies(NamedTuple):
+    """The learned parameters of a run, all rows."""
+
+    config: Config
+    program: Program
+    params: dict[str, Any]  # by parameter group, leaves [R, ...]
+    seed: np.ndarray  # [R]
+    grid: np.ndarray  # [R]
+    hyper: Hyper  # leaves [R]
+
+
+def load_policies(path: str | Path) -> Policies:
+    """Read the parameters that a finished run kept at its budget.
+
+    Args:
+      path: the run folder.
+
+    Raises:
+      ConfigError: it is not a run folder, or no block of it is finished.
+      CheckpointError: a file is damaged or foreign.
+    """
+    path = Path(path)
+    config, _ = read_run(path)
+    files = sorted((path / "policies").glob("block-*.safetensors"))
+    if not files:
+        raise ConfigError(f"run {path} has no finished policies yet; finish it with `lsf-jax resume {path}`")
+    program = bind(config)
+    rows = make_rows(config, program.algorithm)
+    parts = [params_file.load_params(file)[0] for file in files]
+    params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    n_rows = len(jax.tree.leaves(params)[0])
+    rows = take_rows(rows, 0, n_rows)
+    return Policies(config=config, program=program, params=params, seed=rows.seed, grid=rows.grid, hyper=rows.hyper)
+
+
+def evaluate_policies(
+    policies: Policies,
+    n_episodes: int,
+    *,
+    stochastic: bool = False,
+    root_seed: int = 0,
+    replays: str | Path = "",
+) -> dict[str, np.ndarray]:
+    """Evaluate every row over exactly `n_episodes` fresh episodes.
+
+    Args:
+      policies: from `load_policies`.
+      n_episodes: per row.
+      stochastic: sample from the policy instead of acting greedily.
+      root_seed: of the evaluation's randomness.
+      replays: folder for recordings by the game itself; games on the host only. Empty saves none.
+
+    Returns:
+      Columns `row`, `grid`, `seed` and the evaluation's results, one entry for each row.
+
+    Raises:
+      ConfigError: replays of an environment on the device.
+      HostError: games on the host cannot be played.
+    """
+    n_rows = len(policies.seed)
+    program = policies.program
+    if replays and program.hosted is None:
+        raise ConfigError("--replays is for games on the host; use `lsf-jax render` for this environment")
+    init = compile_init(program, root_seed)
+    rows = _rows_of(policies)
+    state = jax.jit(lambda: init(rows)._replace(buffer=()))()  # replay is not needed, and so never made
+    params = jax.tree.map(jnp.asarray, policies.params)
+    if program.hosted is None:
+        stats = compile_evaluate(program, n_episodes, stochastic=stochastic)(params, state)
+    else:
+        behaviour = behaviour_of(program.algorithm, state, params, EVALUATE)
+        how = SAMPLED if stochastic else GREEDY
+        stats = _evaluate_on_host(policies, behaviour, n_episodes, how, Path(replays) if replays else None)
+    identity = {"row": np.arange(n_rows), "grid": policies.grid, "seed": policies.seed}
+    return identity | columns.stats_columns(program, stats, n_rows)
+
+
+def _evaluate_on_host(
+    policies: Policies, behaviour: Behaviour, n_episodes: int, how: str, replays: Path | None
+) -> EpisodeStats:
+    """Games of all rows at once, `train.n_envs` workers each, ended when they have been judged."""
+    program, n_rows = policies.program, len(policies.seed)
+    if program.hosted is None:
+        raise ValueError("the environment lives on the device; use compile_evaluate.")
+    n_envs = min(policies.config.train.n_envs, n_episodes)
+    collector = HostCollector(program.env, program.hosted, program.algorithm, n_rows, n_envs)
+    try:
+        collector.open(policies.config.train.seed)
+        stats = collector.evaluate(behaviour, n_episodes, how)
+        if replays is not None and collector.games is not None:
+            for worker in range(collector.games.n_workers):
+                collector.games.save_replay(worker, replays / f"row{worker // n_envs}")
+    finally:
+        collector.close()
+    return stats
+
+
+def _rows_of(policies: Policies) -> Rows:
+    return Rows(seed=policies.seed, grid=policies.grid, hyper=policies.hyper)
+
+
+def record_episode(policies: Policies, row: int, key: PRNGKey, *, stochastic: bool = False) -> Episode:
+    """Play one episode with the policy of a row: NumPy arrays, `world` holds a snapshot for each of the T+1 moments.
+
+    Raises:
+      ConfigError: the environment is played on the host.
+    """
+    if policies.program.hosted is not None:
+        raise ConfigError(
+            f"env {policies.config.env_name} is played on the host, which records its own games; "
+            "use `lsf-jax evaluate RUN --replays FOLDER`"
+        )
+    algorithm = policies.program.algorithm
+    policy = algorithm.act_sampled if stochastic else algorithm.act_greedy
+    clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
+
+    def play(params: Any, hyper: Hyper, key_play: PRNGKey) -> Episode:
+        def act(carry: Carry, observation: Observation, key_act: PRNGKey) -> tuple[Carry, jax.Array]:
+            return policy(params, carry, observation, key_act, clock, hyper)
+
+        return rollout(policies.program.env, act, algorithm.start(), key_play)
+
+    params, hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf[row]), (policies.params, policies.hyper))
+    agent = jax.eval_shape(algorithm.init, key, algorithm.hyper)._replace(params=params)
+    return jax.tree.map(np.asarray, jax.jit(play)(algorithm.policy_params(agent), hyper, key))
+
+
+def episode_moments(episode: Episode) -> list[Snapshot]:
+    """The snapshots of a recorded episode, NumPy arrays, the last state included."""
+    length = int(episode.valid.sum())
+    return [jax.tree.map(lambda leaf, t=t: np.asarray(leaf[t]), episode.world) for t in range(length + 1)]
+
+
+def episode_frames(policies: Policies, episode: Episode) -> list[Picture]:
+    """A picture of each moment of a recorded episode, the last state included."""
+    draw = {"predator_prey": _hunt_frame, "smax": _battle_frame}.get(policies.config.env_name, _text_frame)
+    length = int(episode.valid.sum())
+    sums = {name: _before_each(values[:length]) for name, values in episode.info.items()}
+    sums["return"] = _before_each(episode.reward[:length])
+    return [
+        draw(policies, moment, t, {name: float(values[t]) for name, values in sums.items()})
+        for t, moment in enumerate(episode_moments(episode))
+    ]
+
+
+def _before_each(values: Any) -> np.ndarray:
+    return np.concatenate([[0.0], np.cumsum(np.asarray(values))])
+
+
+def _text_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:
+    return draw_text(f"{policies.program.env.render(moment)}\n\nstep {t} return {sums['return']:g}")
+
+
+def _hunt_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:
+    cfg = policies.config.env
+    board = unpack_board(moment, cfg.n_predators, cfg.n_prey, cfg.grid_size)
+    return draw_board(board, caption_text(t, int(sums["captures"]), cfg.n_prey, sums["return"]))
+
+
+def _battle_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:
+    scenario = SCENARIOS[policies.config.env.scenario]
+    return draw_battle(
+        unpack_battle(moment, scenario),
+        f"step {t} · allies down {sums['dead_allies']:.0f}/{len(scenario.allies)} · "
+        f"enemies down {sums['dead_enemies']:.0f}/{len(scenario.enemies)} · return {sums['return']:.1f}",
+    )

@@ -1,0 +1,1 @@
+"""The command line, a thin layer over `runs` and `analysis`; one file for each group of commands."""

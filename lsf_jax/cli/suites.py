@@ -1,0 +1,124 @@
+"""Commands over several runs, `suite` and `matrix-table`; heavy imports wait for the call."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+FINISHED, INTERRUPTED = 0, 130
+
+EPILOG = {
+    "suite": """examples:
+  lsf-jax suite predator_prey_p2
+  lsf-jax suite predator_prey_p2 --algo qmix --algo qplex train.env_steps=2000000
+  lsf-jax suite mine.yaml --folder runs/mine
+The same command again continues what was stopped, skips what is finished and extends what has a larger budget.""",
+    "matrix-table": """examples:
+  lsf-jax matrix-table --seeds 64
+  lsf-jax matrix-table --seeds 1000 --game all --folder runs/table
+  lsf-jax matrix-table --seeds 64 --algo lsf_sac --algo qmix algo.lr=3e-3
+The same command again continues what was stopped. The games: matrix_game (the paper's), climbing, penalty, two_state,
+two_state_aliased, two_state_opposed. Exploration falls over 40,000 env steps: with a budget near that, the rows of
+uniform data and of an algorithm's own are alike.""",
+}
+
+
+def add_commands(command: Callable[[str, str], argparse.ArgumentParser], positive: Callable[[str], int]) -> None:
+    """Add the parsers of both commands; `command(name, summary)` makes one."""
+    suite = command("suite", "train several algorithms through one protocol; summary and curves at the end")
+    suite.add_argument("suite", help="a name from `lsf-jax list suite`, or a YAML file of your own")
+    table = command("matrix-table", "Table I with statistics: what every algorithm ends with in small games")
+    table.add_argument("--seeds", type=positive, default=64, help="seeds of each algorithm (default 64)")
+    table.add_argument("--game", action="append", default=[], help="a game, or all (default matrix_game); repeatable")
+    table.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        dest="earlier",
+        metavar="FILE",
+        help="a table-GAME.json from elsewhere: its rows join in, for algorithms that are not run; repeatable",
+    )
+    for parser in (suite, table):
+        parser.add_argument("--algo", action="append", default=[], help="only this algorithm; repeatable")
+        parser.add_argument("--folder", default="", help="folder of the runs (default runs/NAME)")
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings for every algorithm")
+    suite.epilog, table.epilog = EPILOG["suite"], EPILOG["matrix-table"]
+
+
+def run_suite(options: argparse.Namespace) -> int:
+    """`lsf-jax suite`."""
+    from lsf_jax.runs import suite
+
+    chosen = suite.read_suite(options.suite)
+    folder = Path(options.folder or f"runs/{chosen.name}")
+    runs = suite.members(chosen, folder, algorithms=options.algo, overrides=options.overrides)
+    if not _train(runs):
+        return INTERRUPTED
+    for env in chosen.envs:
+        _summarise([member for member in runs if member.env == env], folder, env)
+    return FINISHED
+
+
+def matrix_table(options: argparse.Namespace) -> int:
+    """`lsf-jax matrix-table`."""
+    from lsf_jax.analysis.frames import load_run
+    from lsf_jax.analysis.matrix_table import outcomes_of, read_outcomes, write_table
+    from lsf_jax.envs.matrix_game import start_payoffs
+    from lsf_jax.runs import suite
+    from lsf_jax.settings import ConfigError
+
+    chosen = suite.read_suite("matrix_table")
+    for game in options.game:
+        if game not in (*chosen.envs, "all"):
+            raise ConfigError(f"--game is {game!r}; expected all or one of {', '.join(chosen.envs)}")
+    games = [] if "all" in options.game else options.game or ["matrix_game"]
+    folder = Path(options.folder or "runs/matrix_table")
+    words = [f"train.seeds={options.seeds}", *options.overrides]
+    runs = suite.members(chosen, folder, algorithms=options.algo, envs=games, overrides=words)
+    try:
+        earlier = [outcome for file in options.earlier for outcome in read_outcomes(file)]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not _train(runs):
+        return INTERRUPTED
+    order = list(chosen.algorithms)
+    for env in dict.fromkeys(member.env for member in runs):
+        of_env = [member for member in runs if member.env == env]
+        config = of_env[0].config
+        game = start_payoffs(config.env_name, config.env)
+        if game is None:
+            raise ConfigError(f"--game is {env!r}; expected a matrix game")
+        payoff = game[1]
+        outcomes = [outcome for member in of_env for outcome in outcomes_of(load_run(member.path), payoff)]
+        here = {outcome.algorithm for outcome in outcomes}
+        outcomes += [outcome for outcome in earlier if outcome.algorithm not in here]
+        outcomes.sort(key=lambda outcome: order.index(outcome.algorithm) if outcome.algorithm in order else len(order))
+        paths = write_table(outcomes, env, payoff, folder)
+        print(f"\n{paths[0].read_text(encoding='utf-8')}")
+        print("wrote " + ", ".join(str(path) for path in paths))
+    return FINISHED
+
+
+def _train(runs: list) -> bool:
+    """Bring every run to its budget; False if stopped first, be it so late that the run at hand reached its end."""
+    from lsf_jax.runs import suite
+
+    for number, member in enumerate(runs, 1):
+        print(f"\n[{number}/{len(runs)}] {member.algo} on {member.env}: {member.path}", flush=True)
+        result = suite.run_member(member)
+        if result and (not result.finished or (result.stopped and number < len(runs))):
+            print("\nstopped and saved; the same command continues")
+            return False
+    return True
+
+
+def _summarise(runs: list, folder: Path, env: str) -> None:
+    from lsf_jax.analysis.frames import load_run
+    from lsf_jax.analysis.plots import plot_curves
+    from lsf_jax.analysis.summary import results_table
+
+    loaded = [load_run(member.path) for member in runs]
+    table = results_table(loaded)
+    target = folder / f"summary-{env}.md"
+    target.write_text(table + "\n", encoding="utf-8")
+    plot_curves(loaded, path=folder / f"curves-{env}.png")
+    print(f"\n{table}\n\nwrote {target}, {folder / f'curves-{env}.png'}")

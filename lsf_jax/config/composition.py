@@ -1,0 +1,382 @@
+"""Configurations: YAML files and command-line words in, one checked and frozen `Config` out.
+
+Later layers win: defaults of the dataclasses < `configs/algo/<algo>.yaml` < `configs/env/<env>.yaml` <
+`configs/train/<train>.yaml` < presets in order < the user's files in order < overrides such as `algo.lr=3e-4`.
+"""
+
+import dataclasses
+import inspect
+import itertools
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_origin
+
+from lsf_jax.config import layers, yaml12
+from lsf_jax.config.layers import Given, Layer, Sweep, config_folder, list_configs
+from lsf_jax.config.train import MAY_CHANGE_ON_RESUME, TrainConfig
+from lsf_jax.envs.host import Hosted
+from lsf_jax.settings import ConfigError, env_label, freeze, range_problem, range_text, type_problem, type_text
+from lsf_jax.types import Env
+
+__all__ = [
+    "MAY_CHANGE_ON_RESUME",
+    "Config",
+    "ConfigError",
+    "TrainConfig",
+    "check",
+    "compose",
+    "config_folder",
+    "describe",
+    "differences",
+    "flat_settings",
+    "from_yaml",
+    "grid_points",
+    "list_configs",
+    "make_env",
+    "make_hosted",
+    "replace",
+    "swept_keys",
+    "to_yaml",
+    "updates_per_iteration",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A complete, checked configuration. Build it with `compose` or `from_yaml`; vary it with `dataclasses.replace`."""
+
+    algo_name: str  # key of ALGORITHMS
+    algo: Any  # that algorithm's config dataclass
+    env_name: str  # key of ENVS
+    env: Any  # that environment's config dataclass
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    grid: tuple[
+        tuple[str, tuple[float | int, ...]], ...
+    ] = ()  # (algo key, its values); rows = points of the grid × seeds
+
+    @property
+    def where(self) -> str:
+        """The environment as people call it: "smax/3m"."""
+        return env_label(self.env_name, vars(self.env))
+
+
+class KeyDoc(NamedTuple):
+    """One line of documentation about one setting."""
+
+    key: str  # with its section: "algo.lr"
+    default: str  # as YAML
+    doc: str  # what it means, with the unit
+    allowed: str  # type and range in words
+    swept: bool  # a traced number: may be given as a comma list, and changing it compiles nothing
+
+
+def compose(
+    algo: str | None = None,
+    env: str | None = None,
+    train: str = "default",
+    presets: Sequence[str] = (),
+    files: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+) -> Config:
+    """The configuration that names, files and overrides add up to; later layers win (see the module's docstring).
+
+    Args:
+      algo: name of a file in configs/algo or of a registered algorithm; None: what presets and files say,
+        else "lsf_sac".
+      env: likewise for environments; else "predator_prey".
+      train: name of a file in configs/train.
+      presets: names of files in configs/preset, each holding any of the sections algo, env and train. One that names no
+        algorithm is for any: its keys that only other algorithms have are left out, and its section `algorithms` may
+        say what is different for one of them.
+      files: the user's own YAML files, of the same form; a run's config.yaml is one.
+      overrides: "section.key=value" with a YAML 1.2 value; "seeds=" and "seed=" are short for "train.seeds=" and
+        "train.seed=". A comma list on a traced number of the algorithm ("algo.lr=1e-3,3e-4") makes a grid.
+
+    Returns:
+      A checked, frozen configuration.
+
+    Raises:
+      ConfigError: one line that names the key, the value, what was expected and the remedy.
+    """
+    shared = [layers.preset_layer(name) for name in presets]
+    stack = list(shared)
+    stack += [layers.file_layer(file) for file in files]
+    stack += [layers.override_layer(word) for word in overrides]
+    algo_name, merged = layers.named_file("algo", layers.choose("algo", algo, "lsf_sac", stack))
+    shared = [layers.preset_layer(name, algo_name) for name in presets]  # now with what they say about this algorithm
+    stack[: len(shared)] = shared
+    env_name, env_layer = layers.named_file("env", layers.choose("env", env, "predator_prey", stack))
+    merged = merged | env_layer | layers.named_file("train", train)[1]
+    names = {"algo": algo_name, "env": env_name, "train": train}
+    lacking = set(layers.algorithm_keys()) - set(_fields(layers.registry("algo")[algo_name].config))
+    for number, layer in enumerate(stack):
+        if number < len(shared) and ("algo", "name") not in layer:  # a protocol for any algorithm
+            layer = {place: given for place, given in layer.items() if place not in {("algo", key) for key in lacking}}
+        merged |= {place: given for place, given in layer.items() if layers.applies(layer, place[0], names[place[0]])}
+    return _build(algo_name, env_name, merged)
+
+
+def to_yaml(config: Config) -> str:
+    """Every setting of a configuration as YAML 1.2 text; `from_yaml` gives back an equal configuration."""
+    content: dict[str, Any] = {
+        "algo": {"name": config.algo_name, **_settings(config.algo)},
+        "env": {"name": config.env_name, **_settings(config.env)},
+        "train": _settings(config.train),
+    }
+    if config.grid:
+        content["grid"] = {f"algo.{key}": list(values) for key, values in config.grid}
+    return "# Fully resolved configuration; pass it to --config to repeat the run.\n" + yaml12.dump(content)
+
+
+def from_yaml(text: str, source: str = "config.yaml") -> Config:
+    """The configuration written by `to_yaml`, without looking at any file.
+
+    Args:
+      text: YAML with `algo.name` and `env.name`; settings left out take the dataclasses' defaults.
+      source: named in errors.
+
+    Returns:
+      A checked configuration.
+
+    Raises:
+      ConfigError: for anything that `compose` would refuse.
+    """
+    layer = layers.mapping_layer(yaml12.parse(text, source), source)
+    missing = Given(None, source)
+    names = [layers.known(section, layer.get((section, "name"), missing).value, source) for section in ("algo", "env")]
+    return _build(names[0], names[1], layer)
+
+
+def check(config: Config) -> None:
+    """Check every value of a configuration, alone and against the others; for configurations built by hand.
+
+    Raises:
+      ConfigError: for the first problem found.
+    """
+    for section, part in (("algo", config.algo), ("env", config.env), ("train", config.train)):
+        for key, value in vars(part).items():
+            _checked(section, type(part), key, Given(value, ""))
+    _check_grid(config)
+    _check_together(config)
+
+
+def grid_points(config: Config) -> tuple[dict[str, float | int], ...]:
+    """The points of the grid, last key fastest: each maps algo keys to values. No grid: one empty point."""
+    keys = [key for key, _ in config.grid]
+    return tuple(dict(zip(keys, values)) for values in itertools.product(*(values for _, values in config.grid)))
+
+
+def updates_per_iteration(config: Config) -> int:
+    """Updates after each collection of train.n_envs episodes."""
+    return config.train.updates_per_iteration or config.algo.updates
+
+
+def make_env(config: Config) -> Env:
+    """The environment that a configuration describes.
+
+    Raises:
+      ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent.
+    """
+    try:
+        return layers.registry("env")[config.env_name].factory(config.env)
+    except ValueError as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(message if message.startswith("env.") else f"env {config.env_name}: {message}") from None
+
+
+def make_hosted(config: Config) -> Hosted | None:
+    """How to open the games of an environment that lives on the host, or None if it lives on the device."""
+    hosted = layers.registry("env")[config.env_name].hosted
+    return None if hosted is None else hosted(config.env)
+
+
+def replace(config: Config, key: str, value: Any) -> Config:
+    """A checked copy with one setting changed, as in `replace(config, "train.seeds", 8)`."""
+    section, _, name = key.partition(".")
+    if section not in ("algo", "env", "train") or name not in _fields(type(getattr(config, section))):
+        raise ConfigError(f"unknown key {key}; expected one of the settings that `lsf-jax list keys` shows")
+    part = getattr(config, section)
+    part = dataclasses.replace(part, **{name: _checked(section, type(part), name, Given(value, ""))})
+    changed = dataclasses.replace(config, **{section: part})
+    check(changed)
+    return changed
+
+
+def swept_keys(algo_name: str) -> tuple[str, ...]:
+    """Settings of an algorithm that are traced numbers: these may form a grid and never cause a compilation."""
+    entry = layers.registry("algo")[algo_name]
+    return tuple(key for key in _fields(entry.config) if key in entry.hyper._fields)
+
+
+def differences(saved: Config, wanted: Config) -> list[str]:
+    """What forbids to resume a run with another configuration, one line each: "algo.lr: 0.001 -> 0.0003".
+
+    Settings in `MAY_CHANGE_ON_RESUME` are not compared.
+    """
+    before, after = flat_settings(saved), flat_settings(wanted)
+    keys = [key for key in {**before, **after} if key not in MAY_CHANGE_ON_RESUME]
+    changed = [key for key in keys if key not in before or key not in after or before[key] != after[key]]
+    return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in changed]
+
+
+def describe(section: str, config_class: type, swept: Iterable[str] = ()) -> list[KeyDoc]:
+    """Documentation of every setting of a section: what its declaration, or the comment on its line, says.
+
+    Args:
+      section: "algo", "env" or "train".
+      config_class: the section's frozen dataclass.
+      swept: keys that are traced numbers (`swept_keys`).
+
+    Returns:
+      One entry per setting, in the order of declaration.
+    """
+    return [
+        KeyDoc(
+            key=f"{section}.{key}",
+            default=yaml12.shorten(field.default),
+            doc=field.metadata.get("doc") or _comment(config_class, key),
+            allowed=range_text(field) or type_text(typing.get_type_hints(config_class)[key]),
+            swept=key in set(swept),
+        )
+        for key, field in _fields(config_class).items()
+    ]
+
+
+def _fields(config_class: type) -> dict[str, dataclasses.Field]:
+    return {field.name: field for field in dataclasses.fields(config_class)}
+
+
+def _comment(config_class: type, key: str) -> str:
+    lines = inspect.getsource(config_class).splitlines()
+    line = next((line for line in lines if line.strip().startswith(f"{key}:")), "")
+    return line.partition("  # ")[2].strip()
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    return {key: getattr(part, key) for key in _fields(type(part))}
+
+
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted key, the names of algorithm and environment and the grid's keys included."""
+    sections = (("algo", config.algo), ("env", config.env), ("train", config.train))
+    settings = {f"{section}.{key}": value for section, part in sections for key, value in _settings(part).items()}
+    grid = {f"grid algo.{key}": values for key, values in config.grid}
+    return {"algo.name": config.algo_name, "env.name": config.env_name, **settings, **grid}
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    return yaml12.shorten(flat[key]) if key in flat else "(absent)"
+
+
+def _build(algo_name: str, env_name: str, merged: Layer) -> Config:
+    classes = {
+        "algo": layers.registry("algo")[algo_name].config,
+        "env": layers.registry("env")[env_name].config,
+        "train": TrainConfig,
+    }
+    settings: dict[str, dict[str, Any]] = {section: {} for section in classes}
+    grid: dict[str, tuple[float | int, ...]] = {}
+    for (section, key), given in merged.items():
+        if key == "name" and section != "train":
+            continue
+        values = _values(section, classes[section], key, given, algo_name)
+        settings[section][key] = values[0]
+        if len(values) > 1:
+            grid[key] = values
+    config = Config(
+        algo_name=algo_name,
+        algo=classes["algo"](**settings["algo"]),
+        env_name=env_name,
+        env=classes["env"](**settings["env"]),
+        train=TrainConfig(**settings["train"]),
+        grid=tuple(sorted(grid.items())),
+    )
+    check(config)
+    return config
+
+
+def _values(section: str, config_class: type, key: str, given: Given, algo_name: str) -> tuple[Any, ...]:
+    if key not in _fields(config_class):
+        advice = layers.nearest(key, _fields(config_class), prefix=f"{section}.")
+        whose = f" of {algo_name}" if section == "algo" else ""
+        raise ConfigError(f"unknown key {section}.{key}{whose}{advice}{layers.place_text(given.source)}")
+    given = _read_as(typing.get_type_hints(config_class)[key], f"{section}.{key}", given)
+    if not isinstance(given.value, Sweep):
+        return (_checked(section, config_class, key, given),)
+    swept = swept_keys(algo_name)
+    if section != "algo" or key not in swept:
+        keys = ", ".join(f"algo.{name}" for name in swept)
+        raise ConfigError(
+            f"{section}.{key} has several values, {yaml12.shorten(given.value.values)}, but shapes the program; "
+            f"give one value; keys that can be swept: {keys}{layers.place_text(given.source)}"
+        )
+    return tuple(
+        _checked(section, config_class, key, given._replace(value=value, text=None)) for value in given.value.values
+    )
+
+
+def _read_as(annotation: Any, key: str, given: Given) -> Given:
+    if given.text is None:
+        return given
+    if annotation is str and not isinstance(given.value, str):
+        return given._replace(value=given.text)  # train.name=2024 is text all the same
+    is_plain = isinstance(given.value, str) and given.value == given.text  # neither quoted nor in brackets
+    is_tuple = annotation is tuple or get_origin(annotation) is tuple
+    if is_plain and is_tuple and get_args(annotation)[:1] == (str,):
+        return given._replace(value=[part.strip() for part in given.text.split(",")])  # train.sinks=wandb,tensorboard
+    if annotation is str or is_tuple or not is_plain or "," not in given.text:
+        return given
+    return given._replace(value=Sweep(tuple(yaml12.parse_value(part.strip(), key) for part in given.text.split(","))))
+
+
+def _checked(section: str, config_class: type, key: str, given: Given) -> Any:
+    field, annotation = _fields(config_class)[key], typing.get_type_hints(config_class)[key]
+    problem = type_problem(annotation, given.value)
+    value = given.value if problem else freeze(annotation, given.value)
+    problem = problem or range_problem(field, value)
+    if problem:
+        shown = yaml12.shorten(given.value) if given.text is None else given.text
+        raise ConfigError(f"{section}.{key} is {shown}; expected {problem}{layers.place_text(given.source)}")
+    return value
+
+
+def _check_grid(config: Config) -> None:
+    for key, values in config.grid:
+        if key not in swept_keys(config.algo_name):
+            raise ConfigError(f"grid key {key} cannot be swept{layers.nearest(key, swept_keys(config.algo_name))}")
+        for value in values:
+            _checked("algo", type(config.algo), key, Given(value, ""))
+        if len(set(values)) < len(values):
+            raise ConfigError(
+                f"algo.{key} has values {yaml12.shorten(values)}; expected different ones; remove repeats"
+            )
+        if not values or values[0] != getattr(config.algo, key):
+            raise ConfigError(
+                f"grid of algo.{key} is {yaml12.shorten(values)}; expected it to start with "
+                f"{getattr(config.algo, key)}, the value of algo.{key}; set that to the first value"
+            )
+
+
+def _check_together(config: Config) -> None:
+    train, batch_size = config.train, getattr(config.algo, "batch_size", 1)
+    if train.buffer_capacity % train.n_envs:
+        below = train.buffer_capacity // train.n_envs * train.n_envs
+        near = f"{below} or {below + train.n_envs}" if below else str(train.n_envs)
+        raise ConfigError(
+            f"train.buffer_capacity is {train.buffer_capacity}; expected a multiple of train.n_envs ({train.n_envs}); "
+            f"use {near}"
+        )
+    if batch_size > train.buffer_capacity:
+        raise ConfigError(
+            f"algo.batch_size is {batch_size}; expected at most train.buffer_capacity ({train.buffer_capacity}); "
+            f"raise train.buffer_capacity or lower algo.batch_size"
+        )
+    if train.micro_batch and batch_size % train.micro_batch:
+        divisors = [str(each) for each in range(1, batch_size + 1) if batch_size % each == 0]
+        raise ConfigError(
+            f"train.micro_batch is {train.micro_batch}; expected a divisor of algo.batch_size ({batch_size}): "
+            f"{', '.join(divisors)}, or 0 to let the planner choose"
+        )
+    if any(separator in train.name for separator in "/\\") or train.name in (".", ".."):
+        raise ConfigError(f"train.name is {train.name!r}; expected a folder's name; put its path into train.run_dir")

@@ -1,0 +1,178 @@
+"""The update engine: one gradient for everything that an update learns from whole trajectories.
+
+An algorithm gives one `forward` (every network, run once), losses that are arithmetic on its result, and the table of
+which parameter group owns which field of it. One gradient of the sum of all losses then trains every group.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.types import AgentState, Clock, Episode, Hyper, Metrics, Params, PRNGKey, Trajectory, Update
+
+Forward = Any
+"""An algorithm's NamedTuple of everything its networks say about one trajectory."""
+Terms = dict[str, Float[Array, "time"]]
+"""Named per-step loss terms; their sum is the loss, their means over valid steps are the metrics."""
+ForwardFn = Callable[[dict[str, Params], dict[str, Params], Trajectory, PRNGKey], Forward]
+LossFn = Callable[[Forward, Trajectory, Clock, Hyper], Terms]
+Refresh = Callable[[AgentState, Clock, Clock], AgentState]
+
+
+class Learner(NamedTuple):
+    """What `make_update` binds together; the fields marked by group have one entry for each parameter group."""
+
+    forward: ForwardFn
+    losses: Mapping[str, LossFn]  # by group: what trains it
+    owns: Mapping[str, tuple[str, ...]]  # by group: fields of Forward through which its parameters may learn
+    diagnose: LossFn  # per-step quantities to log, no gradient
+    optimizers: Mapping[str, optax.GradientTransformation]  # by group: up to, not including, the learning rate
+    learning_rates: Callable[[Hyper], dict[str, Float[Array, ""]]]
+
+
+class Sums(NamedTuple):
+    """What slices of a batch accumulate: gradients, per-step sums, and how many steps they sum over."""
+
+    gradients: dict[str, Params]
+    terms: dict[str, Array]
+    count: Float[Array, ""]
+
+
+def detach_others(forward: Forward, owned: tuple[str, ...]) -> Forward:
+    """The forward record with `stop_gradient` on every field that is not `owned`.
+
+    Raises:
+      ValueError: an owned name is no field: its gradient would be lost without a word.
+    """
+    if unknown := set(owned) - set(forward._fields):
+        raise ValueError(f"{type(forward).__name__} has no {', '.join(sorted(unknown))}; it has {forward._fields}.")
+    fields = {
+        name: value if name in owned else jax.lax.stop_gradient(value) for name, value in forward._asdict().items()
+    }
+    return type(forward)(**fields)
+
+
+def sum_over_valid(values: Float[Array, "time"], valid: Bool[Array, "time"]) -> Float[Array, ""]:
+    """Sum over valid steps. A `where`, not a product: NaN · 0 is NaN."""
+    return jnp.where(valid, values, 0.0).sum()
+
+
+def hard_copy(every: int, groups: tuple[str, ...]) -> Refresh:
+    """Copy parameters to targets whenever the episodes cross a multiple of `every`, once for an iteration at most.
+
+    Crossing, not hitting: what an iteration adds need not divide the interval. The count is common to all seeds, so
+    that the `cond` stays a `cond` under the seed axis.
+
+    Args:
+      every: interval in episodes.
+      groups: parameter groups that have targets.
+    """
+
+    def copy(agent: AgentState) -> AgentState:
+        return agent._replace(targets={**agent.targets, **{name: agent.params[name] for name in groups}})
+
+    def refresh(agent: AgentState, clock: Clock, previous: Clock) -> AgentState:
+        due = clock.episodes // every > previous.episodes // every
+        return jax.lax.cond(due, copy, lambda unchanged: unchanged, agent)
+
+    return refresh
+
+
+def make_update(learner: Learner, observe: ObserveFn) -> Update:
+    """Build `update(agent, episodes, key, clock, hyper, micro_batch=0) -> (agent, metrics)`.
+
+    All gradients are taken at the parameters before the update, then every group takes one optimiser step. The batch is
+    processed `micro_batch` episodes at a time, a divisor of it; 0 takes it whole. Sums and the number of valid steps
+    are accumulated and divided once, so any value gives the same step up to rounding.
+
+    Args:
+      learner: forward pass, losses, gradient routing, optimisers.
+      observe: episode to trajectory; runs inside a slice, so the batch's observations never exist at once.
+    """
+
+    def total(params: dict, targets: dict, episodes: Episode, keys: Array, context: tuple) -> tuple[Array, Sums]:
+        clock, hyper = context
+
+        def one(episode: Episode, key: PRNGKey) -> tuple[Array, dict[str, Array], Array]:
+            trajectory = observe(episode)
+            forward = learner.forward(params, targets, trajectory, key)
+            terms = _loss_terms(learner, forward, trajectory, clock, hyper)
+            logged = learner.diagnose(jax.lax.stop_gradient(forward), trajectory, clock, hyper)
+            sums = {name: sum_over_valid(value, trajectory.valid) for name, value in {**terms, **logged}.items()}
+            return sum((sums[name] for name in terms), jnp.zeros(())), sums, trajectory.valid.sum().astype(jnp.float32)
+
+        loss, terms, count = jax.vmap(one)(episodes, keys)
+        return loss.sum(), Sums(
+            gradients={}, terms={name: value.sum() for name, value in terms.items()}, count=count.sum()
+        )
+
+    def accumulate(agent: AgentState, episodes: Episode, keys: Array, context: tuple) -> Sums:
+        gradients, sums = jax.grad(total, has_aux=True)(agent.params, agent.targets, episodes, keys, context)
+        return sums._replace(gradients=gradients)
+
+    def update(
+        agent: AgentState, episodes: Episode, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
+    ) -> tuple[AgentState, Metrics]:
+        keys = jax.random.split(key, episodes.reward.shape[0])
+        sums = _over_slices(accumulate, agent, episodes, keys, (clock, hyper), micro_batch)
+        return _apply(learner, agent, sums, hyper)
+
+    return update
+
+
+def optimizer_step(
+    optimizer: optax.GradientTransformation, rate: Float[Array, ""], params: Params, opt_state: Any, gradients: Params
+) -> tuple[Params, Any]:
+    """One step of one parameter group: `params` - `rate` · step, and the optimiser's next state.
+
+    The gradients are taken as they are: whoever sums over steps divides by their number before.
+    """
+    steps, opt_state = optimizer.update(gradients, opt_state, params)
+    return jax.tree.map(lambda leaf, step: leaf - rate * step, params, steps), opt_state
+
+
+def _loss_terms(learner: Learner, forward: Forward, trajectory: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
+    """All groups' loss terms, each computed on a forward record through which only its own group can learn."""
+    terms: Terms = {}
+    for group, loss in learner.losses.items():
+        terms.update(loss(detach_others(forward, learner.owns[group]), trajectory, clock, hyper))
+    return terms
+
+
+def _over_slices(
+    accumulate: Callable[..., Sums], agent: AgentState, episodes: Episode, keys: Array, context: tuple, micro_batch: int
+) -> Sums:
+    """Sums over the batch, whole or one slice of `micro_batch` episodes after another."""
+    batch = keys.shape[0]
+    if micro_batch in (0, batch):
+        return accumulate(agent, episodes, keys, context)
+    slices = jax.tree.map(lambda leaf: leaf.reshape(batch // micro_batch, micro_batch, *leaf.shape[1:]), episodes)
+    key_slices = keys.reshape(batch // micro_batch, micro_batch)
+
+    def add(sums: Sums, part: tuple) -> tuple[Sums, None]:
+        return jax.tree.map(jnp.add, sums, accumulate(agent, *part, context)), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], (slices, key_slices))
+    shapes = jax.eval_shape(lambda part: accumulate(agent, *part, context), first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, (slices, key_slices))[0]
+
+
+def _apply(learner: Learner, agent: AgentState, sums: Sums, hyper: Hyper) -> tuple[AgentState, Metrics]:
+    """Divide by the number of valid steps and take one optimiser step in every group."""
+    per_step = 1.0 / jnp.maximum(sums.count, 1.0)
+    rates = learner.learning_rates(hyper)
+    params, opt_state, metrics = {}, {}, {name: value * per_step for name, value in sums.terms.items()}
+    for group, optimizer in learner.optimizers.items():
+        gradients = jax.tree.map(lambda leaf: leaf * per_step, sums.gradients[group])
+        params[group], opt_state[group] = optimizer_step(
+            optimizer, rates[group], agent.params[group], agent.opt_state[group], gradients
+        )
+        metrics[f"{group}_gradient_norm"] = optax.tree.norm(gradients)
+        metrics[f"{group}_parameter_norm"] = optax.tree.norm(params[group])
+    return agent._replace(params=params, opt_state=opt_state), metrics

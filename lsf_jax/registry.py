@@ -1,0 +1,72 @@
+"""What there is to choose from: the entries of algorithms and environments, and how a package collects its own.
+
+A module of `lsf_jax.algorithms` or `lsf_jax.envs` lists what it offers as `ENTRIES`; the package finds its modules by
+itself. So a new algorithm is one new file. Names and lines for people are written as literals, so that `shipped` can
+list them without importing anything.
+"""
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from lsf_jax.settings import hyper_class
+
+if TYPE_CHECKING:
+    from lsf_jax.envs.host import Hosted
+
+
+class Entry(NamedTuple):
+    """An algorithm or an environment that can be chosen by name."""
+
+    name: str
+    config: type  # frozen dataclass of every setting
+    factory: Callable[..., Any]  # algorithms: (spec, config, observe) -> Algorithm; environments: (config) -> Env
+    doc: str  # one line for people
+    acts: Literal["policy", "values"] = "policy"  # a ~ π, or greedily on learned values, which have nothing to sample
+    communicates: bool = False  # agents exchange messages while acting: an action depends on what all of them see
+    hosted: "Callable[[Any], Hosted] | None" = None  # environments whose games are played on the host: (config) -> how
+
+    @property
+    def hyper(self) -> type:
+        """NamedTuple of an algorithm's settings that are traced numbers, and so can be swept."""
+        return hyper_class(self.config)
+
+
+def collect(package: str, folders: Iterable[str]) -> dict[str, Entry]:
+    """The entries of all modules directly in a package, by name.
+
+    Args:
+      package: its dotted name.
+      folders: its `__path__`.
+
+    Raises:
+      ValueError: two entries bear one name.
+    """
+    names = sorted(module.name for module in pkgutil.iter_modules(folders))
+    modules = [importlib.import_module(f"{package}.{name}") for name in names]
+    found: dict[str, Entry] = {}
+    for module in modules:
+        for entry in getattr(module, "ENTRIES", ()):
+            if entry.name in found:
+                raise ValueError(f"{module.__name__} offers {entry.name!r}, which another module offers already.")
+            found[entry.name] = entry
+    return found
+
+
+def shipped(package: str) -> dict[str, str]:
+    """Name -> line of documentation of a package's entries, read from the source: nothing is imported, not even JAX.
+
+    Args:
+      package: "algorithms" or "envs".
+    """
+    folder = Path(__file__).resolve().parent / package
+    calls = (
+        {keyword.arg: keyword.value for keyword in node.keywords}
+        for path in sorted(folder.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Entry"
+    )
+    return {ast.literal_eval(call["name"]): ast.literal_eval(call["doc"]) for call in calls}

@@ -1,0 +1,78 @@
+"""Parameters as safetensors files: what users exchange. Reading one cannot run code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lsf_jax.runs.manifest import CheckpointError, one_line
+from lsf_jax.runs.folder import write_bytes_atomic
+
+
+def save_params(path: Path, params: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Write parameters as one safetensors file, atomically.
+
+    Args:
+      path: the file, usually called `*.safetensors`; replaced if it exists.
+      params: nested dict of arrays; `{"actor": {"fc1": {"kernel": ...}}}` is stored under "actor/fc1/kernel".
+      metadata: strings that travel with it, for example algorithm, environment, configuration.
+
+    Raises:
+      CheckpointError: a key contains "/", or the file cannot be written.
+    """
+    flat = {name: np.array(jax.device_get(leaf), order="C") for name, leaf in _flatten(params).items()}
+    data = safetensors.numpy.save(flat, metadata=dict(metadata))
+    try:
+        write_bytes_atomic(path, data)
+    except OSError as error:
+        raise CheckpointError(f"parameters {path} could not be written ({error.strerror})") from error
+
+
+def load_params(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read parameters from a safetensors file; reading cannot run code.
+
+    Args:
+      path: a file that `save_params` wrote, or any safetensors file.
+
+    Returns:
+      Nested dict of NumPy arrays (names split at "/"), and the metadata.
+
+    Raises:
+      CheckpointError: the file is missing, not safetensors, or cut short.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"parameters {path} cannot be read as safetensors ({one_line(error)}); "
+            "give a .safetensors file, for example one from a run folder"
+        ) from error
+    return _unflatten(path, flat), metadata
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if "/" in key:
+            raise CheckpointError(f"parameter key {key!r} contains '/', which separates levels; rename it")
+        flat |= _flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _unflatten(path: Path, flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise CheckpointError(f"parameters {path}: {name} lies inside another array; not a file of lsf_jax")
+        node[last] = value
+    return tree

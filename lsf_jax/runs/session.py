@@ -1,0 +1,372 @@
+"""A run in progress: blocks of rows trained to their budget, chunk after chunk, with all that people see of it."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsf_jax.runs import checkpoint, tables, folder, sinks
+from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
+from lsf_jax.config.composition import Config, to_yaml
+from lsf_jax.envs.host import HostError
+from lsf_jax.engine.host_replay import on_host
+from lsf_jax.runs.params_file import save_params
+from lsf_jax.programs.planner import Plan
+from lsf_jax.programs.parts import LOG_ROWS, Program, compile_init, make_rows, seed_mesh, state_shapes, take_rows
+from lsf_jax.programs.compiled import compile_all, evaluation_interval
+from lsf_jax.runs.progress import Progress
+from lsf_jax.engine.training import ChunkLog
+from lsf_jax.types import TrainState
+
+FLUSH_SECONDS = 20.0  # between parts of the metrics tables
+SECONDS = ("compile_seconds", "train_seconds", "evaluate_seconds", "save_seconds", "total_seconds")
+CARD = "card.json"
+
+
+class Counts(NamedTuple):
+    """What has been done, summed over rows."""
+
+    env_steps: int  # within the budget
+    updates: int
+
+
+class Session:
+    """A run in progress: everything the loop over blocks shares. Host state, hence a class."""
+
+    def __init__(self, config: Config, path: Path, plan: Plan, program: Program, progress: Progress) -> None:
+        """Bind a run folder to its programs; nothing is compiled before the first block.
+
+        Args:
+          config: checked configuration.
+          path: the run folder.
+          plan: block width and micro-batch, fixed for the whole run.
+          program: the parts of the run.
+          progress: where to show what happens.
+        """
+        self.config, self.path, self.plan, self.progress = config, path, plan, progress
+        self.mesh = seed_mesh(plan.n_devices)
+        self.compiled = compile_all(config, plan, program)
+        self.rows = make_rows(config, self.compiled.program.algorithm)
+        self.trouble: list[dict[str, int]] = json.loads((path / CARD).read_text()).get("nonfinite", [])
+        self.timing: dict[str, float] = dict.fromkeys(SECONDS, 0.0)
+        self.counts = {"env_steps": 0, "updates": 0}
+        self.done_before = Counts(0, 0)  # of finished blocks
+        self.started = time.monotonic()
+        self.warm: set[str] = set()
+        self.seconds_per_iteration = 0.0
+        names = config.train.sinks
+        self.sinks = (
+            sinks.make_sinks(names, path, json.loads(json.dumps(_plain(config))), config.algo_name) if names else ()
+        )
+
+    def close(self) -> None:
+        """End games on the host, if there are any."""
+        if self.compiled.host is not None:
+            self.compiled.host.collector.close()
+
+    def timed(self, what: str, kind: str, call: Callable[[], Any]) -> Any:
+        """Run device work to its end; the first call of each kind counts as compilation."""
+        start = time.monotonic()
+        if what not in self.warm:
+            with self.progress.compiling(what):
+                result = jax.block_until_ready(call())
+            self.warm.add(what)
+            self.timing["compile_seconds"] += time.monotonic() - start
+            return result
+        result = jax.block_until_ready(call())
+        self.timing[kind] += time.monotonic() - start
+        return result
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return {"algo": vars(config.algo), "env": vars(config.env), "train": vars(config.train)}
+
+
+def write_timing(session: Session) -> dict[str, float]:
+    """Add this process's seconds to the card and return the run's totals with rates."""
+    card = json.loads((session.path / CARD).read_text())
+    before = card.get("timing", {})
+    session.timing["total_seconds"] = time.monotonic() - session.started
+    session.started = time.monotonic()
+    timing = {key: round(before.get(key, 0.0) + value, 3) for key, value in session.timing.items()}
+    for key, value in session.counts.items():
+        timing[key] = before.get(key, 0) + value
+    seconds = max(timing["train_seconds"], 1e-9)
+    timing |= {"env_steps_per_second": timing["env_steps"] / seconds, "updates_per_second": timing["updates"] / seconds}
+    more = {} if session.compiled.host is None else {"host": _host_report(session, card.get("host", {}))}
+    folder.write_json_atomic(session.path / CARD, card | {"timing": timing, "nonfinite": session.trouble} | more)
+    session.timing = dict.fromkeys(session.timing, 0.0)
+    session.counts = dict.fromkeys(session.counts, 0)
+    return timing
+
+
+def _host_report(session: Session, before: dict[str, Any]) -> dict[str, Any]:
+    """Where the host's time went, in seconds, and what went wrong and was healed: this process's added to earlier."""
+    report = session.compiled.host.collector.take_report() if session.compiled.host is not None else {}
+    return {
+        part: {name: before.get(part, {}).get(name, 0) + value for name, value in values.items()}
+        for part, values in report.items()
+    }
+
+
+class Block:
+    """One block of rows being trained: its state on the device and the rows not yet written."""
+
+    def __init__(self, session: Session, index: int) -> None:
+        """Start the block, or restore its last checkpoint and drop what lies past it."""
+        width = session.plan.width * session.plan.n_devices
+        self.index, self.first_row = index, index * width
+        self.rows = take_rows(session.rows, self.first_row, width)
+        self.n_rows = min(width, len(session.rows.seed) - self.first_row)
+        self.folder = session.path / "checkpoints" / f"block-{index:04d}"
+        self.pending: dict[str, list[Columns]] = {"train": [], "eval": []}
+        self.saved_at = self.flushed_at = time.monotonic()
+        self.finished_budget = 0
+        self.milestone = -1  # evaluations due before the last chunk, see `milestone_of`
+        if checkpoint.latest(self.folder) is None:
+            self.state = session.timed("initialisation", "train_seconds", lambda: session.compiled.init(self.rows))
+        else:
+            init = compile_init(session.compiled.program, session.config.train.seed)
+            like = state_shapes(jax.eval_shape(init, self.rows), session.mesh)
+            like = on_host(like) if session.plan.host_replay else like
+            self.state, meta = checkpoint.restore(self.folder, like)
+            self.finished_budget = meta["finished_budget"]
+            self.milestone = meta.get("milestone", -1)
+        iteration = int(self.state.iteration)
+        if self.finished_budget != session.config.train.env_steps:
+            _drop_tables(session.path, index, iteration)
+
+    def steps(self) -> np.ndarray:
+        """Env steps of each row so far, padding left out."""
+        return np.asarray(self.state.clock.env_steps)[: self.n_rows].astype(np.int64)
+
+
+def _drop_tables(path: Path, index: int, iteration: int) -> None:
+    """Remove a block's rows that are about to be written again."""
+    try:
+        tables.drop_from(path, "train", index, iteration + 1)
+        tables.drop_from(path, "eval", index, iteration)
+    except ValueError as error:
+        raise checkpoint.CheckpointError(str(error)) from error
+
+
+def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> bool:
+    """Train one block to its budget; False if a stop was asked for first (everything is saved then)."""
+    if finished := _finished(session, index):
+        session.done_before = _add(session.done_before, finished)
+        return True
+    block = Block(session, index)
+    try:
+        return _train_block(session, block, stopping)
+    except HostError:  # games on the host cannot go on: what was learned is saved first
+        save_block(session, block)
+        raise
+
+
+def _train_block(session: Session, block: Block, stopping: Callable[[], bool]) -> bool:
+    budget = session.config.train.env_steps
+    interval = evaluation_interval(session.config, session.compiled.program)
+    session.progress.begin(*progress_of(session, block))
+    evaluated = -1
+    while (steps := block.steps()).min() < budget:
+        iteration, milestone = int(block.state.iteration), milestone_of(session, block, interval)
+        if iteration % interval == 0 and evaluated != iteration and milestone > block.milestone:
+            evaluate_block(session, block, final=False)
+            evaluated = iteration
+        if stopping():
+            save_block(session, block)
+            return False
+        if time.monotonic() - block.saved_at > 60.0 * session.config.train.checkpoint_minutes:
+            save_block(session, block)
+        if evaluated == iteration:  # a checkpoint before this repeats the evaluation
+            block.milestone = milestone
+        advance(session, block, _iterations(session, iteration, int(steps.min()), interval))
+    evaluate_block(session, block, final=True)
+    block.finished_budget = budget
+    save_policies(session, block)
+    save_block(session, block)
+    session.done_before = progress_of(session, block)
+    return True
+
+
+def milestone_of(session: Session, block: Block, interval: int) -> int:
+    """How many evaluations are due by now; one is made at a point of the common grid that finds this grown.
+
+    The grid counts full episodes, so that a seed's evaluations do not hang on its neighbours. Where episodes end long
+    before their limit that would be several times as often as asked: there the block's median of env steps decides.
+    """
+    if session.compiled.program.env.ends_early:
+        return int(np.median(block.steps())) // session.config.train.evaluate_every
+    return int(block.state.iteration) // interval
+
+
+def progress_of(session: Session, block: Block) -> Counts:
+    """Env steps (within the budget) and updates so far, over all rows of this block and those before it."""
+    steps = block.steps().clip(max=session.config.train.env_steps)
+    updates = int(block.state.clock.updates) * block.n_rows
+    return _add(session.done_before, Counts(env_steps=int(steps.sum()), updates=updates))
+
+
+def _add(first: Counts, second: Counts) -> Counts:
+    return Counts(env_steps=first.env_steps + second.env_steps, updates=first.updates + second.updates)
+
+
+def _finished(session: Session, index: int) -> Counts | None:
+    """Counts of a block that an earlier process brought to this budget, if one did."""
+    folder = session.path / "checkpoints" / f"block-{index:04d}"
+    if checkpoint.latest(folder) is None:
+        return None
+    meta = checkpoint.read_meta(folder)[1]
+    budget = session.config.train.env_steps
+    if meta["finished_budget"] != budget:
+        return None
+    n_rows = len(meta["env_steps"])
+    return Counts(env_steps=budget * n_rows, updates=meta["updates"] * n_rows)
+
+
+def _iterations(session: Session, iteration: int, steps: int, interval: int) -> int:
+    """Length of the next chunk: until the next evaluation, no further than every seed needs, a few seconds long."""
+    if session.compiled.host is not None:
+        return 1
+    train, limit = session.config.train, session.compiled.program.env.spec.episode_limit
+    until_evaluation = interval - iteration % interval
+    surely_needed = math.ceil((train.env_steps - steps) / (train.n_envs * limit))
+    pace = session.seconds_per_iteration
+    patience = max(1, int(train.chunk_seconds / pace)) if pace else 1
+    room = LOG_ROWS * train.log_every - iteration % train.log_every
+    return max(1, min(until_evaluation, surely_needed, patience, room))
+
+
+def advance(session: Session, block: Block, n: int) -> None:
+    """Run one chunk, keep its log, show progress."""
+    budget = jnp.int32(session.config.train.env_steps)
+    before, updates = block.steps(), int(block.state.clock.updates)
+    iteration = int(block.state.iteration)
+    warm = "training chunk" in session.warm
+    start = time.monotonic()
+    chunk = session.compiled.chunk
+    block.state, log = session.timed(
+        "training chunk", "train_seconds", lambda: chunk(block.state, jnp.int32(n), budget)
+    )
+    if warm:
+        session.counts["env_steps"] += int((block.steps() - before).sum())
+        session.counts["updates"] += (int(block.state.clock.updates) - updates) * block.n_rows
+        learned = int(block.state.clock.updates) > updates
+        session.seconds_per_iteration = (time.monotonic() - start) / n if learned else session.seconds_per_iteration
+    every = session.config.train.log_every
+    written = (iteration + n) // every - iteration // every
+    columns = train_columns(log, block.rows, block.first_row, block.n_rows, written)
+    block.pending["train"].append(columns)
+    report_trouble(session, block, log)
+    latest = np.asarray(log.metrics["episode_return"])[written - 1, : block.n_rows] if written else None
+    done = progress_of(session, block)
+    if not warm:  # the first chunk ran inside its compilation, whose time no rate counts
+        session.progress.begin(*done)
+    session.progress.update(env_steps=done.env_steps, updates=done.updates, returns=latest)
+    if session.sinks and written:
+        latest_rows = {name: values[-block.n_rows :] for name, values in columns.items() if values.dtype == np.float32}
+        means = {name: float(values.mean()) for name, values in latest_rows.items() if not np.isnan(values).any()}
+        sinks.write_all(session.sinks, int(block.steps().mean()), means)
+    if time.monotonic() - block.flushed_at > FLUSH_SECONDS:
+        flush(session, block)
+
+
+def report_trouble(session: Session, block: Block, log: ChunkLog) -> None:
+    """Name each row whose loss is not finite, once; the others go on."""
+    for offset, iteration in enumerate(np.asarray(log.nonfinite_at)[: block.n_rows]):
+        row = block.first_row + offset
+        if iteration < 0 or any(entry["row"] == row for entry in session.trouble):
+            continue
+        entry = {"row": row, "seed": int(block.rows.seed[offset]), "iteration": int(iteration)}
+        session.trouble.append(entry)
+        session.progress.note(
+            f"seed {entry['seed']} (row {row}): loss not finite at iteration {entry['iteration']}, "
+            f"about env step {int(block.steps()[offset]):,}; the other seeds go on"
+        )
+
+
+def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
+    """Evaluate current parameters, or for the final evaluation those kept at the budget."""
+    state, compiled = block.state, session.compiled
+    params, env_steps = (
+        (state.kept.params, state.kept.env_steps) if final else (state.agent.params, state.clock.env_steps)
+    )
+    seen = _judged_state(state, session.config.train.env_steps) if final else state
+    stats = session.timed("evaluation", "evaluate_seconds", lambda: compiled.evaluate(params, seen))
+    columns = evaluation_columns(state, block.rows, block.first_row, block.n_rows, env_steps, final)
+    columns |= stats_columns(compiled.program, stats, block.n_rows)
+    if compiled.evaluate_sampled is not None:
+        sampled = compiled.evaluate_sampled
+        stochastic = session.timed("stochastic evaluation", "evaluate_seconds", lambda: sampled(params, seen))
+        columns |= stats_columns(compiled.program, stochastic, block.n_rows, "sampled_")
+    if compiled.joint_table is not None and compiled.payoff is not None:
+        joint_table = compiled.joint_table
+        table = session.timed("Q table", "evaluate_seconds", lambda: joint_table(params, seen))
+        columns |= joint_columns(table, compiled.payoff, block.n_rows)
+    block.pending["eval"].append(columns)
+    returns = columns["return"]
+    done = progress_of(session, block)
+    session.progress.update(
+        env_steps=done.env_steps,
+        updates=done.updates,
+        evaluation=f"return {np.median(returns):.2f} [{returns.min():.2f}, {returns.max():.2f}] at "
+        f"{int(np.median(columns['env_steps'])):,} env steps",
+    )
+
+
+def _judged_state(state: TrainState, budget: int) -> TrainState:
+    """The state as the final evaluation may see it: without how long the seed had to wait for its neighbours.
+
+    Its keys are those of iteration `budget`, which no regular evaluation reaches.
+    """
+    iteration = jax.device_put(jnp.int32(budget), state.iteration.sharding)
+    return state._replace(iteration=iteration, clock=state.clock._replace(env_steps=state.kept.env_steps))
+
+
+def flush(session: Session, block: Block) -> None:
+    """Write pending rows as parts of the tables."""
+    for table, waiting in block.pending.items():
+        if waiting:
+            columns = {name: np.concatenate([part[name] for part in waiting]) for name in waiting[0]}
+            if len(columns["row"]):
+                tables.write_part(session.path, table, block.index, int(columns["iteration"].min()), columns)
+            block.pending[table] = []
+    block.flushed_at = time.monotonic()
+
+
+def save_block(session: Session, block: Block) -> None:
+    """Write tables, then the checkpoint that makes them count."""
+    start = time.monotonic()
+    flush(session, block)
+    meta = {
+        "block": block.index,
+        "finished_budget": block.finished_budget,
+        "env_steps": block.steps().tolist(),
+        "updates": int(block.state.clock.updates),
+        "milestone": block.milestone,
+        "config": to_yaml(session.config),
+    }
+    checkpoint.save(block.folder, int(block.state.iteration), block.state, meta, filled=int(block.state.clock.episodes))
+    session.timing["save_seconds"] += time.monotonic() - start
+    block.saved_at = time.monotonic()
+    write_timing(session)
+
+
+def save_policies(session: Session, block: Block) -> None:
+    """Parameters of the block's rows at the budget, `[rows, ...]`, as one safetensors file."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf)[: block.n_rows], block.state.kept.params)
+    metadata = {
+        "algorithm": session.config.algo_name,
+        "environment": session.config.env_name,
+        "rows": json.dumps(list(range(block.first_row, block.first_row + block.n_rows))),
+        "config": to_yaml(session.config),
+    }
+    folder = session.path / "policies"
+    folder.mkdir(exist_ok=True)
+    save_params(folder / f"block-{block.index:04d}.safetensors", params, metadata)

@@ -1,0 +1,68 @@
+"""Policies of a finished run: loaded, evaluated again, and recorded move by move."""
+
+import jax
+import numpy as np
+import pytest
+
+from lsf_jax.analysis import playback
+from lsf_jax.config.composition import compose
+from lsf_jax.programs.parts import compile_init, make_rows, take_rows
+from lsf_jax.runs import checkpoint, experiment
+from lsf_jax.settings import ConfigError
+from tests.support.engine_cases import QUICK, assert_same_bits, quiet, shared_programs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    with shared_programs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Five rows in blocks of four: two policy files, the second one without its padding."""
+    settings = ("seeds=5", "train.block=4", "train.env_steps=24", "train.name=games")
+    folder = tmp_path_factory.mktemp("runs")
+    config = compose(env="m_step", overrides=[*QUICK, *settings, f"train.run_dir={folder}"])
+    return experiment.train(config, progress=quiet(config))
+
+
+@pytest.fixture(scope="module")
+def policies(result):
+    return playback.load_policies(result.path)
+
+
+def test_policies_of_all_blocks_are_the_parameters_kept_at_the_budget(result, policies):
+    assert policies.seed.tolist() == [0, 1, 2, 3, 4]
+    assert {len(leaf) for leaf in jax.tree.leaves(policies.params)} == {5}
+    folder = result.path / "checkpoints" / "block-0000"
+    rows = take_rows(make_rows(policies.config, policies.program.algorithm), 0, 4)
+    state, _ = checkpoint.restore(folder, jax.eval_shape(compile_init(policies.program, 0), rows))
+    assert_same_bits(state.kept.params, jax.tree.map(lambda leaf: leaf[:4], policies.params))
+
+
+def test_evaluation_is_repeatable_and_agrees_with_the_final_one_of_the_run(result, policies):
+    first = playback.evaluate_policies(policies, 4)
+    assert_same_bits(first, playback.evaluate_policies(policies, 4))
+    assert first["row"].tolist() == [0, 1, 2, 3, 4]
+    # m_step has one start: greedy play is the same game whatever the randomness.
+    np.testing.assert_array_equal(first["return"], result.final["return"])
+    np.testing.assert_array_equal(first["length"], result.final["length"])
+    other = playback.evaluate_policies(policies, 4, stochastic=True, root_seed=3)
+    assert not np.array_equal(other["return"], first["return"])
+
+
+def test_a_recorded_greedy_episode_is_the_one_that_was_evaluated(policies):
+    returns = playback.evaluate_policies(policies, 1)["return"]
+    for row in range(3):
+        episode = playback.record_episode(policies, row, jax.random.key(1))
+        assert float(episode.reward.sum()) == returns[row]
+        length = int(episode.valid.sum())
+        frames = playback.episode_frames(policies, episode)
+        assert len(frames) == length + 1
+        assert all(frame.dtype == np.uint8 and frame.ndim == 3 for frame in frames)
+
+
+def test_a_folder_without_policies_is_named(result, tmp_path):
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        playback.load_policies(tmp_path)

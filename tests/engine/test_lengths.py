@@ -1,0 +1,156 @@
+"""Loops over time that stop where the longest episode does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsf_jax.algorithms import ALGORITHMS
+from lsf_jax.config.composition import make_env
+from lsf_jax.engine import lengths
+from lsf_jax.engine.lengths import EPISODES_AXIS, SEEDS_AXIS
+from lsf_jax.engine.rollouts import device_collector, rollout
+from lsf_jax.engine.training import make_chunk, make_train_step
+from lsf_jax.envs.base import check_spec
+from lsf_jax.types import Clock, Episode
+from tests.support.engine_cases import FOREVER, program_of, small, start
+
+
+def episodes(*steps, time=8):
+    """One episode of each length; the world and the actions count."""
+    n = len(steps)
+    return Episode(
+        world=jnp.arange(n * (time + 1)).reshape(n, time + 1),
+        action=jnp.arange(n * time * 2).reshape(n, time, 2).astype(jnp.uint8),
+        reward=jnp.arange(n * time * 1.0).reshape(n, time),
+        terminal=jnp.zeros((n, time), bool),
+        valid=jnp.arange(time)[None] < jnp.array(steps)[:, None],
+        info={"x": jnp.zeros((n, time))},
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "n", "expected"),
+    [
+        (100, 4, (25, 50, 75, 100)),
+        (10, 4, (3, 6, 9, 10)),
+        (3, 4, (1, 2, 3)),
+        (7, 1, (7,)),
+        (1, 4, (1,)),
+        (5, 4, (2, 4, 5)),
+    ],
+)
+def test_static_lengths_are_equal_parts_that_end_at_the_limit(limit, n, expected):
+    assert lengths.static_lengths(limit, n) == expected
+
+
+def test_the_longest_and_the_cut_of_a_batch_and_of_a_bundle():
+    batch, other = episodes(2, 5), episodes(1, 3, 1)
+    assert int(lengths.longest(batch)) == 5
+    assert int(lengths.longest({"on": other, "off": batch})) == 5
+    short = lengths.cut({"on": other, "off": batch}, 5)
+    assert {name: part.valid.shape for name, part in short.items()} == {"on": (3, 5), "off": (2, 5)}
+    np.testing.assert_array_equal(short["off"].world, batch.world[:, :6])
+    np.testing.assert_array_equal(short["off"].action, batch.action[:, :5])
+    assert short["off"].info["x"].shape == (2, 5)
+
+
+@pytest.mark.parametrize(("steps", "chosen"), [([1, 2], 2), ([2, 3], 4), ([4, 4], 4), ([1, 5], 8), ([8, 1], 8)])
+def test_every_seed_of_a_block_is_cut_to_what_the_longest_of_all_needs(steps, chosen):
+    def one(batch):
+        return lengths.fitted((2, 4, 8), batch, lambda cut: jnp.int32(cut.valid.shape[1]))
+
+    block = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(episodes(n, 1) for n in steps))
+    mapped = jax.vmap(one, axis_name=SEEDS_AXIS)
+    assert mapped(block).tolist() == [chosen, chosen]
+    alone = [next(n for n in (2, 4, 8) if n >= mine) for mine in steps]
+    assert [int(one(jax.tree.map(lambda leaf: leaf[i], block))) for i in range(2)] == alone  # noqa: B023
+    program = str(jax.make_jaxpr(mapped)(block))
+    assert "cond[" in program
+    assert "select_n" not in program
+
+
+def test_computed_steps_are_the_smallest_length_that_covers():
+    found = [int(lengths.computed_steps((2, 4, 8), jnp.int32(n))) for n in (0, 2, 3, 4, 5, 8)]
+    assert found == [2, 2, 4, 4, 8, 8]
+
+
+def m_step(n_steps):
+    """Episodes of `m_step` end after 1 to n_steps steps, by chance of the first actions."""
+    config = small(f"env.n_steps={n_steps}")
+    return config, make_env(config)
+
+
+def collected(env, config, parts, key=0, n=16):
+    algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, lambda episode: episode)
+    agent = jax.jit(algorithm.init)(jax.random.key(1), algorithm.hyper)
+    clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
+    collect = jax.jit(device_collector(env, algorithm, n, parts))
+    return collect(algorithm.policy_params(agent), clock, algorithm.hyper, jax.random.key(key))
+
+
+def test_a_rollout_in_parts_plays_the_same_episodes():
+    config, env = m_step(4)
+    whole = collected(env, config, 1)
+    for parts in (2, 4):
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(collected(env, config, parts)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert 0 < whole.valid.mean() < 1
+
+
+def test_parts_that_do_not_divide_the_limit_are_cut_off_behind_it():
+    config, env = m_step(5)
+    batch = collected(env, config, 4)
+    assert batch.valid.shape == (16, 5)
+    assert jax.tree.leaves(batch.world)[0].shape[1] == 6
+    steps = batch.valid.sum(axis=1)
+    np.testing.assert_array_equal(batch.valid, jnp.arange(5)[None] < steps[:, None])
+    assert len(set(steps.tolist())) > 1
+
+
+@pytest.mark.parametrize(("ends", "computed"), [((2, 1), 2), ((3, 1), 4), ((7, 2), 8), ((8, 8), 8)])
+def test_parts_that_nobody_plays_cost_nothing(ends, computed):
+    """Steps are counted while the program runs."""
+    _, env = m_step(4)
+    env = env._replace(spec=check_spec(env.spec._replace(episode_limit=8)))
+    counted = []
+
+    def one(end):
+        def step(key, state, action):
+            jax.debug.callback(lambda: counted.append(1))
+            _, timestep = env.step(key, state[1], action)
+            done = state[0] + 1 >= end
+            return (state[0] + 1, state[1]), timestep._replace(done=done, terminal=done)
+
+        def reset(key):
+            state, observation = env.reset(key)
+            return (jnp.int32(0), state), observation
+
+        timed = env._replace(step=step, reset=reset, snapshot=lambda state: env.snapshot(state[1]))
+        act = lambda carry, observation, key: (carry, jnp.zeros(env.spec.n_agents, jnp.int32))
+        return rollout(timed, act, (), jax.random.key(0), 4).valid.sum()
+
+    played = jax.jit(jax.vmap(one, axis_name=EPISODES_AXIS))(jnp.array(ends))
+    jax.effects_barrier()
+    assert played.tolist() == list(ends)
+    assert len(counted) in (computed, computed * len(ends))  # once for all, or once for each
+
+
+@pytest.mark.slow
+def test_a_run_with_several_lengths_learns_what_one_with_a_single_length_does():
+    """To the rounding of sums over fewer zeros."""
+    program = program_of(small())
+    limit = program.env.spec.episode_limit
+    states = {}
+    for choice in ((), lengths.static_lengths(limit, 4)):
+        step = make_train_step(program.algorithm, program.buffer, program.collect, 1, choice)
+        state, log = jax.jit(make_chunk(step, rows=8))(start(small(), [0, 1]), jnp.int32(6), jnp.int32(FOREVER))
+        states[len(choice)] = state, log
+    (one, plain), (many, fitted) = states[0], states[4]
+    for a, b in zip(jax.tree.leaves(one.agent.params), jax.tree.leaves(many.agent.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    learned = np.isfinite(plain.metrics["td"][:6])
+    np.testing.assert_allclose(plain.metrics["td"][:6][learned], fitted.metrics["td"][:6][learned], rtol=1e-3)
+    shares = fitted.metrics["update_valid_fraction"][:6][learned]
+    assert (shares > 0).all()
+    assert (fitted.metrics["valid_fraction"][:6] >= plain.metrics["valid_fraction"][:6]).all()

@@ -1,0 +1,1 @@
+"""Helpers of the tests: cases, oracles, stand-in games."""
