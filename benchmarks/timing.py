@@ -27,7 +27,7 @@ REFERENCE = (  # the size that the published figures are for: pymarl2's QMIX on 
     "algo.batch_size=32",
     "algo.hidden=64",
     "train.n_envs=8",
-    "train.updates_per_iteration=1",
+    "algo.updates=1",
     "train.buffer_capacity=5000",
 )
 PROBED_SHARE = 0.9  # of a program's operations: the shapes that the GEMM probe times one by one

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from lsf_jax.algorithms import ALGORITHMS
-from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted, updates_per_iteration
+from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted
 from lsf_jax.engine.buffers import observe_episode
 from lsf_jax.engine.evaluation import make_evaluate
 from lsf_jax.engine.lengths import EARLY, SEEDS_AXIS, static_lengths
@@ -98,7 +98,7 @@ def bind(config: Config) -> Program:
         buffer = algorithm.replay(example, config.train.buffer_capacity, config.train.n_envs)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    updates = updates_per_iteration(config)
+    updates = config.algo.updates
     return Program(
         env=env,
         algorithm=algorithm,

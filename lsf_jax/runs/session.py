@@ -13,7 +13,8 @@ import numpy as np
 
 from lsf_jax.runs import checkpoint, tables, folder, sinks
 from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
-from lsf_jax.config.composition import Config, to_yaml
+from lsf_jax.config.composition import Config
+from lsf_jax.config.documents import to_yaml
 from lsf_jax.envs.host import HostError
 from lsf_jax.engine.host_replay import on_host
 from lsf_jax.runs.params_file import save_params

@@ -80,7 +80,7 @@ def test_importing_the_package_and_asking_for_help_load_no_jax():
 
 
 def test_a_reader_that_leaves_early_does_no_harm():
-    command = [sys.executable, "-m", "lsf_jax.cli.app", "list", "keys"]
+    command = [sys.executable, "-m", "lsf_jax.cli", "list", "keys"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()  # before anything is written, as a pipe to `head -0` would
         complaint = process.stderr.read()
@@ -341,7 +341,7 @@ def test_an_unfinished_run_has_no_policies_yet(trained, tmp_path, capsys):
 
 
 def started(arguments: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "lsf_jax.cli.app", *arguments]
+    command = [sys.executable, "-m", "lsf_jax.cli", *arguments]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

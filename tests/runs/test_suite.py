@@ -11,7 +11,7 @@ from lsf_jax.analysis.frames import load_run
 from lsf_jax.cli.app import main
 from lsf_jax.settings import ConfigError
 from lsf_jax.runs.experiment import Result
-from lsf_jax.config.layers import config_files
+from lsf_jax.config.files import config_files
 
 TEXT = """# two algorithms
 env: [matrix_game, climbing]
