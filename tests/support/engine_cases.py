@@ -1,6 +1,7 @@
 """Small configurations, compiled once for all files, and bitwise comparison: shared by the tests of the engine."""
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Iterator
 from dataclasses import replace
