@@ -148,8 +148,8 @@ def make_parser(description: str, *, seeds: Sequence[int], repeats: int) -> argp
       repeats: default of --repeats.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--algo", default=None, help="name of a file in configs/algo")
-    parser.add_argument("--env", default=None, help="name of a file in configs/env")
+    parser.add_argument("--algo", default=None, help="name of an algorithm")
+    parser.add_argument("--env", default=None, help="name of an environment or of a file in configs/env")
     parser.add_argument("--preset", action="append", default=[], help="name of a file in configs/preset; repeatable")
     parser.add_argument("--release", dest="preset", action="append_const", const="release", help="--preset release")
     parser.add_argument("--paper", dest="preset", action="append_const", const="paper", help="--preset paper")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIST = "import json; from lsf_jax.config import files; print(json.dumps([str(files.config_folder()), files.listing()]))"
+LIST = (
+    "import json; from lsf_jax.config import files; print(json.dumps([str(files.config_folder()), files.list_names()]))"
+)
 COMMAND = "import sys; from lsf_jax.cli.app import main; sys.exit(main(['list']))"
 COMPOSE = "import lsf_jax; print(lsf_jax.compose(env='matrix_game', overrides=['seeds=3']).train.seeds)"
 

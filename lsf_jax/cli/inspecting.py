@@ -11,7 +11,7 @@ from lsf_jax.settings import ConfigError
 PLOT_OUTPUT = "file to write (default: curves-METRIC.png in the run; of several, compared-METRIC.png in the first)"
 
 
-def evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace) -> int:
     """`lsf-jax evaluate`."""
     import numpy as np
 
@@ -38,7 +38,7 @@ def evaluate(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def render(options: argparse.Namespace) -> int:
+def _render(options: argparse.Namespace) -> int:
     """`lsf-jax render`."""
     import jax
 
@@ -63,7 +63,7 @@ def render(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def plot(options: argparse.Namespace) -> int:
+def _plot(options: argparse.Namespace) -> int:
     """`lsf-jax plot`."""
     from lsf_jax.analysis.frames import load_run
     from lsf_jax.analysis.plots import plot_curves
@@ -85,7 +85,7 @@ def plot(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace) -> int:
     """`lsf-jax compare`."""
     from lsf_jax.runs.card import compare_runs, comparison_text
 
@@ -133,8 +133,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = (
-    Command("evaluate", "evaluate the final policies of a run over fresh episodes", _add_evaluate, evaluate),
-    Command("render", "write a GIF of an episode of a trained policy", _add_render, render),
-    Command("plot", "learning curves of one or more runs as a PNG, and a table of final results", _add_plot, plot),
-    Command("compare", "hold the protocols of runs against each other; differences are marked", _add_compare, compare),
+    Command("evaluate", "evaluate the final policies of a run over fresh episodes", _add_evaluate, _evaluate),
+    Command("render", "write a GIF of an episode of a trained policy", _add_render, _render),
+    Command("plot", "learning curves of one or more runs as a PNG, and a table of final results", _add_plot, _plot),
+    Command("compare", "hold the protocols of runs against each other; differences are marked", _add_compare, _compare),
 )

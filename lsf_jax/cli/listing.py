@@ -14,11 +14,11 @@ FAILED = 1
 """Exit code of `doctor` where something that training needs is missing."""
 
 
-def show_names(options: argparse.Namespace) -> int:
+def _show_names(options: argparse.Namespace) -> int:
     """`lsf-jax list`: names need no JAX, `list keys` does."""
     if options.what == "keys":
         return _show_keys(options)
-    for section, entries in files.listing(options.config_dirs).items():
+    for section, entries in files.list_names(options.config_dirs).items():
         if options.what in ("all", section):
             print(section)
             for name, line in entries:
@@ -26,7 +26,7 @@ def show_names(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def show_config(options: argparse.Namespace) -> int:
+def _show_config(options: argparse.Namespace) -> int:
     """`lsf-jax config`."""
     from lsf_jax.config.documents import to_documented_yaml
 
@@ -34,7 +34,7 @@ def show_config(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def doctor(options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     """`lsf-jax doctor`."""
     from lsf_jax.cli.doctor import examine
 
@@ -68,14 +68,14 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = (
     Command(
-        "list", "names of algorithms, environments and presets; `list keys` for every setting", _add_list, show_names
+        "list", "names of algorithms, environments and presets; `list keys` for every setting", _add_list, _show_names
     ),
     Command(
         "config",
         "write every setting with its meaning and range, as a YAML file to start from",
         add_composition,
-        show_config,
+        _show_config,
         CONFIG,
     ),
-    Command("doctor", "versions, devices, cache, and what is missing for what", _add_doctor, doctor),
+    Command("doctor", "versions, devices, cache, and what is missing for what", _add_doctor, _doctor),
 )

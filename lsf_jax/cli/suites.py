@@ -20,7 +20,7 @@ two_state_aliased, two_state_opposed. Exploration falls over 40,000 env steps: w
 uniform data and of an algorithm's own are alike."""
 
 
-def run_suite(options: argparse.Namespace) -> int:
+def _run_suite(options: argparse.Namespace) -> int:
     """`lsf-jax suite`."""
     from lsf_jax.runs import suite
 
@@ -34,7 +34,7 @@ def run_suite(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def matrix_table(options: argparse.Namespace) -> int:
+def _matrix_table(options: argparse.Namespace) -> int:
     """`lsf-jax matrix-table`."""
     from lsf_jax.analysis.frames import load_run
     from lsf_jax.analysis.matrix_table import outcomes_of, read_outcomes, write_table
@@ -130,14 +130,14 @@ COMMANDS = (
         "suite",
         "train several algorithms through one protocol; summary and curves at the end",
         _add_suite,
-        run_suite,
+        _run_suite,
         SUITE,
     ),
     Command(
         "matrix-table",
         "Table I with statistics: what every algorithm ends with in small games",
         _add_table,
-        matrix_table,
+        _matrix_table,
         TABLE,
     ),
 )

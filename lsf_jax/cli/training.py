@@ -23,14 +23,14 @@ RESUME = """examples:
 Continues from the last checkpoint, to the same bits as an uninterrupted run."""
 
 
-def train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> int:
     """`lsf-jax train` and `lsf-jax sweep`."""
     from lsf_jax.runs import experiment
 
     return _report(experiment.train(composed(options)))
 
 
-def resume(options: argparse.Namespace) -> int:
+def _resume(options: argparse.Namespace) -> int:
     """`lsf-jax resume`."""
     from lsf_jax.config.composition import from_yaml
     from lsf_jax.runs import experiment
@@ -43,7 +43,7 @@ def resume(options: argparse.Namespace) -> int:
     return _report(experiment.resume(path, config=config))
 
 
-def plan(options: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> int:
     """`lsf-jax plan`."""
     from lsf_jax.programs import planner, runtime
     from lsf_jax.programs.parts import bind
@@ -90,8 +90,10 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = (
-    Command("train", "train an algorithm on an environment, several seeds side by side", add_composition, train, TRAIN),
-    Command("sweep", "train a grid of hyper-parameters × seeds in one program", add_composition, train, SWEEP),
-    Command("plan", "show memory, blocks and the compiled program's needs; nothing is trained", _add_plan, plan),
-    Command("resume", "continue a run that was stopped or killed, or extend it", _add_resume, resume, RESUME),
+    Command(
+        "train", "train an algorithm on an environment, several seeds side by side", add_composition, _train, TRAIN
+    ),
+    Command("sweep", "train a grid of hyper-parameters × seeds in one program", add_composition, _train, SWEEP),
+    Command("plan", "show memory, blocks and the compiled program's needs; nothing is trained", _add_plan, _plan),
+    Command("resume", "continue a run that was stopped or killed, or extend it", _add_resume, _resume, RESUME),
 )

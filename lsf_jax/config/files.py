@@ -111,7 +111,7 @@ def text_of(path: Path) -> str:
         raise ConfigError(f"cannot read config {path}: {reason}; expected a readable YAML file") from None
 
 
-def listing(config_dirs: Iterable[str | Path] = ()) -> dict[str, list[tuple[str, str]]]:
+def list_names(config_dirs: Iterable[str | Path] = ()) -> dict[str, list[tuple[str, str]]]:
     """What can be asked for by name, section by section, each with its line for people.
 
     Args:

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from lsf_jax.engine.host_replay import HostReplay, hand_over, host_replay
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
 from lsf_jax.engine.lengths import SEEDS_AXIS
-from lsf_jax.engine.training import AXES, Chunk, ChunkLog, iteration_keys, loop_chunk
+from lsf_jax.engine.training import AXES, Chunk, ChunkLog, iteration_keys, loop_chunk, make_train_step
 from lsf_jax.envs.host import HostError
 from lsf_jax.programs.parts import Evaluation, Program
 from lsf_jax.programs.runtime import compiler_options
@@ -138,7 +138,7 @@ def _learn(
 
     def one_seed(state: TrainState, fresh: Episode, budget: Array) -> tuple[TrainState, dict[str, Array]]:
         step = make_train_step(
-            program.algorithm, program.buffer, lambda *_: fresh, updates, program.lengths, program.micro_batch
+            program.algorithm, program.buffer, lambda *_: fresh, program.updates, program.lengths, program.micro_batch
         )
         return step(state, budget)
 

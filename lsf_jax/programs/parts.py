@@ -303,6 +303,6 @@ def _per_seed(function: Callable[[Any, TrainState], Any], mesh: Mesh | None) -> 
     return lambda params, state: compiled(params, state._replace(buffer=()))
 
 
-def returns_summary(stats: EpisodeStats) -> Float[np.ndarray, "seeds"]:
+def returns_summary(stats: EpisodeStats) -> Float[np.ndarray, " seeds"]:
     """Mean return of each seed `[K]` over the episodes of an evaluation."""
     return np.asarray(stats.episode_return).mean(axis=-1)

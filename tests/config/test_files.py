@@ -103,7 +103,7 @@ def test_a_file_cannot_bear_a_registered_name(mine):
     expected = f"env 'm_step' is both registered and the file {mine / 'env/m_step.yaml'}; rename the file"
     assert refusal(config_dirs=[mine]) == expected
     with pytest.raises(ConfigError) as error:
-        files.listing([mine])
+        files.list_names([mine])
     assert str(error.value) == expected
 
 
@@ -126,14 +126,14 @@ def test_what_is_wrong_in_a_users_file_is_told_with_its_path(mine):
 
 
 def test_everything_is_listed_with_a_line_about_itself(mine):
-    listed = {section: dict(entries) for section, entries in files.listing().items()}
+    listed = {section: dict(entries) for section, entries in files.list_names().items()}
     assert list(listed) == ["algo", "env", "train", "preset", "suite"]
     assert listed["algo"] == {name: entry.doc for name, entry in algorithms.ALGORITHMS.items()}
     assert {name: entry.doc for name, entry in envs.ENVS.items()}.items() <= listed["env"].items()
     assert listed["env"].keys() == {*envs.ENVS, *files.config_files("env")}
     for section, entries in listed.items():
         assert [name for name, line in entries.items() if len(line) < 20] == [], section
-    assert dict(files.listing([mine])["env"]).items() >= {"tiny_hunt": "a hunt of mine", "maps/odd": ""}.items()
+    assert dict(files.list_names([mine])["env"]).items() >= {"tiny_hunt": "a hunt of mine", "maps/odd": ""}.items()
 
 
 @pytest.mark.parametrize(("package", "entries"), [("algorithms", algorithms.ALGORITHMS), ("envs", envs.ENVS)])

@@ -40,7 +40,7 @@ def test_sizes_follow_from_units_and_races(name):
 
 def test_the_table_has_the_ten_maps_of_the_paper_and_a_config_for_each():
     assert list(MAPS) == list(REWARDS)
-    shipped = dict(files.listing()["env"])
+    shipped = dict(files.list_names()["env"])
     assert {name.removeprefix("smac/") for name in shipped if name.startswith("smac/")} == set(MAPS)
     for name, row in MAPS.items():
         config = compose(env=f"smac/{name}")
