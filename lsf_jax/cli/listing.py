@@ -22,7 +22,7 @@ def _show_names(options: argparse.Namespace) -> int:
         if options.what in ("all", section):
             print(section)
             for name, line in entries:
-                print(f"  {name:<24} {line}")
+                print(f"  {name:<24} {line}".rstrip())
     return FINISHED
 
 
