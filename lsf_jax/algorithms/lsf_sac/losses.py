@@ -53,8 +53,9 @@ from lsf_jax.engine.distributions import (
     probabilities,
     take_actions,
 )
+from lsf_jax.engine.exploration import BEHAVIOURS
 from lsf_jax.engine.learner import Learner, Terms, hard_copy, make_update
-from lsf_jax.engine.optimizers import OPTIMIZERS, adam
+from lsf_jax.engine.optimizers import adam, make_optimizer
 from lsf_jax.engine.returns import discounts, td_lambda, traces
 from lsf_jax.networks.agents import zero_hidden
 from lsf_jax.networks.messages import decoder_hits, kl_to_standard_normal, label_cross_entropy
@@ -297,8 +298,8 @@ def lsf_sac(spec: EnvSpec, cfg: SoftConfig, observe: ObserveFn, *, name: str = "
     """
     net = make_networks(spec, cfg)
     optimizers = {
-        "critic": OPTIMIZERS[cfg.optimizer](cfg.grad_clip),
-        "actor": OPTIMIZERS[cfg.optimizer](cfg.actor_clip),
+        "critic": make_optimizer(cfg.optimizer, cfg.grad_clip, cfg.optimizer_epsilon),
+        "actor": make_optimizer(cfg.optimizer, cfg.actor_clip, cfg.optimizer_epsilon),
         "temperature": adam(0.0) if cfg.learn_temperature else optax.set_to_zero(),
     }
     learner = Learner(
@@ -317,7 +318,7 @@ def lsf_sac(spec: EnvSpec, cfg: SoftConfig, observe: ObserveFn, *, name: str = "
     def init(key: PRNGKey, hyper: Hyper) -> AgentState:
         return init_agent(init_params(net, spec, key, hyper.alpha), optimizers, ("critic",))
 
-    acting = agent_acting(spec, cfg.hidden, acting_outputs(net, cfg), cfg.behaviour)
+    acting = agent_acting(spec, cfg.hidden, acting_outputs(net, cfg), BEHAVIOURS[cfg.behaviour])
     return Algorithm(
         name=name,
         hyper=hyper_of(cfg),
