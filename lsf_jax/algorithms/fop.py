@@ -23,6 +23,7 @@ from lsf_jax.algorithms.base import (
     hyper_of,
     init_agent,
     init_network,
+    make_optimizers,
     network_outputs,
     off_policy,
     tabulate,
@@ -34,15 +35,14 @@ from lsf_jax.engine.buffers import ObserveFn
 from lsf_jax.engine.distributions import (
     entropy_of_choices,
     expectation,
-    linear_schedule,
     masked_log_softmax,
     probabilities,
     sample,
     soft_value,
     take_actions,
 )
+from lsf_jax.engine.exploration import behave_epsilon_sample, linear_schedule
 from lsf_jax.engine.learner import Learner, Terms, hard_copy, make_update
-from lsf_jax.engine.optimizers import OPTIMIZERS
 from lsf_jax.networks.agents import AgentNetwork, Mlp, run, trajectory_inputs, unroll
 from lsf_jax.networks.mixers import Mixer, soft_duplex_mixer
 from lsf_jax.registry import Entry
@@ -283,7 +283,7 @@ def fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn) -> Algorithm:
       observe: turns a stored episode into a trajectory.
     """
     net = make_networks(spec, cfg)
-    optimizers = {group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")}
+    optimizers = make_optimizers(cfg, "critic", "actor")
     optimizers["temperature"] = optax.set_to_zero()
     learner = Learner(
         forward=partial(forward, net=net),
@@ -297,7 +297,7 @@ def fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn) -> Algorithm:
     def init(key: PRNGKey, hyper: Hyper) -> AgentState:
         return init_agent(init_params(net, spec, key, hyper.alpha_start), optimizers, ("critic",))
 
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), "epsilon_sample")
+    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), behave_epsilon_sample)
     return Algorithm(
         name="fop",
         hyper=hyper_of(cfg),

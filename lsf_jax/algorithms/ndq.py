@@ -29,14 +29,15 @@ from lsf_jax.algorithms.base import (
     init_agent,
     init_network,
     joint_actions,
+    make_optimizers,
     off_policy,
     utility_metrics,
 )
 from lsf_jax.algorithms.configs import MixedValueConfig
 from lsf_jax.engine.buffers import ObserveFn
 from lsf_jax.engine.distributions import best_value, greedy
+from lsf_jax.engine.exploration import behave_epsilon_greedy
 from lsf_jax.engine.learner import Learner, Terms, hard_copy, make_update
-from lsf_jax.engine.optimizers import OPTIMIZERS
 from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll
 from lsf_jax.networks.messages import (
     MessageDecoder,
@@ -308,7 +309,7 @@ def ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn) -> Algorithm:
     """
     check_cutting(cfg)
     net = make_networks(spec, cfg)
-    optimizers = {"q": OPTIMIZERS[cfg.optimizer](cfg.grad_clip)}
+    optimizers = make_optimizers(cfg, "q")
     learner = Learner(
         forward=partial(forward, net=net),
         losses={"q": partial(loss, cfg=cfg)},
@@ -332,7 +333,7 @@ def ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn) -> Algorithm:
         update=make_update(learner, observe),
         refresh=hard_copy(cfg.target_interval, ("q",)),
         joint_table=partial(joint_table, net=net),
-        **agent_acting(spec, cfg.hidden, free, "epsilon_greedy", tested, stochastic=False)._asdict(),
+        **agent_acting(spec, cfg.hidden, free, behave_epsilon_greedy, tested, stochastic=False)._asdict(),
     )
 
 

@@ -154,23 +154,23 @@ def test_rates_belong_to_their_groups(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_optimiser_is_the_one_asked_for_with_its_clip(name, monkeypatch):
+def test_every_optimiser_is_the_one_asked_for_with_its_clip_and_epsilon(name, monkeypatch):
     asked = []
 
     def recorded(kind, make):
-        def remember(clip):
-            asked.append((kind, clip))
-            return make(clip)
+        def remember(clip, **more):
+            asked.append((kind, clip, *more.values()))
+            return make(clip, **more)
 
         return remember
 
     for kind, make in list(OPTIMIZERS.items()):
         monkeypatch.setitem(OPTIMIZERS, kind, recorded(kind, make))
-    config = small_config(name, optimizer="rmsprop", grad_clip=3.5)
+    config = small_config(name, optimizer="rmsprop", grad_clip=3.5, optimizer_epsilon=2e-6)
     ALGORITHMS[name].factory(SPEC, config, observe)
     clips = {3.5, config.actor_clip} if hasattr(config, "actor_clip") else {3.5}
-    assert {kind for kind, _ in asked} == {"rmsprop"}
-    assert {clip for _, clip in asked} - {0.0} == clips - {0.0}
+    assert {(kind, epsilon) for kind, _, epsilon in asked} == {("rmsprop", 2e-6)}
+    assert {clip for _, clip, _ in asked} - {0.0} == clips - {0.0}
 
 
 @pytest.mark.parametrize("name", NAMES)

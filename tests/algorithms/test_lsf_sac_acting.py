@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.algorithms.base import BEHAVIOURS
-from lsf_jax.engine.distributions import epsilon_greedy, linear_schedule
+from lsf_jax.engine.exploration import BEHAVIOURS, epsilon_greedy, linear_schedule
 from lsf_jax.types import Observation
 from tests.support import lsf_sac_cases as cases
 from tests.support import oracle_lsf_sac as oracle

@@ -17,6 +17,7 @@ from lsf_jax.algorithms.lsf_sac import diagnostics, losses, networks, readings
 from lsf_jax.algorithms.lsf_sac.config import DoubleSoftConfig, FixedAlphaConfig, LsfSacConfig, SoftConfig
 from lsf_jax.engine import learner, optimizers
 from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine.exploration import BEHAVIOURS
 from lsf_jax.networks import agents, messages, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError
@@ -124,8 +125,8 @@ def make_lsf_sac(spec: EnvSpec, cfg: SoftConfig, observe: ObserveFn, *, name: st
     """
     net = make_networks(spec, cfg)
     steps = {
-        "critic": optimizers.OPTIMIZERS[cfg.optimizer](cfg.grad_clip),
-        "actor": optimizers.OPTIMIZERS[cfg.optimizer](cfg.actor_clip),
+        "critic": optimizers.make_optimizer(cfg.optimizer, cfg.grad_clip, cfg.optimizer_epsilon),
+        "actor": optimizers.make_optimizer(cfg.optimizer, cfg.actor_clip, cfg.optimizer_epsilon),
         "temperature": optimizers.adam(0.0) if cfg.learn_temperature else optax.set_to_zero(),
     }
     learns = learner.Learner(
@@ -140,7 +141,7 @@ def make_lsf_sac(spec: EnvSpec, cfg: SoftConfig, observe: ObserveFn, *, name: st
     def init(key: PRNGKey, hyper: Hyper) -> AgentState:
         return base.init_agent(networks.init_params(net, spec, key, hyper.alpha), steps, ("critic",))
 
-    acting = base.agent_acting(spec, cfg.hidden, networks.acting_outputs(net), cfg.behaviour)
+    acting = base.agent_acting(spec, cfg.hidden, networks.acting_outputs(net), BEHAVIOURS[cfg.behaviour])
     unmasked = isinstance(cfg, LsfSacConfig) and not cfg.mask_messages
     return Algorithm(
         name=name,

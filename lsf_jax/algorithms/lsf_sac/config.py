@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lsf_jax.algorithms.configs import MixedValueConfig
 from lsf_jax.algorithms.lsf_sac.readings import LABELS, POLICY_SIGNS, TARGET_ENTROPIES, TD_TARGETS
+from lsf_jax.engine.exploration import BEHAVIOURS
 from lsf_jax.networks.messages import ROUTINGS
 from lsf_jax.settings import number, setting
 
@@ -35,7 +36,7 @@ class SoftConfig(MixedValueConfig):
     )
     behaviour: str = setting(
         "sample",
-        choices=("sample", "epsilon_greedy", "epsilon_sample"),
+        choices=tuple(BEHAVIOURS),
         doc="exploration: a ~ π (paper), ε-greedy on argmax π (release), or a ~ π with probability 1 - ε",
     )
     mixer_init: float = setting(1.0, above=0.0, doc="factor on the first weights of the mixer's hypernetworks")
