@@ -26,18 +26,7 @@ from lsf_jax.engine.buffers import ObserveFn
 from lsf_jax.networks import agents, messages
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError, number, setting
-from lsf_jax.types import (
-    AgentState,
-    Algorithm,
-    Clock,
-    EnvSpec,
-    Hyper,
-    JointTable,
-    Observation,
-    Params,
-    PRNGKey,
-    Trajectory,
-)
+from lsf_jax.types import AgentState, Algorithm, Clock, EnvSpec, Hyper, JointTable, Observation, PRNGKey, Trajectory
 
 TABLE_DRAWS = 256  # message samples averaged in `joint_table`
 
@@ -110,7 +99,7 @@ class Messages(NamedTuple):
     received: Float[Array, "time agents received"]
 
 
-def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]:
+def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict:
     """Parameters of agents, mixer, encoder and decoder."""
     key_agent, key_mixer, key_encoder, key_decoder = jax.random.split(key, 4)
     inputs = jnp.zeros((1, spec.n_agents, spec.obs_dim + spec.n_actions + spec.n_agents))
@@ -123,7 +112,7 @@ def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]
     }
 
 
-def exchange(net: Networks, params: Params, inputs: Float[Array, "time agents inputs"], key: PRNGKey) -> Messages:
+def exchange(net: Networks, params: dict, inputs: Float[Array, "time agents inputs"], key: PRNGKey) -> Messages:
     """Encode, sample and route: receiver i gets the block that every sender addressed to it, its own included."""
     mean = agents.run(net.encoder, params["encoder"], inputs)
     sent = messages.sample_messages(mean, key)
@@ -133,7 +122,7 @@ def exchange(net: Networks, params: Params, inputs: Float[Array, "time agents in
 def acting_outputs(
     net: Networks,
     cut: Cut,
-    params: Params,
+    params: dict,
     hidden: Float[Array, "agents hidden"],
     inputs: Float[Array, "agents inputs"],
     key: PRNGKey,
@@ -232,7 +221,7 @@ def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, ne
     return jax.tree.map(lambda values: values.mean(axis=0), draws)
 
 
-def acting_params(agent: AgentState) -> dict[str, Params]:
+def acting_params(agent: AgentState) -> dict:
     """What acting needs: agents and encoder."""
     return {name: agent.params["q"][name] for name in ("agent", "encoder")}
 

@@ -158,7 +158,7 @@ def make_lsf_sac(spec: EnvSpec, cfg: SoftConfig, observe: ObserveFn, *, name: st
 
 
 def _decoding(cfg: LsfSacConfig) -> dict[str, Any]:
-    """What the decoder shall say, and of which actions."""
+    """What the decoder predicts, and among which actions."""
     logits = readings.logits_of_available if cfg.decoder_mask else readings.logits_of_all
     return {"label": readings.LABELS[cfg.label], "decoder_logits": logits}
 

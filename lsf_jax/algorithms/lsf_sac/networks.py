@@ -136,7 +136,7 @@ def actor_logits(
 ) -> tuple[Float[Array, "agents hidden"], Float[Array, "*lead agents actions"]]:
     """The actor's next hidden state and logits, of one step or a trajectory.
 
-    It reads an agent's own observation and action history only, unless the settings say `communicate`.
+    It reads an agent's own observation and action history only, unless the setting `communicate` is on.
     """
     hidden, logits = run(net.actor, params, hidden, *inputs)
     return hidden, net.bound(logits)
