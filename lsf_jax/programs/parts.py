@@ -123,8 +123,8 @@ def _number_of_lengths(config: Config, env: Env, algorithm: Algorithm) -> int:
     if algorithm.reads_padding and asked > 1:
         raise ConfigError(
             f"train.lengths is {asked}; expected 1 with {algorithm.reads_padding}, whose losses count padding, which "
-            f"several lengths make depend on the other seeds; set train.lengths=1 or another value than "
-            f"{algorithm.reads_padding}"
+            f"several lengths make depend on the other seeds; set train.lengths=1 or change "
+            f"{algorithm.reads_padding.partition('=')[0]}"
         )
     return asked or (EARLY if env.ends_early and not algorithm.reads_padding else 1)
 

@@ -1,4 +1,4 @@
-"""Which gradient trains what (the table of reference 3.7), who reads whose messages, and what availability keeps out."""
+"""Which gradient trains what (the table of reference 3.7), who reads whose messages, and what availability excludes."""
 
 from dataclasses import replace
 

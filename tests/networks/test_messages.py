@@ -1,4 +1,4 @@
-"""Messages: who reads whose messages by construction, and the two information terms of eqs (11) and (12) against oracles."""
+"""Messages: who reads whose by construction, and the two information terms of eqs (11) and (12) against oracles."""
 
 import jax
 import jax.numpy as jnp
