@@ -18,28 +18,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from lsf_jax import types
 from lsf_jax.algorithms import base, configs
 from lsf_jax.algorithms.q_learning import td_target
-from lsf_jax.engine import distributions, exploration, learner
-from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine import buffers, distributions, exploration, learner
 from lsf_jax.networks import agents, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
-from lsf_jax.types import (
-    AgentState,
-    Algorithm,
-    Clock,
-    EnvSpec,
-    Episode,
-    Hyper,
-    JointTable,
-    Metrics,
-    Observation,
-    Params,
-    PRNGKey,
-    Trajectory,
-    Update,
-)
 
 SoftValue: TypeAlias = Callable[[Array, Array, Array], Array]
 """`(q [T, N, A], avail [T, N, A], α) -> v [T, N]`."""
@@ -68,7 +53,7 @@ class Forward(NamedTuple):
 # The local values q train nothing by themselves: critics learn through Q_tot alone, the actor takes q as given.
 OWNS = {"critic": ("q_total",), "actor": ("log_pi",)}
 
-Target: TypeAlias = Callable[[Forward, Trajectory, Hyper], Float[Array, "time"]]
+Target: TypeAlias = Callable[[Forward, types.Trajectory, types.Hyper], Float[Array, "time"]]
 
 
 def soft_value_of_all(
@@ -78,11 +63,13 @@ def soft_value_of_all(
     return distributions.soft_value(q, jnp.ones_like(avail), alpha)
 
 
-def init_params(net: Networks, spec: EnvSpec, key: PRNGKey, alpha: Float[Array, ""]) -> dict[str, Params]:
+def init_params(
+    net: Networks, spec: types.EnvSpec, key: types.PRNGKey, alpha: Float[Array, ""]
+) -> dict[str, types.Params]:
     """Parameters by group: critic {critic, mixer} with two of each on a leading axis, actor, temperature (α itself)."""
     key_actor, key_critics = jax.random.split(key)
 
-    def one(key_one: PRNGKey) -> dict[str, Params]:
+    def one(key_one: types.PRNGKey) -> dict[str, types.Params]:
         key_critic, key_mixer = jax.random.split(key_one)
         obs, ids = jnp.zeros((1, spec.n_agents, spec.obs_dim)), jnp.zeros((1, spec.n_agents, spec.n_agents))
         return {"critic": net.critic.init(key_critic, obs, ids)["params"], "mixer": net.mixer.init(key_mixer)}
@@ -95,7 +82,11 @@ def init_params(net: Networks, spec: EnvSpec, key: PRNGKey, alpha: Float[Array, 
 
 
 def evaluate_one(
-    net: Networks, params: Params, seen: Observation, action: Int[Array, "time agents"], alpha: Float[Array, ""]
+    net: Networks,
+    params: types.Params,
+    seen: types.Observation,
+    action: Int[Array, "time agents"],
+    alpha: Float[Array, ""],
 ) -> tuple[Float[Array, "time agents actions"], Float[Array, "time"]]:
     """One critic's local values at every row, and what its mixer makes of those of a joint action."""
     q = agents.run(net.critic, params["critic"], seen.obs, jnp.eye(seen.obs.shape[1])[None])
@@ -105,13 +96,17 @@ def evaluate_one(
 
 
 def evaluate(
-    net: Networks, params: Params, seen: Observation, action: Int[Array, "time agents"], alpha: Float[Array, ""]
+    net: Networks,
+    params: types.Params,
+    seen: types.Observation,
+    action: Int[Array, "time agents"],
+    alpha: Float[Array, ""],
 ) -> tuple[Float[Array, "2 time agents actions"], Float[Array, "2 time"]]:
     """`evaluate_one` by both critics."""
     return jax.vmap(partial(evaluate_one, net), in_axes=(0, None, None, None))(params, seen, action, alpha)
 
 
-def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks) -> Forward:
+def forward(params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks) -> Forward:
     """Run every network once over a trajectory; the next joint action is drawn from the current policy."""
     now = jax.tree.map(lambda leaf: leaf[:-1], trajectory.observation)
     following = jax.tree.map(lambda leaf: leaf[1:], trajectory.observation)
@@ -135,12 +130,12 @@ def sampled_entropy(f: Forward) -> Float[Array, "time"]:
     return -distributions.take_actions(f.log_pi[1:], f.next_action).mean(axis=-1)
 
 
-def target_with_entropy_inside(f: Forward, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
+def target_with_entropy_inside(f: Forward, t: types.Trajectory, hyper: types.Hyper) -> Float[Array, "time"]:
     """The soft TD(λ) return: -α log π(u') is discounted, counts whole for any λ, and not where the game has ended."""
     return td_target(f.next_total.min(axis=0)[:, None], t, hyper, f.alpha * sampled_entropy(f))[:, 0]
 
 
-def target_with_entropy_after(f: Forward, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
+def target_with_entropy_after(f: Forward, t: types.Trajectory, hyper: types.Hyper) -> Float[Array, "time"]:
     """As FOP's code has it: the return of min Q_tot(s', u'), then one undiscounted -α log π(u') at every step.
 
     Over many steps the target networks carry 1 - λ of the bonus on, so critics are less soft than α says.
@@ -151,14 +146,16 @@ def target_with_entropy_after(f: Forward, t: Trajectory, hyper: Hyper) -> Float[
 TARGETS: dict[str, Target] = {"inside": target_with_entropy_inside, "after": target_with_entropy_after}
 
 
-def critic_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, target: Target) -> learner.Terms:
+def critic_loss(
+    f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper, *, target: Target
+) -> learner.Terms:
     """Σ (Q_tot - y)² over both critics, which share the target y."""
     del clock
     y = jax.lax.stop_gradient(target(f, t, hyper))
     return {"td": jnp.square(f.q_total - y[None]).sum(axis=0)}
 
 
-def policy_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learner.Terms:
+def policy_loss(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """E_π[α log π - min(q₁, q₂)], a mean over agents: each learns from its own local values, not through the mixer."""
     del clock, hyper
     log_pi = f.log_pi[:-1]
@@ -166,7 +163,7 @@ def policy_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learne
     return {"policy": distributions.expectation(pi, f.alpha * log_pi - f.q.min(axis=0)).mean(axis=-1)}
 
 
-def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learner.Terms:
+def diagnose(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """Per-step quantities for people, averaged over valid steps."""
     del clock, hyper
     log_pi, avail = f.log_pi[:-1], t.observation.avail[:-1]
@@ -179,27 +176,34 @@ def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learner.T
     }
 
 
-def temperature(clock: Clock, hyper: Hyper) -> Float[Array, ""]:
+def temperature(clock: types.Clock, hyper: types.Hyper) -> Float[Array, ""]:
     """α at this moment."""
     return exploration.linear_schedule(hyper.alpha_start, hyper.alpha_finish, hyper.alpha_anneal, clock.env_steps)
 
 
-def at_temperature(learn: Update) -> Update:
+def at_temperature(learn: types.Update) -> types.Update:
     """`learn` with α as it is due.
 
     α stands among the parameters, because Q_tot cannot be computed without it: it belongs to the mixers' soft values.
     """
 
     def update(
-        agent: AgentState, episodes: Episode, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
-    ) -> tuple[AgentState, Metrics]:
+        agent: types.AgentState,
+        episodes: types.Episode,
+        key: types.PRNGKey,
+        clock: types.Clock,
+        hyper: types.Hyper,
+        micro_batch: int = 0,
+    ) -> tuple[types.AgentState, types.Metrics]:
         params = {**agent.params, "temperature": temperature(clock, hyper)}
         return learn(agent._replace(params=params), episodes, key, clock, hyper, micro_batch)
 
     return update
 
 
-def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, net: Networks) -> JointTable:
+def joint_table(
+    agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks
+) -> types.JointTable:
     """Local values, Q_tot of every joint action (means over both critics) and π in one first observation."""
     del key  # deterministic
     seen = jax.tree.map(lambda leaf: leaf[None], observation)
@@ -235,7 +239,7 @@ class FopConfig(configs.ValueConfig):
     mixer_embed: int = setting(32, low=1, doc="width of the hidden layer of the mixers' state value; FOP")
 
 
-def make_networks(spec: EnvSpec, cfg: FopConfig) -> Networks:
+def make_networks(spec: types.EnvSpec, cfg: FopConfig) -> Networks:
     """The networks that a config asks for."""
     return Networks(
         actor=agents.AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
@@ -245,12 +249,12 @@ def make_networks(spec: EnvSpec, cfg: FopConfig) -> Networks:
     )
 
 
-def learning_rates(hyper: Hyper) -> dict[str, Array]:
+def learning_rates(hyper: types.Hyper) -> dict[str, Array]:
     """Step sizes by parameter group; the temperature takes no steps."""
     return {"critic": hyper.lr, "actor": hyper.actor_lr, "temperature": jnp.zeros(())}
 
 
-def make_fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn) -> Algorithm:
+def make_fop(spec: types.EnvSpec, cfg: FopConfig, observe: buffers.ObserveFn) -> types.Algorithm:
     """Bind FOP for an environment.
 
     Actor and critics step together, from one set of parameters; FOP's code moves the actor first, and clips the two
@@ -273,13 +277,13 @@ def make_fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn) -> Algorithm:
         learning_rates=learning_rates,
     )
 
-    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
+    def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
         return base.init_agent(init_params(net, spec, key, hyper.alpha_start), optimizers, ("critic",))
 
     acting = base.agent_acting(
         spec, cfg.hidden, partial(base.network_outputs, net.actor), exploration.behave_epsilon_sample
     )
-    return Algorithm(
+    return types.Algorithm(
         name="fop",
         hyper=base.hyper_of(cfg),
         init=init,

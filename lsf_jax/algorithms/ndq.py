@@ -20,22 +20,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lsf_jax import types
 from lsf_jax.algorithms import base, configs, q_learning
-from lsf_jax.engine import distributions, exploration, learner
-from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine import buffers, distributions, exploration, learner
 from lsf_jax.networks import agents, messages
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError, number, setting
-from lsf_jax.types import AgentState, Algorithm, Clock, EnvSpec, Hyper, JointTable, Observation, PRNGKey, Trajectory
 
 TABLE_DRAWS = 256  # message samples averaged in `joint_table`
 
-Cut: TypeAlias = Callable[[Array, PRNGKey], Array]
+Cut: TypeAlias = Callable[[Array, types.PRNGKey], Array]
 """`(means [N, N·D] of the messages, key) -> [N, N·D] bool`: which entries do not arrive."""
 
 
 def cut_nothing(
-    mean: Float[Array, "agents sent"], key: PRNGKey, *, threshold: float, probability: float
+    mean: Float[Array, "agents sent"], key: types.PRNGKey, *, threshold: float, probability: float
 ) -> Bool[Array, "agents sent"]:
     """Every message arrives."""
     del key, threshold, probability
@@ -43,7 +42,7 @@ def cut_nothing(
 
 
 def cut_threshold(
-    mean: Float[Array, "agents sent"], key: PRNGKey, *, threshold: float, probability: float
+    mean: Float[Array, "agents sent"], key: types.PRNGKey, *, threshold: float, probability: float
 ) -> Bool[Array, "agents sent"]:
     """Entries of messages to others whose |mean| is below the threshold, and others by chance; never one's own."""
     n_agents, width = mean.shape
@@ -53,7 +52,7 @@ def cut_threshold(
 
 
 def cut_rank(
-    mean: Float[Array, "agents sent"], key: PRNGKey, *, threshold: float, probability: float
+    mean: Float[Array, "agents sent"], key: types.PRNGKey, *, threshold: float, probability: float
 ) -> Bool[Array, "agents sent"]:
     """The smallest |mean|s of this step's N·N·D, one's own blocks among them: `threshold` percent of them.
 
@@ -99,7 +98,7 @@ class Messages(NamedTuple):
     received: Float[Array, "time agents received"]
 
 
-def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict:
+def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict:
     """Parameters of agents, mixer, encoder and decoder."""
     key_agent, key_mixer, key_encoder, key_decoder = jax.random.split(key, 4)
     inputs = jnp.zeros((1, spec.n_agents, spec.obs_dim + spec.n_actions + spec.n_agents))
@@ -112,7 +111,7 @@ def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict:
     }
 
 
-def exchange(net: Networks, params: dict, inputs: Float[Array, "time agents inputs"], key: PRNGKey) -> Messages:
+def exchange(net: Networks, params: dict, inputs: Float[Array, "time agents inputs"], key: types.PRNGKey) -> Messages:
     """Encode, sample and route: receiver i gets the block that every sender addressed to it, its own included."""
     mean = agents.run(net.encoder, params["encoder"], inputs)
     sent = messages.sample_messages(mean, key)
@@ -125,7 +124,7 @@ def acting_outputs(
     params: dict,
     hidden: Float[Array, "agents hidden"],
     inputs: Float[Array, "agents inputs"],
-    key: PRNGKey,
+    key: types.PRNGKey,
 ) -> tuple[Array, Array]:
     """All agents exchange messages, fewer if `cut` says so, then read [xᵢ, what i received]: hidden states, utilities.
 
@@ -138,7 +137,7 @@ def acting_outputs(
     return agents.run(net.values.agent, params["agent"], hidden, inputs, received)
 
 
-def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks) -> Forward:
+def forward(params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks) -> Forward:
     """Run every network once over a trajectory, from a zero hidden state at t = 0; no message is ever cut here."""
     inputs, online, target = agents.trajectory_inputs(trajectory), params["q"], targets["q"]
     avail, state = trajectory.observation.avail[:-1], trajectory.observation.state[:-1]
@@ -159,18 +158,18 @@ def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *
     )
 
 
-def label(f: Forward, t: Trajectory) -> Int[Array, "time agents"]:
+def label(f: Forward, t: types.Trajectory) -> Int[Array, "time agents"]:
     """Target of the decoder: every agent's best available action by the target network's own messages."""
     return distributions.greedy(f.target_q[:-1], t.observation.avail[:-1])
 
 
-def td_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learner.Terms:
+def td_loss(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """The TD error squared, which trains the encoder too; not halved as in `q_learning`."""
     del clock
     return {"td": q_learning.squared_error(f, t, hyper)}
 
 
-def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learner.Terms:
+def loss(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """TD error squared + c_beta [CE + comm_beta KL + comm_entropy_beta H], sums over agents, mean over valid steps.
 
         CE = -Σᵢ log(q_ψ(aᵢ* | xᵢ, received) + 1e-6),   KL = ½ Σ μ²,   H = -Σ log N(m; 0, 1)
@@ -188,7 +187,7 @@ def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learner.Terms
     }
 
 
-def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learner.Terms:
+def diagnose(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """Per-step quantities for people, averaged over valid steps; without the weights of the loss terms."""
     del clock, hyper
     avail, n_agents = t.observation.avail[:-1], f.q.shape[1]
@@ -204,24 +203,26 @@ def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learner.T
     }
 
 
-def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, net: Networks) -> JointTable:
+def joint_table(
+    agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks
+) -> types.JointTable:
     """Utilities, Q_tot and greedy policy in one first observation, averaged over message noise; messages uncut."""
     params, inputs, avail = agent.params["q"], base.first_inputs(observation), observation.avail
     joint = base.joint_actions(*avail.shape)
 
-    def draw(key_draw: PRNGKey) -> JointTable:
+    def draw(key_draw: types.PRNGKey) -> types.JointTable:
         received = exchange(net, params, inputs, key_draw).received
         q = agents.unroll(net.values.agent, params["agent"], inputs, received)
         best = distributions.best_value(q, avail[None])
         total = partial(q_learning.mixed, net.values, params, q, best)
         q_total = jax.vmap(lambda action: total(action[None], observation.state[None])[0, 0])(joint)
-        return JointTable(q[0], q_total, base.greedy_policy(q[0], avail), joint_value=q_total)
+        return types.JointTable(q[0], q_total, base.greedy_policy(q[0], avail), joint_value=q_total)
 
     draws = jax.vmap(draw)(jax.random.split(key, TABLE_DRAWS))
     return jax.tree.map(lambda values: values.mean(axis=0), draws)
 
 
-def acting_params(agent: AgentState) -> dict:
+def acting_params(agent: types.AgentState) -> dict:
     """What acting needs: agents and encoder."""
     return {name: agent.params["q"][name] for name in ("agent", "encoder")}
 
@@ -262,7 +263,7 @@ def check_cutting(cfg: NdqConfig) -> None:
         )
 
 
-def make_networks(spec: EnvSpec, cfg: NdqConfig) -> Networks:
+def make_networks(spec: types.EnvSpec, cfg: NdqConfig) -> Networks:
     """The modules that a config asks for."""
     sent = cfg.message_dim * spec.n_agents
     agent = agents.AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat)
@@ -273,7 +274,7 @@ def make_networks(spec: EnvSpec, cfg: NdqConfig) -> Networks:
     )
 
 
-def make_ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn) -> Algorithm:
+def make_ndq(spec: types.EnvSpec, cfg: NdqConfig, observe: buffers.ObserveFn) -> types.Algorithm:
     """Bind NDQ for an environment.
 
     Args:
@@ -296,14 +297,14 @@ def make_ndq(spec: EnvSpec, cfg: NdqConfig, observe: ObserveFn) -> Algorithm:
         learning_rates=q_learning.learning_rates,
     )
 
-    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
+    def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
         del hyper
         return base.init_agent({"q": init_params(net, spec, key)}, optimizers, ("q",))
 
     amount = {"threshold": cfg.cut_threshold, "probability": cfg.cut_probability}
     free, tested = (partial(acting_outputs, net, partial(cut, **amount)) for cut in (cut_nothing, CUTS[cfg.cut]))
     behave = exploration.behave_epsilon_greedy
-    return Algorithm(
+    return types.Algorithm(
         name="ndq",
         hyper=base.hyper_of(cfg),
         init=init,

@@ -12,19 +12,18 @@ import jax
 import optax
 from jaxtyping import Array
 
+from lsf_jax import types
 from lsf_jax.algorithms import base
 from lsf_jax.algorithms.lsf_sac import diagnostics, losses, networks, readings
 from lsf_jax.algorithms.lsf_sac.config import DoubleSoftConfig, FixedAlphaConfig, LsfSacConfig, SoftConfig
-from lsf_jax.engine import learner, optimizers
-from lsf_jax.engine.buffers import ObserveFn
+from lsf_jax.engine import buffers, learner, optimizers
 from lsf_jax.engine.exploration import BEHAVIOURS
 from lsf_jax.networks import agents, messages, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError
-from lsf_jax.types import AgentState, Algorithm, Clock, EnvSpec, Hyper, PRNGKey, Trajectory
 
 
-def make_networks(spec: EnvSpec, cfg: SoftConfig) -> networks.Networks:
+def make_networks(spec: types.EnvSpec, cfg: SoftConfig) -> networks.Networks:
     """The modules that a config asks for.
 
     Raises:
@@ -42,7 +41,7 @@ def make_networks(spec: EnvSpec, cfg: SoftConfig) -> networks.Networks:
     )
 
 
-def make_messenger(spec: EnvSpec, cfg: LsfSacConfig) -> networks.Messenger:
+def make_messenger(spec: types.EnvSpec, cfg: LsfSacConfig) -> networks.Messenger:
     """The modules for messages; raises as `make_networks` does."""
     if cfg.communicate and cfg.encoder_input != "current":
         raise ConfigError(
@@ -100,18 +99,20 @@ def make_diagnose(cfg: SoftConfig) -> learner.LossFn:
 def joined(*parts: learner.LossFn) -> learner.LossFn:
     """The terms of several losses that train one group, as one loss."""
 
-    def loss(f: networks.Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> learner.Terms:
+    def loss(f: networks.Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
         return {name: term for part in parts for name, term in part(f, t, clock, hyper).items()}
 
     return loss
 
 
-def learning_rates(hyper: Hyper) -> dict[str, Array]:
+def learning_rates(hyper: types.Hyper) -> dict[str, Array]:
     """Step sizes by parameter group."""
     return {"critic": hyper.lr, "actor": hyper.actor_lr, "temperature": hyper.alpha_lr}
 
 
-def make_lsf_sac(spec: EnvSpec, cfg: SoftConfig, observe: ObserveFn, *, name: str = "lsf_sac") -> Algorithm:
+def make_lsf_sac(
+    spec: types.EnvSpec, cfg: SoftConfig, observe: buffers.ObserveFn, *, name: str = "lsf_sac"
+) -> types.Algorithm:
     """Bind LSF-SAC or one of its ablations for an environment.
 
     Args:
@@ -138,12 +139,12 @@ def make_lsf_sac(spec: EnvSpec, cfg: SoftConfig, observe: ObserveFn, *, name: st
         learning_rates=learning_rates,
     )
 
-    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
+    def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
         return base.init_agent(networks.init_params(net, spec, key, hyper.alpha), steps, ("critic",))
 
     acting = base.agent_acting(spec, cfg.hidden, networks.acting_outputs(net), BEHAVIOURS[cfg.behaviour])
     unmasked = isinstance(cfg, LsfSacConfig) and not cfg.mask_messages
-    return Algorithm(
+    return types.Algorithm(
         name=name,
         hyper=base.hyper_of(cfg),
         init=init,

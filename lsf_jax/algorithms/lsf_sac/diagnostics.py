@@ -6,19 +6,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lsf_jax import types
 from lsf_jax.algorithms import base
 from lsf_jax.algorithms.lsf_sac import networks, readings
 from lsf_jax.algorithms.lsf_sac.losses import chosen_total
 from lsf_jax.engine import distributions
 from lsf_jax.engine.learner import Terms
 from lsf_jax.networks import agents, messages, mixers
-from lsf_jax.types import AgentState, Clock, Hyper, JointTable, Observation, PRNGKey, Trajectory
 
 TABLE_DRAWS = 256  # message samples averaged in `joint_table`
 
 
 def diagnose(
-    f: networks.Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, temperature: readings.Temperature
+    f: networks.Forward,
+    t: types.Trajectory,
+    clock: types.Clock,
+    hyper: types.Hyper,
+    *,
+    temperature: readings.Temperature,
 ) -> Terms:
     """Per-step quantities for people, averaged over valid steps; means over critics where there are twins."""
     log_pi, avail = f.log_pi[:-1], t.observation.avail[:-1]
@@ -33,9 +38,9 @@ def diagnose(
 
 def message_metrics(
     f: networks.Forward,
-    t: Trajectory,
-    clock: Clock,
-    hyper: Hyper,
+    t: types.Trajectory,
+    clock: types.Clock,
+    hyper: types.Hyper,
     *,
     message_dim: int,
     label: readings.Label,
@@ -57,7 +62,9 @@ def message_metrics(
     }
 
 
-def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, net: networks.Networks) -> JointTable:
+def joint_table(
+    agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: networks.Networks
+) -> types.JointTable:
     """Utilities, Q_tot of every joint action and π in one first observation, averaged over message noise.
 
     Of twins, the mean utilities and the smaller Q_tot, which is what learning believes.
@@ -75,12 +82,12 @@ def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, ne
         chosen = jax.vmap(distributions.take_actions, in_axes=(0, None))(q, action)
         return mixers.mix(mixing, chosen[:, None])[:, 0].min()
 
-    def values(key_draw: PRNGKey) -> tuple[Array, Array]:
+    def values(key_draw: types.PRNGKey) -> tuple[Array, Array]:
         received = networks.exchange(net, params, inputs, key_draw)
         q = networks.utilities(net, params, inputs, received)[:, 0]
         return q.mean(axis=0), jax.vmap(partial(value, q))(joint)
 
-    def policy(key_draw: PRNGKey) -> Float[Array, "agents actions"]:
+    def policy(key_draw: types.PRNGKey) -> Float[Array, "agents actions"]:
         hidden = agents.zero_hidden(inputs.shape[1], net.actor.hidden)
         _, logits = outputs(policy_params, hidden, inputs[0], key_draw)
         log_pi = distributions.masked_log_softmax(logits, observation.avail)
@@ -89,4 +96,4 @@ def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, ne
     utilities, q_total = jax.vmap(values)(keys)
     drawn = jax.vmap(policy)(keys if networks.communicates(net) else keys[:1])
     total = q_total.mean(axis=0)
-    return JointTable(utilities.mean(axis=0), total, drawn.mean(axis=0), joint_value=total)
+    return types.JointTable(utilities.mean(axis=0), total, drawn.mean(axis=0), joint_value=total)
