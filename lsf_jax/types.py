@@ -176,9 +176,7 @@ class Algorithm(NamedTuple):
     update: "Update"
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
-    reads_padding: str = (
-        ""  # the setting that makes its losses count padding, which then must not depend on other seeds
-    )
+    reads_padding: str = ""  # the setting by which its losses count padding: it may not depend on other seeds then
 
 
 class Buffer(NamedTuple):

@@ -126,7 +126,7 @@ def acting_outputs(
     inputs: Float[Array, "agents inputs"],
     key: types.PRNGKey,
 ) -> tuple[Array, Array]:
-    """All agents exchange messages, fewer if `cut` says so, then read [xᵢ, what i received]: hidden states, utilities.
+    """All agents exchange messages, less what `cut` picks, then read [xᵢ, what i received]: hidden states, utilities.
 
     The noise stays on in evaluations, as in the released code.
     """
@@ -174,8 +174,8 @@ def loss(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper
 
         CE = -Σᵢ log(q_ψ(aᵢ* | xᵢ, received) + 1e-6),   KL = ½ Σ μ²,   H = -Σ log N(m; 0, 1)
 
-    The TD error is not halved because the weights are NDQ's beside its square.
-    NDQ leaves padded steps in the numerators of the message losses; here they are left out everywhere.
+    The TD error is not halved because the weights are NDQ's beside its square. NDQ leaves padded steps in the
+    numerators of the message losses; here they are left out everywhere.
     """
     target = jax.nn.one_hot(label(f, t), f.q.shape[-1])
     negative_log_density = 0.5 * (jnp.square(f.message[:-1]) + math.log(2.0 * math.pi))

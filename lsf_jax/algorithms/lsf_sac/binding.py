@@ -16,8 +16,9 @@ from lsf_jax import types
 from lsf_jax.algorithms import base
 from lsf_jax.algorithms.lsf_sac import diagnostics, losses, networks, readings
 from lsf_jax.algorithms.lsf_sac.config import DoubleSoftConfig, FixedAlphaConfig, LsfSacConfig, SoftConfig
-from lsf_jax.engine import buffers, learner, optimizers
+from lsf_jax.engine import buffers, learner
 from lsf_jax.engine.exploration import BEHAVIOURS
+from lsf_jax.engine.optimizers import adam, make_optimizer
 from lsf_jax.networks import agents, messages, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError
@@ -125,22 +126,22 @@ def make_lsf_sac(
       ConfigError: if actors shall read messages of an encoder with history.
     """
     net = make_networks(spec, cfg)
-    steps = {
-        "critic": optimizers.make_optimizer(cfg.optimizer, cfg.grad_clip, cfg.optimizer_epsilon),
-        "actor": optimizers.make_optimizer(cfg.optimizer, cfg.actor_clip, cfg.optimizer_epsilon),
-        "temperature": optimizers.adam(0.0) if cfg.learn_temperature else optax.set_to_zero(),
+    optimizers = {
+        "critic": make_optimizer(cfg.optimizer, cfg.grad_clip, cfg.optimizer_epsilon),
+        "actor": make_optimizer(cfg.optimizer, cfg.actor_clip, cfg.optimizer_epsilon),
+        "temperature": adam(0.0) if cfg.learn_temperature else optax.set_to_zero(),
     }
-    learns = learner.Learner(
+    parts = learner.Learner(
         forward=partial(networks.forward, net=net),
         losses=make_losses(cfg),
         owns=networks.OWNS,
         diagnose=make_diagnose(cfg),
-        optimizers=steps,
+        optimizers=optimizers,
         learning_rates=learning_rates,
     )
 
     def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
-        return base.init_agent(networks.init_params(net, spec, key, hyper.alpha), steps, ("critic",))
+        return base.init_agent(networks.init_params(net, spec, key, hyper.alpha), optimizers, ("critic",))
 
     acting = base.agent_acting(spec, cfg.hidden, networks.acting_outputs(net), BEHAVIOURS[cfg.behaviour])
     unmasked = isinstance(cfg, LsfSacConfig) and not cfg.mask_messages
@@ -150,7 +151,7 @@ def make_lsf_sac(
         init=init,
         policy_params=partial(networks.policy_params, net),
         replay=base.off_policy(cfg.batch_size),
-        update=learner.make_update(learns, observe),
+        update=learner.make_update(parts, observe),
         refresh=learner.hard_copy(cfg.target_interval, ("critic",)),
         joint_table=partial(diagnostics.joint_table, net=net),
         reads_padding="algo.mask_messages=false" if unmasked else "",
