@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsf_jax.runs import folder
 from lsf_jax.config import yaml12
 from lsf_jax.config.composition import Config, describe, flat_settings, from_yaml, updates_per_iteration
-from lsf_jax.settings import ConfigError
 from lsf_jax.programs.parts import Program, bind
+from lsf_jax.runs import folder
 from lsf_jax.runs.session import CARD
+from lsf_jax.settings import ConfigError
 from lsf_jax.types import Clock, EnvSpec
 
 CONFIG, TEXT = "config.yaml", "card.md"

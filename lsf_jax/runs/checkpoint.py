@@ -21,8 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from lsf_jax.runs.manifest import CheckpointError, one_line, read_manifest, verify, write_manifest
 from lsf_jax.runs.folder import fsync_directory
+from lsf_jax.runs.manifest import CheckpointError, one_line, read_manifest, verify, write_manifest
 
 ARRAYS = "arrays"
 CHUNK_BYTES = 64 * 2**20  # larger arrays are compressed and written in pieces of about this size

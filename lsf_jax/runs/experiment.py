@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax.runs import checkpoint, tables, folder
-from lsf_jax.programs import runtime
 from lsf_jax.config.composition import Config, check, differences, from_yaml, grid_points, make_hosted, to_yaml
-from lsf_jax.settings import ConfigError
+from lsf_jax.programs import runtime
 from lsf_jax.programs.parts import Program, bind
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
+from lsf_jax.runs import checkpoint, folder, tables
+from lsf_jax.runs.card import CONFIG, read_run, write_card
 from lsf_jax.runs.progress import Progress
 from lsf_jax.runs.session import CARD, Session, run_block, write_timing
-from lsf_jax.runs.card import CONFIG, read_run, write_card
 from lsf_jax.runs.signals import stop_requested
+from lsf_jax.settings import ConfigError
 
 
 class Result(NamedTuple):

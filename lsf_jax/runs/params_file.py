@@ -9,8 +9,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lsf_jax.runs.manifest import CheckpointError, one_line
 from lsf_jax.runs.folder import write_bytes_atomic
+from lsf_jax.runs.manifest import CheckpointError, one_line
 
 
 def save_params(path: Path, params: Mapping[str, Any], metadata: Mapping[str, str]) -> None:

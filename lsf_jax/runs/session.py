@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsf_jax.runs import checkpoint, tables, folder, sinks
-from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
 from lsf_jax.config.composition import Config, to_yaml
-from lsf_jax.envs.host import HostError
 from lsf_jax.engine.host_replay import on_host
-from lsf_jax.runs.params_file import save_params
-from lsf_jax.programs.planner import Plan
-from lsf_jax.programs.parts import LOG_ROWS, Program, compile_init, make_rows, seed_mesh, state_shapes, take_rows
-from lsf_jax.programs.compiled import compile_all, evaluation_interval
-from lsf_jax.runs.progress import Progress
 from lsf_jax.engine.training import ChunkLog
+from lsf_jax.envs.host import HostError
+from lsf_jax.programs.compiled import compile_all, evaluation_interval
+from lsf_jax.programs.parts import LOG_ROWS, Program, compile_init, make_rows, seed_mesh, state_shapes, take_rows
+from lsf_jax.programs.planner import Plan
+from lsf_jax.runs import checkpoint, folder, sinks, tables
+from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
+from lsf_jax.runs.params_file import save_params
+from lsf_jax.runs.progress import Progress
 from lsf_jax.types import TrainState
 
 FLUSH_SECONDS = 20.0  # between parts of the metrics tables

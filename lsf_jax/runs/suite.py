@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.config import layers, yaml12
 from lsf_jax.config.composition import Config, compose
+from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.settings import ConfigError
 
 KEYS = ("env", "train", "presets", "overrides", "where_known", "algorithms")

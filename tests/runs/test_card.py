@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from lsf_jax.runs import folder
-from lsf_jax.runs import card as cards
 from lsf_jax.cli.app import main
 from lsf_jax.config.composition import compose, to_yaml
 from lsf_jax.programs.parts import bind
+from lsf_jax.runs import card as cards
+from lsf_jax.runs import folder
 from lsf_jax.runs.card import card_text, compare_runs, comparison_text, setup_card, write_card
 
 GAME = ("env.episode_limit=25",)

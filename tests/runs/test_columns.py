@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support.engine_cases import program_of, small, start
 
-from lsf_jax.runs import columns
-from lsf_jax.programs.parts import Rows
 from lsf_jax.engine.training import ChunkLog
+from lsf_jax.programs.parts import Rows
+from lsf_jax.runs import columns
 from lsf_jax.types import Clock, EpisodeStats, JointTable
+from tests.support.engine_cases import program_of, small, start
 
 ROWS = Rows(seed=np.array([0, 1, 9]), grid=np.array([2, 2, 2]), hyper=())  # the third one fills the block up
 

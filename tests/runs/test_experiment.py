@@ -14,15 +14,23 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tests.support.engine_cases import QUICK, assert_same_bits, assert_same_tables, policy_bytes, quiet, shared_programs, tables_of
 
-from lsf_jax.runs import checkpoint, experiment, tables, session
 from lsf_jax.analysis.frames import load_run
 from lsf_jax.config.composition import Config, compose
-from lsf_jax.settings import ConfigError
+from lsf_jax.runs import checkpoint, experiment, session, tables
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.runs.params_file import load_params
 from lsf_jax.runs.progress import Progress
+from lsf_jax.settings import ConfigError
+from tests.support.engine_cases import (
+    QUICK,
+    assert_same_bits,
+    assert_same_tables,
+    policy_bytes,
+    quiet,
+    shared_programs,
+    tables_of,
+)
 
 BUDGET = 60  # 8 to 20 iterations: episodes of m_step end after 1 to 4 steps
 GRID = ("train.evaluate_every=24",)  # every third iteration
