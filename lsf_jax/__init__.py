@@ -8,45 +8,78 @@
 Names are imported at first use, so that `import lsf_jax` costs nothing and initialises no backend.
 """
 
+import ast
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ALGORITHMS": "lsf_jax.algorithms",
-    "ENVS": "lsf_jax.envs",
-    "Algorithm": "lsf_jax.types",
-    "Buffer": "lsf_jax.types",
-    "Clock": "lsf_jax.types",
-    "Config": "lsf_jax.config.composition",
-    "ConfigError": "lsf_jax.settings",
-    "Env": "lsf_jax.types",
-    "EnvSpec": "lsf_jax.types",
-    "Episode": "lsf_jax.types",
-    "Observation": "lsf_jax.types",
-    "Result": "lsf_jax.runs.experiment",
-    "TimeStep": "lsf_jax.types",
-    "TrainConfig": "lsf_jax.config.composition",
-    "TrainState": "lsf_jax.types",
-    "Trajectory": "lsf_jax.types",
-    "compare_runs": "lsf_jax.runs.card",
-    "comparison_text": "lsf_jax.runs.card",
-    "compose": "lsf_jax.config.composition",
-    "evaluate_policies": "lsf_jax.analysis.playback",
-    "load_policies": "lsf_jax.analysis.playback",
-    "load_run": "lsf_jax.analysis.frames",
-    "make": "lsf_jax.envs",
-    "make_plan": "lsf_jax.programs.planner",
-    "plot_curves": "lsf_jax.analysis.plots",
-    "plot_q_table": "lsf_jax.analysis.plots",
-    "record_episode": "lsf_jax.analysis.playback",
-    "replace": "lsf_jax.config.composition",
-    "resume": "lsf_jax.runs.experiment",
-    "rollout": "lsf_jax.engine.rollouts",
-    "summary_table": "lsf_jax.analysis.summary",
-    "train": "lsf_jax.runs.experiment",
-}
+if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so that no second list can differ
+    from lsf_jax.algorithms import ALGORITHMS as ALGORITHMS
+    from lsf_jax.algorithms.q_learning import q_mixing as q_mixing
+    from lsf_jax.algorithms.q_learning import value_based as value_based
+    from lsf_jax.analysis.frames import Run as Run
+    from lsf_jax.analysis.frames import load_run as load_run
+    from lsf_jax.analysis.playback import Policies as Policies
+    from lsf_jax.analysis.playback import evaluate_policies as evaluate_policies
+    from lsf_jax.analysis.playback import load_policies as load_policies
+    from lsf_jax.analysis.playback import record_episode as record_episode
+    from lsf_jax.analysis.plots import plot_curves as plot_curves
+    from lsf_jax.analysis.plots import plot_q_table as plot_q_table
+    from lsf_jax.analysis.summary import summary_table as summary_table
+    from lsf_jax.config.composition import Config as Config
+    from lsf_jax.config.composition import compose as compose
+    from lsf_jax.config.composition import replace as replace
+    from lsf_jax.config.train import TrainConfig as TrainConfig
+    from lsf_jax.engine.buffers import bundle as bundle
+    from lsf_jax.engine.buffers import latest as latest
+    from lsf_jax.engine.buffers import uniform as uniform
+    from lsf_jax.engine.learner import Learner as Learner
+    from lsf_jax.engine.learner import hard_copy as hard_copy
+    from lsf_jax.engine.learner import make_update as make_update
+    from lsf_jax.engine.returns import discounts as discounts
+    from lsf_jax.engine.returns import td_lambda as td_lambda
+    from lsf_jax.engine.returns import traces as traces
+    from lsf_jax.engine.rollouts import rollout as rollout
+    from lsf_jax.envs import ENVS as ENVS
+    from lsf_jax.envs import make as make
+    from lsf_jax.envs.host import Hosted as Hosted
+    from lsf_jax.envs.host import HostEnv as HostEnv
+    from lsf_jax.envs.host import HostError as HostError
+    from lsf_jax.envs.host import hosted_env as hosted_env
+    from lsf_jax.envs.jaxmarl import from_jaxmarl as from_jaxmarl
+    from lsf_jax.networks.mixers import Mixer as Mixer
+    from lsf_jax.programs.planner import make_plan as make_plan
+    from lsf_jax.registry import Entry as Entry
+    from lsf_jax.runs.experiment import Result as Result
+    from lsf_jax.runs.experiment import resume as resume
+    from lsf_jax.runs.experiment import train as train
+    from lsf_jax.settings import ConfigError as ConfigError
+    from lsf_jax.settings import number as number
+    from lsf_jax.settings import setting as setting
+    from lsf_jax.types import AgentState as AgentState
+    from lsf_jax.types import Algorithm as Algorithm
+    from lsf_jax.types import Buffer as Buffer
+    from lsf_jax.types import Clock as Clock
+    from lsf_jax.types import Env as Env
+    from lsf_jax.types import EnvSpec as EnvSpec
+    from lsf_jax.types import Episode as Episode
+    from lsf_jax.types import EpisodeStats as EpisodeStats
+    from lsf_jax.types import JointTable as JointTable
+    from lsf_jax.types import Observation as Observation
+    from lsf_jax.types import TimeStep as TimeStep
+    from lsf_jax.types import TrainState as TrainState
+    from lsf_jax.types import Trajectory as Trajectory
+
+
+def _homes() -> dict[str, str]:
+    """Name -> module of the imports above."""
+    source = __loader__.get_source(__name__)
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    return {name.name: node.module or "" for node in found for name in node.names if name.name == name.asname}
+
+
+_HOMES = _homes()
 
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 

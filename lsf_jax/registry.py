@@ -10,12 +10,9 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lsf_jax.settings import hyper_class
-
-if TYPE_CHECKING:
-    from lsf_jax.envs.host import Hosted
 
 
 class Entry(NamedTuple):
@@ -27,7 +24,7 @@ class Entry(NamedTuple):
     doc: str  # one line for people
     acts: Literal["policy", "values"] = "policy"  # a ~ π, or greedily on learned values, which have nothing to sample
     communicates: bool = False  # agents exchange messages while acting: an action depends on what all of them see
-    hosted: "Callable[[Any], Hosted] | None" = None  # environments whose games are played on the host: (config) -> how
+    hosted: Callable[[Any], Any] | None = None  # environments with games on the host: (config) -> `envs.host.Hosted`
 
     @property
     def hyper(self) -> type:
