@@ -9,7 +9,6 @@ import numpy as np
 from lsf_jax.config.composition import Config
 from lsf_jax.engine.host_replay import init_on_host
 from lsf_jax.engine.training import Chunk
-from lsf_jax.envs.matrix_game import start_payoffs
 from lsf_jax.programs.hosted import HostPrograms, HostSizes, make_host_programs
 from lsf_jax.programs.parts import (
     LOG_ROWS,
@@ -46,9 +45,9 @@ def compile_all(config: Config, plan: Plan, program: Program) -> Compiled:
     """The jitted programs of a run (each compiles at its first call)."""
     mesh = seed_mesh(plan.n_devices)
     program = with_micro_batch(program, slice_of(plan))
-    game = start_payoffs(config.env_name, config.env)
-    if game is not None and game[1].size > LARGEST_JOINT:
-        game = None
+    payoff = program.env.payoff
+    if payoff is not None and payoff.table.size > LARGEST_JOINT:
+        payoff = None
     train = config.train
     if program.hosted is not None:
         return _compile_hosted(config, plan, program)
@@ -60,8 +59,8 @@ def compile_all(config: Config, plan: Plan, program: Program) -> Compiled:
         evaluate_sampled=compile_evaluate(program, train.eval_episodes, stochastic=True, mesh=mesh)
         if train.eval_stochastic
         else None,
-        joint_table=None if game is None else compile_joint_table(program, game[0], mesh),
-        payoff=None if game is None else game[1],
+        joint_table=None if payoff is None else compile_joint_table(program, payoff.starts, mesh),
+        payoff=None if payoff is None else payoff.table,
     )
 
 
