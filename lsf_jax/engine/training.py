@@ -59,6 +59,14 @@ class ChunkLog(NamedTuple):
 Chunk = Callable[[TrainState, Array, Array], tuple[TrainState, ChunkLog]]
 
 
+class IterationKeys(NamedTuple):
+    """Keys of one iteration of one seed."""
+
+    collect: PRNGKey
+    update: PRNGKey
+    evaluate: PRNGKey  # the state as it is before the iteration
+
+
 def init_train_state(algorithm: Algorithm, buffer: Buffer, hyper: Hyper, key: PRNGKey) -> TrainState:
     """State of one seed before anything happened; `key` is the seed's own."""
     key_init, key_train = jax.random.split(key)
@@ -75,10 +83,10 @@ def init_train_state(algorithm: Algorithm, buffer: Buffer, hyper: Hyper, key: PR
     )
 
 
-def iteration_keys(state: TrainState) -> tuple[PRNGKey, PRNGKey, PRNGKey]:
-    """Keys of the coming iteration: to collect, to update, and to evaluate the state as it is now."""
+def iteration_keys(state: TrainState) -> IterationKeys:
+    """Keys of the coming iteration."""
     key_collect, key_update, key_evaluate = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
-    return key_collect, key_update, key_evaluate
+    return IterationKeys(collect=key_collect, update=key_update, evaluate=key_evaluate)
 
 
 def episode_metrics(episodes: Episode, lengths: tuple[int, ...] = ()) -> Metrics:
@@ -141,8 +149,8 @@ def make_train_step(
         return agent, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
 
     def step(state: TrainState, budget: Array) -> tuple[TrainState, Metrics]:
-        key_collect, key_update, _ = iteration_keys(state)
-        fresh = collect(algorithm.policy_params(state.agent), state.clock, state.hyper, key_collect)
+        keys = iteration_keys(state)
+        fresh = collect(algorithm.policy_params(state.agent), state.clock, state.hyper, keys.collect)
         stored = buffer.add(state.buffer, state.clock, fresh)
         clock = Clock(
             env_steps=state.clock.env_steps + fresh.valid.sum(dtype=jnp.int32),
@@ -152,7 +160,7 @@ def make_train_step(
         ready = clock.episodes >= buffer.prefill
         # Schedules stand still until the next collection: ε of the policy that learns is ε of the policy that acted.
         acted = clock._replace(env_steps=state.clock.env_steps)
-        agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, key_update, acted, state.hyper)
+        agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, keys.update, acted, state.hyper)
         clock = clock._replace(updates=clock.updates + updates_per_iteration * ready.astype(jnp.int32))
         agent = algorithm.refresh(agent, clock, state.clock)
         after = TrainState(

@@ -40,11 +40,21 @@ class LeafRecord(NamedTuple):
     key_impl: str | None  # random keys: which generator, for example "threefry2x32"; None for a mere structure
 
 
+def block_folder(run: Path, index: int) -> Path:
+    """Where one block of a run keeps its checkpoints.
+
+    Args:
+      run: the run folder.
+      index: of the block.
+    """
+    return run / "checkpoints" / f"block-{index:04d}"
+
+
 def save(folder: Path, step: int, state: PyTree, meta: Mapping[str, Any], *, filled: int | None) -> Path:
     """Write a complete checkpoint, then remove older ones.
 
     Returns when the data is on disk. Arrays come to the host one by one and are cut there, so the device needs no extra
-    memory. Hold `run_folder.lock` on the run meanwhile: one writer per folder.
+    memory. Hold `folder.lock` on the run meanwhile: one writer per folder.
 
     Args:
       folder: where this block of seeds keeps its checkpoints; made if missing.

@@ -91,7 +91,7 @@ def test_a_foreign_folder_says_what_it_lacks(make_run, tmp_path, missing):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere' is not a folder"):
+    with pytest.raises(ValueError, match="nowhere is not a run folder: there is no such folder"):
         frames.load_run(tmp_path / "nowhere")
 
 

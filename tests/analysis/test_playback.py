@@ -6,7 +6,8 @@ import pytest
 
 from lsf_jax.analysis import playback
 from lsf_jax.config.composition import compose
-from lsf_jax.programs.parts import compile_init, make_rows, take_rows
+from lsf_jax.programs.compiled import jit_init
+from lsf_jax.programs.parts import make_rows, take_rows
 from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.settings import ConfigError
 from tests.support.engine_cases import QUICK, assert_same_bits, quiet, shared_programs
@@ -37,7 +38,7 @@ def test_policies_of_all_blocks_are_the_parameters_kept_at_the_budget(result, po
     assert {len(leaf) for leaf in jax.tree.leaves(policies.params)} == {5}
     folder = result.path / "checkpoints" / "block-0000"
     rows = take_rows(make_rows(policies.config, policies.program.algorithm), 0, 4)
-    state, _ = checkpoint.restore(folder, jax.eval_shape(compile_init(policies.program, 0), rows))
+    state, _ = checkpoint.restore(folder, jax.eval_shape(jit_init(policies.program, 0), rows))
     assert_same_bits(state.kept.params, jax.tree.map(lambda leaf: leaf[:4], policies.params))
 
 

@@ -18,6 +18,7 @@ import pytest
 from lsf_jax.analysis.frames import load_run
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.runs import checkpoint, experiment, session, tables
+from lsf_jax.runs.folder import read_run
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.runs.params_file import load_params
 from lsf_jax.runs.progress import Progress
@@ -131,7 +132,7 @@ def test_seeds_cross_the_budget_at_different_iterations_and_results_stop_there(s
     for row in range(4):
         steps = counted["env_steps"][counted["row"] == row]
         assert steps[-1] >= BUDGET > steps[-2]
-        assert straight.final["env_steps"][row] == steps[-1]  # judged by the parameters of that boundary
+        assert straight.final["env_steps"][row] == steps[-1]  # evaluated with the parameters of that boundary
 
 
 def test_evaluations_stand_on_a_common_grid_with_true_env_steps(straight):
@@ -149,15 +150,15 @@ def test_evaluations_stand_on_a_common_grid_with_true_env_steps(straight):
 @contextlib.contextmanager
 def ending_early() -> Iterator[None]:
     """Runs in this context are told that most episodes end long before the limit."""
-    compile_all = session.compile_all
+    make_programs = session.make_programs
 
-    def told(config: Config, plan: Any) -> Any:
-        compiled = compile_all(config, plan)
-        program = compiled.program
-        return compiled._replace(program=program._replace(env=program.env._replace(ends_early=True)))
+    def told(config: Config, plan: Any, program: Any) -> Any:
+        programs = make_programs(config, plan, program)
+        parts = programs.parts
+        return programs._replace(parts=parts._replace(env=parts.env._replace(ends_early=True)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "compile_all", told)
+        patch.setattr(session, "make_programs", told)
         yield
 
 
@@ -206,7 +207,7 @@ def test_the_folder_tells_what_ran(straight):
     card = json.loads((straight.path / "card.json").read_text())
     assert card["layout"] == {"width": 4, "n_devices": 1, "n_blocks": 1, "micro_batch": 4}
     assert card["timing"]["updates"] > 0
-    assert experiment.read_run(straight.path)[0] == straight.config
+    assert read_run(straight.path)[0] == straight.config
 
 
 def test_a_matrix_game_records_its_q_table_and_every_fourth_iteration(tmp_path):
@@ -241,7 +242,7 @@ def test_a_stopped_run_resumes_to_the_bits_of_an_uninterrupted_one(stopped, stra
 
 def test_rows_past_the_checkpoint_are_dropped(stopped, straight):
     for name in ("train", "eval"):  # as a run leaves it that was killed after writing tables, before its checkpoint
-        table = tables.to_arrays(tables(stopped)[name])
+        table = tables.to_arrays(tables_of(stopped)[name])
         last = table["iteration"] == table["iteration"].max()
         later = {key: values[last] for key, values in table.items()}
         later["iteration"] = later["iteration"] + 1000
