@@ -102,7 +102,7 @@ def agents_row(map_name: str, milliseconds: tuple[float, float], arguments: argp
     words += ["train.seeds=1", "train.buffer_capacity=64", f"algo.hidden={8 if arguments.quick else 64}"]
     config = compose(algo="lsf_sac", env=f"smac/{map_name}", overrides=words)
     program = bind(config)
-    sizes = HostSizes(seeds=1, n_envs=arguments.workers, updates=config.algo.updates, log_every=1, eval_episodes=1)
+    sizes = HostSizes(seeds=1, n_envs=arguments.workers, log_every=1, eval_episodes=1)
     host = make_host_programs(program, sizes, 0)
     try:
         state = jit_init(program, 0)(make_rows(config, program.algorithm))
@@ -150,7 +150,7 @@ def _iterate(host: HostPrograms, state: Any, what: str, seconds: float) -> tuple
 
 
 def one_row(map_name: str, milliseconds: tuple[float, float], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both rates in turn, several times, so that a machine's moods meet both."""
+    """Both rates in turn, several times, so that a machine's changes of speed meet both."""
     set_script(map_name, milliseconds, arguments.workers)
     alone, pool, share = [], [], []
     for _ in range(arguments.repeats):

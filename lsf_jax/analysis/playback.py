@@ -103,7 +103,7 @@ def evaluate_policies(
 def _evaluate_on_host(
     policies: Policies, behaviour: Behaviour, n_episodes: int, how: str, replays: Path | None
 ) -> EpisodeStats:
-    """Games of all rows at once, `train.n_envs` workers each, ended when they have been judged."""
+    """Games of all rows at once, `train.n_envs` workers each, closed when all are played."""
     program, n_rows = policies.program, len(policies.seed)
     if program.hosted is None:
         raise ValueError("the environment lives on the device; use jit_evaluate.")

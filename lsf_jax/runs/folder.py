@@ -177,9 +177,9 @@ def read_documents(path: Path) -> Documents:
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path / CARD} is damaged: no JSON at line {error.lineno}; restore it from a copy") from None
     if not isinstance(card, dict):
-        raise ConfigError(f"{path / CARD} is damaged: expected a JSON object, found {type(card).__name__}")
+        raise _damaged_card(path, "a JSON object", card)
     if not isinstance(card.get("setup", {}), dict):
-        raise ConfigError(f"{path / CARD} is damaged: expected an object as its setup; restore it from a copy")
+        raise _damaged_card(path, "an object as its setup", card["setup"])
     return Documents(config=config, card=card)
 
 
@@ -191,6 +191,12 @@ def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
     """
     documents = read_documents(path)
     return from_yaml(documents.config, str(path / CONFIG)), documents.card
+
+
+def _damaged_card(path: Path, expected: str, found: Any) -> ConfigError:
+    return ConfigError(
+        f"{path / CARD} is damaged: expected {expected}, found {type(found).__name__}; restore it from a copy"
+    )
 
 
 def _read_text(path: Path, name: str) -> str:

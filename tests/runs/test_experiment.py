@@ -15,8 +15,12 @@ import jax
 import numpy as np
 import pytest
 
+from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.analysis.frames import load_run
+from lsf_jax.analysis.playback import load_policies
 from lsf_jax.config.composition import Config, compose
+from lsf_jax.envs import ENVS
+from lsf_jax.registry import Entry
 from lsf_jax.runs import checkpoint, experiment, session, tables
 from lsf_jax.runs.folder import read_run
 from lsf_jax.runs.manifest import CheckpointError
@@ -208,6 +212,24 @@ def test_the_folder_tells_what_ran(straight):
     assert card["layout"] == {"width": 4, "n_devices": 1, "n_blocks": 1, "micro_batch": 4}
     assert card["timing"]["updates"] > 0
     assert read_run(straight.path)[0] == straight.config
+
+
+def test_parts_are_bound_once_to_train_once_to_resume_and_once_to_load(tmp_path, monkeypatch):
+    bound: list[str] = []
+
+    def counted(entry: Entry, what: str) -> Entry:
+        return entry._replace(factory=lambda *arguments: bound.append(what) or entry.factory(*arguments))
+
+    monkeypatch.setitem(ENVS, "m_step", counted(ENVS["m_step"], "env"))
+    monkeypatch.setitem(ALGORITHMS, "lsf_sac", counted(ALGORITHMS["lsf_sac"], "algorithm"))
+    with stopping_after(2):
+        stopped = run(config_of(tmp_path))
+    assert sorted(bound) == ["algorithm", "env"]
+    finished = go_on(stopped.path, stopped.config)
+    assert (stopped.finished, finished.finished) == (False, True)
+    assert sorted(bound) == sorted(["algorithm", "env"] * 2)
+    load_policies(finished.path)
+    assert sorted(bound) == sorted(["algorithm", "env"] * 3)
 
 
 def test_a_matrix_game_records_its_q_table_and_every_fourth_iteration(tmp_path):

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from lsf_jax.analysis.frames import load_run
+from lsf_jax.config.composition import compose, to_yaml
 from lsf_jax.runs import folder
-from lsf_jax.runs.folder import RunFolderError
+from lsf_jax.runs.folder import RunFolderError, read_documents, read_run
+from lsf_jax.settings import ConfigError
 
 
 def test_create_makes_parents_and_an_empty_folder(tmp_path):
@@ -119,3 +122,60 @@ def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         folder.write_json_atomic(path, {"x": object()})
     assert path.read_text() == "old"
+
+
+CONFIG = compose(algo="qmix", env="matrix_game")
+
+
+def documents_in(path: Path, config: str | bytes = to_yaml(CONFIG), card: str | bytes = '{"setup": {}}') -> Path:
+    """A run folder of which nothing has been trained."""
+    path.mkdir()
+    for name, content in (("config.yaml", config), ("card.json", card)):
+        (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_a_run_folder_gives_back_its_configuration_and_its_card(tmp_path):
+    path = documents_in(tmp_path / "run", card='{"git": null, "nonfinite": [1]}')
+    assert read_run(path) == (CONFIG, {"git": None, "nonfinite": [1]})
+    assert read_documents(path).config == to_yaml(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("", b"", "run is not a run folder: there is no such folder; give the path"),
+        ("config.yaml", None, "run is not a run folder: it has no config.yaml; give the path"),
+        ("card.json", None, "run is not a run folder: it has no card.json; give the path"),
+        ("config.yaml", b"\xff\xfe", "config.yaml is damaged: no UTF-8 text; restore"),
+        ("card.json", b"\xff\xfe{}", "card.json is damaged: no UTF-8 text; restore"),
+        ("card.json", b"{", "card.json is damaged: no JSON at line 1; restore"),
+        ("card.json", b"[1]", "card.json is damaged: expected a JSON object, found list; restore"),
+        ("card.json", b'{"setup": [1]}', "card.json is damaged: expected an object as its setup, found list; restore"),
+        ("config.yaml", b"a: b: c", "config.yaml"),
+        ("config.yaml", b"- 1", "config.yaml: expected 'key: value' lines at the top level"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_one_line_the_same_for_every_reader(tmp_path, file, content, message):
+    path = tmp_path / "run"
+    if file:
+        documents_in(path)
+        (path / file).unlink()
+        if content is not None:
+            (path / file).write_bytes(content)
+    said = []
+    for read in (read_run, load_run):
+        with pytest.raises(ConfigError) as caught:
+            read(path)
+        said.append(str(caught.value))
+    assert message in said[0]
+    assert said[0] == said[1]
+    assert "\n" not in said[0]
+
+
+def test_settings_that_todays_code_does_not_know_are_read_as_they_are_but_make_no_configuration(tmp_path):
+    old = to_yaml(CONFIG).replace("train:\n", "train:\n  forgotten: 3\n")
+    path = documents_in(tmp_path / "run", config=old)
+    assert load_run(path).config["train"]["forgotten"] == 3
+    with pytest.raises(ConfigError, match=r"unknown key train\.forgotten.*config\.yaml"):
+        read_run(path)
