@@ -159,13 +159,13 @@ def table_of(run: Run, metric: str) -> Columns:
     Raises:
       ValueError: no such metric; the message lists those that there are.
     """
-    tables = {"eval": run.evaluation, "train": run.train}
+    by_name = {"eval": run.evaluation, "train": run.train}
     group, slash, name = metric.rpartition("/")
-    choices = [group] if slash and group in tables else list(tables)
+    choices = [group] if slash and group in by_name else list(by_name)
     for choice in choices:
-        if name in metric_names(tables[choice]):
-            return tables[choice]
-    known = [f"{choice}/{column}" for choice, table in tables.items() for column in metric_names(table)]
+        if name in metric_names(by_name[choice]):
+            return by_name[choice]
+    known = [f"{choice}/{column}" for choice, table in by_name.items() for column in metric_names(table)]
     raise ValueError(f"metric {metric!r} is not in {run.path}; there are: {', '.join(known) or 'none yet'}.")
 
 
@@ -222,7 +222,7 @@ def metric_names(table: Columns) -> list[str]:
 
 
 def _read_counted(path: Path, table: str, limit: int) -> Columns:
-    if not tables.parts(path, table):
+    if not tables.part_paths(path, table):
         return {}
     columns = tables.to_arrays(tables.read_table(path, table))
     final = columns.get("final")

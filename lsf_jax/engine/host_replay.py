@@ -26,7 +26,7 @@ class HostReplay(NamedTuple):
     on_device: Buffer  # its state is what `draw` returned
 
 
-def host_replay(buffer: Buffer, n_envs: int, updates: int) -> HostReplay:
+def split_replay(buffer: Buffer, n_envs: int, updates: int) -> HostReplay:
     """Split a buffer into rings on the host and a hand-over to the device.
 
     Args:

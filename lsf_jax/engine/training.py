@@ -111,7 +111,7 @@ def make_train_step(
     algorithm: Algorithm,
     buffer: Buffer,
     collect: Collect,
-    updates_per_iteration: int = 1,
+    updates: int = 1,
     lengths: tuple[int, ...] = (),
     micro_batch: int = 0,
 ) -> TrainStep:
@@ -123,7 +123,7 @@ def make_train_step(
       algorithm: how to act and to learn.
       buffer: replay.
       collect: fresh episodes.
-      updates_per_iteration: updates after each collection.
+      updates: updates after each collection.
       lengths: steps that an update may compute (see `engine.lengths`); fewer than two take episodes as they are.
       micro_batch: episodes for each gradient pass, a divisor of the batch; 0 takes it whole.
 
@@ -141,7 +141,7 @@ def make_train_step(
             agent, metrics = _fitted_update(learn_from, lengths, agent, batch, (key_update, clock, hyper))
             return (agent, clock._replace(updates=clock.updates + 1)), metrics
 
-        (agent, _), metrics = jax.lax.scan(once, (agent, clock), jax.random.split(key, updates_per_iteration))
+        (agent, _), metrics = jax.lax.scan(once, (agent, clock), jax.random.split(key, updates))
         return agent, jax.tree.map(lambda value: value.mean(axis=0), metrics)
 
     def skip(agent: AgentState, stored: Any, key: PRNGKey, clock: Clock, hyper: Hyper) -> tuple[AgentState, Metrics]:
@@ -161,7 +161,7 @@ def make_train_step(
         # Schedules stand still until the next collection: ε of the policy that learns is ε of the policy that acted.
         acted = clock._replace(env_steps=state.clock.env_steps)
         agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, keys.update, acted, state.hyper)
-        clock = clock._replace(updates=clock.updates + updates_per_iteration * ready.astype(jnp.int32))
+        clock = clock._replace(updates=clock.updates + updates * ready.astype(jnp.int32))
         agent = algorithm.refresh(agent, clock, state.clock)
         after = TrainState(
             agent=agent,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lsf_jax.engine.host_replay import HostReplay, hand_over, host_replay
+from lsf_jax.engine.host_replay import HostReplay, hand_over, split_replay
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
 from lsf_jax.engine.lengths import SEEDS_AXIS
 from lsf_jax.engine.training import AXES, Chunk, ChunkLog, IterationKeys, iteration_keys, loop_chunk, make_train_step
@@ -83,7 +83,7 @@ def make_host_programs(program: Program, sizes: HostSizes, root_seed: int) -> Ho
     if program.hosted is None:
         raise ValueError("the environment lives on the device; use jit_chunk.")
     collector = HostCollector(program.env, program.hosted, program.algorithm, sizes.seeds, sizes.n_envs)
-    replay = host_replay(program.buffer, sizes.n_envs, program.updates) if sizes.host_replay else None
+    replay = split_replay(program.buffer, sizes.n_envs, program.updates) if sizes.host_replay else None
     learner = program if replay is None else program._replace(buffer=replay.on_device)
     learn = jit_program(partial(_learn, program=learner, log_every=sizes.log_every), donate=(0,))
     behave = jax.jit(partial(behaviour_of, program.algorithm), static_argnums=2)

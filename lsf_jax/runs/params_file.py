@@ -62,7 +62,8 @@ def load_params(path: Path, like: Mapping[str, Any] | None = None) -> tuple[dict
 def _arrange(path: Path, flat: dict[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of a file in the places of another tree's leaves."""
     wanted = {name: tuple(leaf.shape) for name, leaf in _flatten(like).items()}
-    found = {name: array.shape[array.ndim - len(wanted.get(name, array.shape)) :] for name, array in flat.items()}
+    in_front = {name: max(array.ndim - len(wanted[name]), 0) if name in wanted else 0 for name, array in flat.items()}
+    found = {name: tuple(array.shape[in_front[name] :]) for name, array in flat.items()}
     differing = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
     if differing:
         is_there, expected = (_shape_text(shapes, differing[0]) for shapes in (found, wanted))

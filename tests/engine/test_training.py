@@ -331,7 +331,7 @@ def test_an_iterations_updates_count_for_its_refresh_and_its_env_steps_only_for_
     )
     buffer = latest(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], fresh)), batch_size=4, n_envs=2)
     algorithm = counting_algorithm(every)
-    step = jax.jit(make_train_step(algorithm, buffer, lambda *_: fresh, updates_per_iteration=2))
+    step = jax.jit(make_train_step(algorithm, buffer, lambda *_: fresh, updates=2))
     state = init_train_state(algorithm, buffer, (), jax.random.key(0))
     targets, seen, began = [], [], []
     for _ in range(5):  # the first iteration stores without learning, the others update twice
