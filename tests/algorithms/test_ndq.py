@@ -12,7 +12,8 @@ from lsf_jax.algorithms import ALGORITHMS, ndq
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import agent_inputs
-from lsf_jax.programs.parts import bind, compile_chunk, compile_init, make_rows
+from lsf_jax.programs.compiled import jit_chunk, jit_init
+from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Observation
 from tests.support import oracle_ndq as oracle
@@ -254,8 +255,8 @@ def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once():
     train = ["train.n_envs=2", "train.buffer_capacity=8", "train.updates_per_iteration=1", "train.devices=1"]
     config = compose(algo="ndq", env="matrix_game", overrides=[*sizes, *train, "algo.recurrent=false"])
     program = bind(config)
-    state = compile_init(program, 0)(make_rows(config, program.algorithm))
-    chunk = compile_chunk(program, rows=8)
+    state = jit_init(program, 0)(make_rows(config, program.algorithm))
+    chunk = jit_chunk(program, rows=8)
     state, _ = chunk(state, jnp.int32(1), jnp.int32(FOREVER))
     with counted_compilations() as compiled:
         state, _ = chunk(state, jnp.int32(2), jnp.int32(FOREVER))
