@@ -301,6 +301,7 @@ ENTRIES = (
         name="fop",
         config=FopConfig,
         factory=make_fop,
-        doc="FOP: factorises the soft-optimal joint policy; local critics train actors, the temperature has a schedule",
+        doc="FOP: factorises the soft-optimal joint policy; local critics train the actors, the temperature "
+        "follows a schedule",
     ),
 )

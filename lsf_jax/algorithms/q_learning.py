@@ -308,7 +308,8 @@ ENTRIES = (
         name="qplex",
         config=QplexConfig,
         factory=partial(q_mixing, name="qplex", mixer=_qplex_mixer),
-        doc="QPLEX: dueling mixture: every joint value whose best joint action is made of the agents' own best",
+        doc="QPLEX: dueling mixture of the agents' utilities, every value whose best joint action is that of the "
+        "agents' own",
         acts="values",
     ),
 )

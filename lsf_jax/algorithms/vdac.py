@@ -317,13 +317,14 @@ ENTRIES = (
         name="vdac_sum",
         config=VdacConfig,
         factory=partial(vdac, name="vdac_sum", mixer=lambda spec, cfg: sum_mixer(spec)),
-        doc="VDAC-sum: on-policy actor-critic with a value summed over agents; one network for policy and value",
+        doc="VDAC-sum: on-policy actor-critic with a value summed over agents; one network says policy and value",
     ),
     Entry(
         name="vdac_mix",
         config=VdacMixConfig,
         factory=partial(vdac, name="vdac_mix", mixer=qmix_mixer),
-        doc="VDAC-mix: on-policy actor-critic with values mixed as in QMIX; one network for policy and value",
+        doc="VDAC-mix: on-policy actor-critic whose agents' values QMIX's mixer mixes; one network says policy "
+        "and value",
     ),
     Entry(
         name="maa2c",

@@ -173,14 +173,16 @@ ENTRIES = (
         name="ow_qmix",
         config=WeightedQmixConfig,
         factory=partial(weighted_qmix, name="ow_qmix", rule=optimistic),
-        doc="OW-QMIX (the paper's WQMIX): QMIX, a step in full where it underestimates; targets of a free central Q*",
+        doc="OW-QMIX (the paper's WQMIX): QMIX that counts a step in full where it underestimates, with targets of a "
+        "free central Q*",
         acts="values",
     ),
     Entry(
         name="cw_qmix",
         config=WeightedQmixConfig,
         factory=partial(weighted_qmix, name="cw_qmix", rule=centrally_weighted),
-        doc="CW-QMIX: as OW-QMIX, but a step in full where the joint action is QMIX's best or may be better",
+        doc="CW-QMIX: as OW-QMIX, but a step counts in full where the joint action is QMIX's best or may be better "
+        "than it",
         acts="values",
     ),
 )

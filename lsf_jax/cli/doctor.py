@@ -9,7 +9,7 @@ import jax
 import psutil
 
 from lsf_jax.config.composition import compose
-from lsf_jax.config.layers import config_folder
+from lsf_jax.config.files import config_folder
 from lsf_jax.config.train import TrainConfig
 from lsf_jax.envs.smac import check
 from lsf_jax.envs.smac.maps import MAPS

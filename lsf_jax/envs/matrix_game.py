@@ -261,7 +261,8 @@ ENTRIES = (
         name="matrix_game",
         config=MatrixGameConfig,
         factory=matrix_game,
-        doc="One-step game of one payoff table, by default the paper's: both must risk -12 to find 8; or your own",
+        doc="One-step game of one payoff table, by default the paper's: both agents must risk -12 to find 8; bring "
+        "your own table",
     ),
     Entry(
         name="two_state",
@@ -303,6 +304,7 @@ ENTRIES = (
         name="m_step",
         config=MStepConfig,
         factory=m_step,
-        doc="MAVEN's m-step game: the first joint action fixes a branch; the best pays 4 on the last of 10 steps",
+        doc="MAVEN's m-step game: the first joint action fixes a branch; the best one pays 4 on the last of "
+        "m = 10 steps",
     ),
 )

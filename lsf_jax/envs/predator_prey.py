@@ -403,6 +403,7 @@ ENTRIES = (
         name="predator_prey",
         config=PredatorPreyConfig,
         factory=predator_prey,
-        doc="Predator-prey (stag hunt), 10x10, 8 predators, 8 prey; env.punishment is p, what a lone catch earns",
+        doc="Predator-prey (stag hunt) of deep coordination graphs: 10x10, 8 predators, 8 prey; a lone catch costs "
+        "p = 0 (env.punishment; predator_prey_p2: -2)",
     ),
 )

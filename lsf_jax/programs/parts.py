@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lsf_jax.algorithms import ALGORITHMS
-from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted, updates_per_iteration
+from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted
 from lsf_jax.engine.buffers import observe_episode
 from lsf_jax.engine.lengths import EARLY, static_lengths
 from lsf_jax.engine.rollouts import device_collector
@@ -69,7 +69,7 @@ def bind(config: Config) -> Program:
         buffer = algorithm.replay(example, config.train.buffer_capacity, config.train.n_envs)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    updates = updates_per_iteration(config)
+    updates = config.algo.updates
     return Program(
         env=env,
         algorithm=algorithm,

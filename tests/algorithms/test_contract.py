@@ -53,7 +53,7 @@ RATES = {"lr": {"q", "critic", "actor_critic"}, "actor_lr": {"actor"}, "alpha_lr
 ALONE = [name for name in NAMES if not ALGORITHMS[name].communicates]
 GREEDY = [name for name in NAMES if ALGORITHMS[name].acts == "values"]
 """What has no policy of its own trains on greedy actions with ε uniform ones among them."""
-COMMON = ("n_envs=16", "updates_per_iteration=1", "buffer_capacity=64", "devices=1", "eval_episodes=1", "seeds=4")
+COMMON = ("n_envs=16", "buffer_capacity=64", "devices=1", "eval_episodes=1", "seeds=4")
 
 
 def small_config(name, **changes):
@@ -315,7 +315,7 @@ def test_a_joint_table_tells_all_joint_actions_and_a_policy(name):
 @cache
 def learned(name):
     """Four seeds of the additive game after 350 updates, trained as the command line does."""
-    words = [f"train.{word}" for word in COMMON]
+    words = ["algo.updates=1", *(f"train.{word}" for word in COMMON)]
     keys = vars(ALGORITHMS[name].config())
     sizes = {**WIDE, **OF_ITS_OWN.get(name, {})}
     words += [f"algo.{key}={str(value).lower()}" for key, value in sizes.items() if key in keys]

@@ -252,7 +252,7 @@ def test_joint_table_is_the_mean_over_message_noise():
 @pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence
 def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once():
     sizes = ["algo.hidden=8", "algo.encoder_hidden=8", "algo.mixer_embed=4", "algo.batch_size=2", "seeds=2"]
-    train = ["train.n_envs=2", "train.buffer_capacity=8", "train.updates_per_iteration=1", "train.devices=1"]
+    train = ["train.n_envs=2", "train.buffer_capacity=8", "algo.updates=1", "train.devices=1"]
     config = compose(algo="ndq", env="matrix_game", overrides=[*sizes, *train, "algo.recurrent=false"])
     program = bind(config)
     state = jit_init(program, 0)(make_rows(config, program.algorithm))

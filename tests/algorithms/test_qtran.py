@@ -188,7 +188,7 @@ def test_the_features_of_a_step_do_not_depend_on_later_steps():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once(name):
     sizes = ["algo.hidden=8", "algo.joint_hidden=8", "algo.batch_size=2", "seeds=2"]
-    train = ["train.n_envs=2", "train.buffer_capacity=8", "train.updates_per_iteration=1", "train.devices=1"]
+    train = ["train.n_envs=2", "train.buffer_capacity=8", "algo.updates=1", "train.devices=1"]
     config = compose(algo=name, env="matrix_game", overrides=[*sizes, *train])
     program = bind(config)
     state = jit_init(program, 0)(make_rows(config, program.algorithm))

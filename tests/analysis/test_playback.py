@@ -6,7 +6,8 @@ import pytest
 
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.analysis import playback
-from lsf_jax.config.composition import compose, to_yaml
+from lsf_jax.config.composition import compose
+from lsf_jax.config.documents import to_yaml
 from lsf_jax.programs.compiled import jit_init, jit_joint_table
 from lsf_jax.programs.parts import bind, make_rows, take_rows
 from lsf_jax.runs import checkpoint, experiment

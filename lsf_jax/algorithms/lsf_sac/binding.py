@@ -170,7 +170,8 @@ ENTRIES = (
         name="lsf_sac",
         config=LsfSacConfig,
         factory=partial(make_lsf_sac, name="lsf_sac"),
-        doc="LSF-SAC: soft actor-critic with a monotone critic that reads messages; tuned for predator-prey on a CPU",
+        doc="LSF-SAC: soft actor-critic with a monotone critic that reads messages, the paper's losses; tuned to learn "
+        "predator-prey on a CPU: small batches, several updates a rollout",
     ),
     Entry(
         name="lsf_sac_fixed_alpha",
@@ -188,6 +189,7 @@ ENTRIES = (
         name="masac_double_q",
         config=DoubleSoftConfig,
         factory=partial(make_lsf_sac, name="masac_double_q"),
-        doc="MASAC_DoubleQ (Ablation 4): MASAC with twin critics, targets of sampled actions and the smaller Q_tot",
+        doc="MASAC_DoubleQ (Ablation 4): MASAC with twin critics, targets of a sampled joint action and the smaller "
+        "Q_tot",
     ),
 )

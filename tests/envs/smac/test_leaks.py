@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lsf_jax.config.layers import config_folder
+from lsf_jax.config.files import config_folder
 from lsf_jax.envs.host import FIRST, LOST, HostError
 from lsf_jax.envs.smac.process import PREFIX, Nest
 from tests.support.smac_cases import BASE, QUICK, Player, leftovers, lowest, marked_processes, scripted_pool, wait_until
