@@ -28,6 +28,7 @@ from jaxtyping import Array
 
 from lsf_jax.envs.base import check_settings
 from lsf_jax.envs.jaxmarl import Game, Rules, Transition, from_jaxmarl, jaxmarl_version, lenient, load_jaxmarl
+from lsf_jax.envs.smax_picture import draw_moment
 from lsf_jax.envs.smax_scenarios import SCENARIOS, UNITS, Scenario
 from lsf_jax.envs.smax_view import MAP_SIZE, Snapshot, living, smax_view
 from lsf_jax.registry import Entry
@@ -81,6 +82,7 @@ def smax(cfg: SmaxConfig) -> Env:
     )
     return env._replace(
         render=partial(_render, scenario=scenario),
+        draw=partial(draw_moment, scenario=scenario),
         success=_success,
         ends_early=True,
         version=f"{OUR_VERSION}, jaxmarl {jaxmarl_version()}",
