@@ -106,7 +106,7 @@ class PackedObservation(NamedTuple):
 
 
 def hosted_env(spec: EnvSpec, *, success: Callable[[EpisodeStats], Array], max_return: float, version: str) -> Env:
-    """The `Env` of games on the host: sizes, unpacking and judging; it cannot be reset or stepped in a program.
+    """The `Env` of games on the host: sizes, unpacking and success; it cannot be reset or stepped in a program.
 
     Args:
       spec: sizes.

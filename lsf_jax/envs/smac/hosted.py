@@ -19,7 +19,7 @@ OUR_VERSION = "1"
 
 
 def smac(cfg: SmacConfig) -> Env:
-    """Sizes, unpacking and judging of one of the ten maps; nothing is launched, and the game need not be there.
+    """Sizes, unpacking and success of one of the ten maps; nothing is launched, and the game need not be there.
 
     `success` means won. `max_return` is `reward_scale_rate`, which shields and health that recover can exceed.
 
