@@ -102,7 +102,10 @@ def parser() -> argparse.ArgumentParser:
     suites.add_commands(partial(_command, commands), _positive)
     doctor = _command(commands, "doctor", "versions, devices, cache, and what is missing for what")
     doctor.add_argument(
-        "overrides", nargs="*", metavar="env.key=value", help="settings of real SMAC, such as env.python, env.sc2_path"
+        "overrides",
+        nargs="*",
+        metavar="env.key=value",
+        help="settings of games on the host, such as smac's env.python and env.sc2_path",
     )
     return top
 

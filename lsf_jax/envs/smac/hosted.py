@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lsf_jax.envs.host import Hosted, hosted_env
-from lsf_jax.envs.smac.check import require_all
+from lsf_jax.envs.smac.check import examine, require_all
 from lsf_jax.envs.smac.config import SmacConfig, spec_of
+from lsf_jax.envs.smac.maps import MAPS
 from lsf_jax.envs.smac.pool import SmacPool
 from lsf_jax.registry import Entry
 from lsf_jax.types import Env, EpisodeStats
@@ -45,6 +46,8 @@ def hosted(cfg: SmacConfig) -> Hosted:
         min_ready=cfg.min_ready,
         check=partial(require_all, cfg),
         open=lambda n_workers, seed: SmacPool(cfg, n_workers, seed),
+        examine=partial(examine, cfg, MAPS),
+        title="StarCraft II, for --env smac/3m and so on",
     )
 
 
