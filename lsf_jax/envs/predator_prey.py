@@ -87,7 +87,7 @@ class Snapshot(NamedTuple):
     alive: UInt8[Array, "*lead prey_bytes"]
 
 
-def predator_prey(cfg: PredatorPreyConfig) -> Env:
+def make_predator_prey(cfg: PredatorPreyConfig) -> Env:
     """The game as an `Env`.
 
     `TimeStep.terminal` is the original's stored flag: game over and not step `episode_limit`. So a hunt that ends
@@ -390,7 +390,7 @@ ENTRIES = (
     Entry(
         name="predator_prey",
         config=PredatorPreyConfig,
-        factory=predator_prey,
+        factory=make_predator_prey,
         doc="Predator-prey (stag hunt), 10x10, 8 predators, 8 prey; env.punishment is p, what a lone catch earns",
     ),
 )

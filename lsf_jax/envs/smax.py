@@ -57,7 +57,7 @@ class SmaxConfig:
     )
 
 
-def smax(cfg: SmaxConfig) -> Env:
+def make_smax(cfg: SmaxConfig) -> Env:
     """A battle as an `Env`; agents are the allies.
 
     `info` has, each step, `win` (1 in the step that wins), `dead_allies` and `dead_enemies` (units that died in it);
@@ -182,7 +182,7 @@ ENTRIES = (
     Entry(
         name="smax",
         config=SmaxConfig,
-        factory=smax,
+        factory=make_smax,
         doc="SMAX, JaxMARL's StarCraft-like battles (not SMAC): 3 marines against 3; smax/<scenario> for the others",
     ),
 )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from lsf_jax.envs.jaxmarl import lenient, load_jaxmarl, stack
-from lsf_jax.envs.smax import SmaxConfig, make_game, smax
+from lsf_jax.envs.smax import SmaxConfig, make_game, make_smax
 
 # Never `import jaxmarl` in a test: it swaps sys.stdout for good, and with it what pytest captures.
 HAS_JAXMARL = importlib.util.find_spec("jaxmarl") is not None
@@ -54,7 +54,7 @@ class Battles(NamedTuple):
 def case(scenario, **settings):
     """An environment, and JaxMARL's own game of the same settings."""
     cfg = SmaxConfig(scenario=scenario, **settings)
-    return smax(cfg), make_game(cfg)
+    return make_smax(cfg), make_game(cfg)
 
 
 def heuristic(game):

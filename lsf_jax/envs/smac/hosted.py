@@ -19,7 +19,7 @@ OUR_VERSION = "1"
 """Another one whenever the bridge changes observations, rewards or the end of episodes."""
 
 
-def smac(cfg: SmacConfig) -> Env:
+def make_smac(cfg: SmacConfig) -> Env:
     """Sizes, unpacking and success of one of the ten maps; nothing is launched, and the game need not be there.
 
     `success` means won. `max_return` is `reward_scale_rate`, which shields and health that recover can exceed.
@@ -37,7 +37,7 @@ def smac(cfg: SmacConfig) -> Env:
     )
 
 
-def hosted(cfg: SmacConfig) -> Hosted:
+def host_smac(cfg: SmacConfig) -> Hosted:
     """How to open the games of one of the ten maps."""
     return Hosted(
         info=INFO,
@@ -59,8 +59,8 @@ ENTRIES = (
     Entry(
         name="smac",
         config=SmacConfig,
-        factory=smac,
+        factory=make_smac,
         doc="Real SMAC (oxwhirl/smac with StarCraft II): ten maps in smac/; this one is oxwhirl's default, 8m",
-        hosted=hosted,
+        hosted=host_smac,
     ),
 )
