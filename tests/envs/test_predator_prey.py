@@ -252,7 +252,7 @@ def test_an_action_that_does_not_exist_is_a_stay():
         ({"sight": 10}, "env.sight is 10; expected less than grid_size = 10"),
         ({"episode_limit": 0}, "env.episode_limit is 0"),
         ({"episode_limit": 2.5}, "env.episode_limit is 2.5; expected a whole number"),
-        ({"punishmnt": 1}, "env.punishmnt is not a setting of predator_prey; did you mean 'punishment'"),
+        ({"punishmnt": 1}, "env.punishmnt is not a setting of predator_prey; did you mean punishment"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_what_was_expected(settings, message):
