@@ -242,7 +242,7 @@ class Algorithm(NamedTuple):
     update: "Update"
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
-    reads_padding: bool = False  # its losses do, so padding may not depend on other seeds: one length of time
+    reads_padding: str = ""  # the setting by which its losses count padding: it may not depend on other seeds then
 
 
 class Buffer(NamedTuple):
