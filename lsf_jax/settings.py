@@ -9,11 +9,12 @@ and prints them as documentation.
 """
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from typing import Any, TypedDict, Unpack
 
@@ -27,6 +28,21 @@ class Marks(TypedDict, total=False):
 
     traced: bool  # a number that compiled programs take as input: it can be swept, and changing it compiles nothing
     resumable: bool  # it does not decide what any iteration computes, so a resumed run may have another value
+
+
+def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
+    """The end of an error message about an unknown word: the nearest known one, else all of them.
+
+    Args:
+      word: what was given; its case does not matter here.
+      words: what is known.
+      prefix: what all of them are shown with; it would make any two look alike.
+    """
+    known_as = {candidate.lower(): candidate for candidate in words}
+    close = difflib.get_close_matches(word.lower(), known_as, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {prefix}{known_as[close[0]]}?"
+    return f"; expected one of {', '.join(prefix + name for name in known_as.values())}"
 
 
 def setting(

@@ -6,19 +6,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.engine.buffers import latest, uniform
-from lsf_jax.engine.distributions import (
-    epsilon_greedy,
-    greedy,
-    linear_schedule,
-    masked_log_softmax,
-    mix_uniform,
-    probabilities,
-    sample,
-    take_actions,
-)
+from lsf_jax.engine.distributions import greedy, masked_log_softmax, mix_uniform, probabilities, take_actions
+from lsf_jax.engine.exploration import Behave, behave_greedy, behave_sample
+from lsf_jax.engine.optimizers import make_optimizer
 from lsf_jax.networks.agents import AgentNetwork, agent_inputs, run, trajectory_inputs, unroll, zero_hidden
 from lsf_jax.settings import hyper_class
 from lsf_jax.types import (
@@ -90,6 +84,11 @@ def init_agent(params: dict[str, Params], optimizers: Any, targets: tuple[str, .
     )
 
 
+def make_optimizers(cfg: Any, *groups: str) -> dict[str, optax.GradientTransformation]:
+    """For each parameter group an optimiser of its own, all as a config asks, up to, not including, the rate."""
+    return {group: make_optimizer(cfg.optimizer, cfg.grad_clip, cfg.optimizer_epsilon) for group in groups}
+
+
 def off_policy(batch_size: int) -> Replay:
     """Learn from `batch_size` episodes drawn uniformly from everything that is stored."""
 
@@ -109,48 +108,11 @@ def on_policy(batch_size: int) -> Replay:
     return replay
 
 
-def epsilon_of(clock: Clock, hyper: Hyper) -> Float[Array, ""]:
-    """ε at this moment."""
-    return linear_schedule(hyper.epsilon_start, hyper.epsilon_finish, hyper.epsilon_anneal, clock.env_steps)
-
-
-def behave_sample(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
-    """A ~ π (Algorithm 1)."""
-    del clock, hyper  # explores by its entropy alone
-    return sample(masked_log_softmax(logits, observation.avail), observation.avail, key)
-
-
-def behave_epsilon_greedy(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
-    """ε-greedy on the best utility, or on the argmax of π (the released code)."""
-    return epsilon_greedy(logits, observation.avail, epsilon_of(clock, hyper), key)
-
-
-def behave_epsilon_sample(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
-    """With probability ε, drawn for each agent apart, a uniform available action; otherwise a ~ π."""
-    key_epsilon, key_pi = jax.random.split(key)
-    action = sample(masked_log_softmax(logits, observation.avail), observation.avail, key_pi)
-    chosen = jax.nn.one_hot(action, logits.shape[-1])
-    return epsilon_greedy(chosen, observation.avail, epsilon_of(clock, hyper), key_epsilon)
-
-
-def behave_greedy(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
-    """The most probable available action."""
-    del key, clock, hyper  # deterministic
-    return greedy(logits, observation.avail)
-
-
-BEHAVIOURS = {
-    "sample": behave_sample,
-    "epsilon_greedy": behave_epsilon_greedy,
-    "epsilon_sample": behave_epsilon_sample,
-}
-
-
 def agent_acting(
     spec: EnvSpec,
     hidden: int,
     outputs: Outputs,
-    behaviour: str,
+    behave: Behave,
     test_outputs: Outputs | None = None,
     *,
     stochastic: bool = True,
@@ -161,7 +123,7 @@ def agent_acting(
       spec: sizes of the environment.
       hidden: H.
       outputs: what the network says; nothing else ever acts.
-      behaviour: how training explores, a key of `BEHAVIOURS`.
+      behave: how training explores.
       test_outputs: what it says in evaluations, where that differs.
       stochastic: the outputs are logits of a policy. Utilities are not: what they have learned is to act greedily, and
         a softmax over them would depend on the scale of rewards.
@@ -186,7 +148,7 @@ def agent_acting(
     tested = test_outputs or outputs
     return Acting(
         start=start,
-        act=acting(BEHAVIOURS[behaviour], outputs),
+        act=acting(behave, outputs),
         act_greedy=acting(behave_greedy, tested),
         act_sampled=acting(behave_sample if stochastic else behave_greedy, tested),
     )

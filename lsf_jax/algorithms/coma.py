@@ -19,12 +19,12 @@ from jaxtyping import Array, Float, Int
 
 from lsf_jax.algorithms.base import (
     agent_acting,
-    epsilon_of,
     first_policy,
     floored_policy,
     hyper_of,
     init_agent,
     init_network,
+    make_optimizers,
     network_outputs,
     on_policy,
     tabulate,
@@ -35,8 +35,8 @@ from lsf_jax.algorithms.q_learning import td_target
 from lsf_jax.algorithms.stepwise import SINCE_COPY, copy_after_steps, counting, critic_steps
 from lsf_jax.engine.buffers import ObserveFn
 from lsf_jax.engine.distributions import entropy, entropy_of_choices, expectation, greedy, log_of, sample, take_actions
+from lsf_jax.engine.exploration import behave_epsilon_sample, epsilon_of
 from lsf_jax.engine.learner import Terms, optimizer_step, sum_over_valid
-from lsf_jax.engine.optimizers import OPTIMIZERS
 from lsf_jax.networks.agents import AgentNetwork, Mlp, run, shift_actions
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
@@ -295,13 +295,13 @@ def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn) -> Algorithm:
         actor=AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
         critic=Mlp((cfg.critic_hidden, cfg.critic_hidden, spec.n_actions)),
     )
-    optimizers = {group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")}
+    optimizers = make_optimizers(cfg, "critic", "actor")
 
     def init(key: PRNGKey, hyper: Hyper) -> AgentState:
         del hyper
         return counting(init_agent(init_params(net, spec, key), optimizers, ("critic",)))
 
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), "epsilon_sample")
+    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), behave_epsilon_sample)
     return Algorithm(
         name="coma",
         hyper=hyper_of(cfg),

@@ -23,7 +23,10 @@ class CommonConfig:
     epsilon_finish: float = number(0.05, low=0.0, high=1.0, doc="exploration probability at the end")
     epsilon_anneal: float = number(100_000.0, low=0.0, doc="env steps over which ε falls linearly; pymarl 50,000")
 
-    optimizer: str = setting("adam", choices=("adam", "rmsprop"), doc="adam (pymarl2) or rmsprop 0.99/1e-5 (pymarl)")
+    optimizer: str = setting("adam", choices=("adam", "rmsprop"), doc="adam (pymarl2) or rmsprop with ρ 0.99 (pymarl)")
+    optimizer_epsilon: float = setting(
+        0.0, low=0.0, doc="ε of the optimiser; 0: its own, adam 1e-8, rmsprop 1e-5 as in pymarl (1e-8 in pymarl2)"
+    )
     grad_clip: float = setting(10.0, low=0.0, doc="global norm of a group's gradient; 0: no clipping")
     hidden: int = setting(64, low=1, doc="width H of the agent networks")
     recurrent: bool = setting(True, doc="GRU in agent networks; false for games whose observation is the state")

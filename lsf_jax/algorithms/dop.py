@@ -28,11 +28,11 @@ from jaxtyping import Array, Bool, Float, Int
 from lsf_jax.algorithms.base import (
     Replay,
     agent_acting,
-    epsilon_of,
     first_inputs,
     floored_policy,
     hyper_of,
     init_agent,
+    make_optimizers,
     network_outputs,
     tabulate,
     utility_metrics,
@@ -51,8 +51,8 @@ from lsf_jax.engine.distributions import (
     probabilities,
     take_actions,
 )
+from lsf_jax.engine.exploration import behave_epsilon_sample, epsilon_of
 from lsf_jax.engine.learner import optimizer_step, sum_over_valid
-from lsf_jax.engine.optimizers import OPTIMIZERS
 from lsf_jax.engine.returns import discounts, tree_backup
 from lsf_jax.networks.agents import AgentNetwork, unroll
 from lsf_jax.registry import Entry
@@ -310,13 +310,13 @@ def dop(spec: EnvSpec, cfg: DopConfig, observe: ObserveFn) -> Algorithm:
       observe: turns a stored episode into a trajectory.
     """
     net = make_networks(spec, cfg)
-    optimizers = {group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")}
+    optimizers = make_optimizers(cfg, "critic", "actor")
 
     def init(key: PRNGKey, hyper: Hyper) -> AgentState:
         del hyper
         return counting(init_agent(init_params(net, spec, key), optimizers, ("critic",)))
 
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), "epsilon_sample")
+    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), behave_epsilon_sample)
     return Algorithm(
         name="dop",
         hyper=hyper_of(cfg),

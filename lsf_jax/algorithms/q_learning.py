@@ -23,6 +23,7 @@ from lsf_jax.algorithms.base import (
     hyper_of,
     init_agent,
     init_network,
+    make_optimizers,
     network_outputs,
     off_policy,
     tabulate,
@@ -31,8 +32,8 @@ from lsf_jax.algorithms.base import (
 from lsf_jax.algorithms.configs import MixedValueConfig, MonotonicConfig, ValueConfig
 from lsf_jax.engine.buffers import ObserveFn
 from lsf_jax.engine.distributions import best_value, greedy, take_actions
+from lsf_jax.engine.exploration import behave_epsilon_greedy
 from lsf_jax.engine.learner import ForwardFn, Learner, LossFn, Terms, hard_copy, make_update
-from lsf_jax.engine.optimizers import OPTIMIZERS
 from lsf_jax.engine.returns import discounts, td_lambda, traces
 from lsf_jax.networks.agents import AgentNetwork, trajectory_inputs, unroll
 from lsf_jax.networks.mixers import Mixer, duplex_mixer, monotonic_mixer, sum_mixer
@@ -242,7 +243,7 @@ def value_based(spec: EnvSpec, cfg: Any, observe: ObserveFn, *, name: str, parts
       name: registered name.
       parts: networks and losses.
     """
-    optimizers = {"q": OPTIMIZERS[cfg.optimizer](cfg.grad_clip)}
+    optimizers = make_optimizers(cfg, "q")
     learner = Learner(
         forward=parts.forward,
         losses={"q": parts.loss},
@@ -256,7 +257,9 @@ def value_based(spec: EnvSpec, cfg: Any, observe: ObserveFn, *, name: str, parts
         del hyper
         return init_agent({"q": parts.init(key)}, optimizers, ("q",))
 
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, parts.agent), "epsilon_greedy", stochastic=False)
+    acting = agent_acting(
+        spec, cfg.hidden, partial(network_outputs, parts.agent), behave_epsilon_greedy, stochastic=False
+    )
     return Algorithm(
         name=name,
         hyper=hyper_of(cfg),

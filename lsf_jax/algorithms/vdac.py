@@ -20,11 +20,11 @@ from jaxtyping import Array, Bool, Float
 from lsf_jax.algorithms.base import (
     Outputs,
     agent_acting,
-    epsilon_of,
     first_policy,
     hyper_of,
     init_agent,
     init_network,
+    make_optimizers,
     network_outputs,
     on_policy,
     tabulate,
@@ -41,8 +41,8 @@ from lsf_jax.engine.distributions import (
     probabilities,
     take_actions,
 )
+from lsf_jax.engine.exploration import behave_epsilon_sample, epsilon_of
 from lsf_jax.engine.learner import Learner, Terms, make_update
-from lsf_jax.engine.optimizers import OPTIMIZERS
 from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll
 from lsf_jax.networks.mixers import Mixer, sum_mixer
 from lsf_jax.registry import Entry
@@ -232,7 +232,7 @@ def vdac(
         losses={"actor_critic": partial(actor_critic_loss, cfg=cfg)},
         owns={"actor_critic": ("log_pi", "value_total")},
         diagnose=partial(diagnose, cfg=cfg),
-        optimizers={"actor_critic": OPTIMIZERS[cfg.optimizer](cfg.grad_clip)},
+        optimizers=make_optimizers(cfg, "actor_critic"),
         learning_rates=lambda hyper: {"actor_critic": hyper.lr},
     )
 
@@ -258,7 +258,7 @@ def maa2c(spec: EnvSpec, cfg: Maa2cConfig, observe: ObserveFn) -> Algorithm:
         losses={"critic": value_loss, "actor": partial(policy_loss, cfg=cfg)},
         owns={"critic": ("value_total",), "actor": ("log_pi",)},
         diagnose=partial(diagnose, cfg=cfg),
-        optimizers={group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")},
+        optimizers=make_optimizers(cfg, "critic", "actor"),
         learning_rates=lambda hyper: {"critic": hyper.lr, "actor": hyper.actor_lr},
     )
 
@@ -298,7 +298,7 @@ def _bind(name: str, spec: EnvSpec, cfg: VdacConfig, observe: ObserveFn, parts: 
     def policy(agent: AgentState, observation: Observation, key: PRNGKey) -> Array:
         return first_policy(parts.outputs, parts.policy_params(agent), cfg.hidden, observation, key)
 
-    acting = agent_acting(spec, cfg.hidden, parts.outputs, "epsilon_sample")
+    acting = agent_acting(spec, cfg.hidden, parts.outputs, behave_epsilon_sample)
     return Algorithm(
         name=name,
         hyper=hyper_of(cfg),

@@ -58,7 +58,8 @@ def _render(options: argparse.Namespace) -> int:
             print(f"step {t}\n{policies.program.env.render(moment)}\n")
     else:
         target = Path(options.output or Path(options.run) / f"episode-row{options.row}.gif")
-        print(f"wrote {frames_to_gif(playback.episode_frames(policies, episode), target, fps=options.fps)}")
+        frames = playback.episode_frames(policies.program.env, episode)
+        print(f"wrote {frames_to_gif(frames, target, fps=options.fps)}")
     print(f"row {options.row}, seed {policies.seed[options.row]}: {length} steps, return {total:g}")
     return FINISHED
 
@@ -87,7 +88,7 @@ def _plot(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     """`lsf-jax compare`."""
-    from lsf_jax.runs.card import compare_runs, comparison_text
+    from lsf_jax.analysis.compare import compare_runs, comparison_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(comparison_text(compare_runs(options.runs), everything=options.all, markdown=options.markdown, width=width))

@@ -62,7 +62,10 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "overrides", nargs="*", metavar="env.key=value", help="settings of real SMAC, such as env.python, env.sc2_path"
+        "overrides",
+        nargs="*",
+        metavar="env.key=value",
+        help="settings of games on the host, such as smac's env.python and env.sc2_path",
     )
 
 

@@ -33,12 +33,12 @@ def _train(options: argparse.Namespace) -> int:
 def _resume(options: argparse.Namespace) -> int:
     """`lsf-jax resume`."""
     from lsf_jax.config.composition import from_yaml
-    from lsf_jax.runs import experiment
+    from lsf_jax.runs import experiment, folder
 
     path = Path(options.run)
-    config, _ = experiment.read_run(path)
+    config, _ = folder.read_run(path)
     if options.overrides:
-        source = path / experiment.CONFIG
+        source = path / folder.CONFIG
         config = from_yaml(source.read_text(encoding="utf-8"), str(source), options.overrides)
     return _report(experiment.resume(path, config=config))
 

@@ -6,14 +6,14 @@ configuration.
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from lsf_jax import algorithms, envs
 from lsf_jax.config import yaml12
 from lsf_jax.config.files import Files, source_of, text_of
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, nearest
 
 SECTIONS = ("algo", "env", "train")
 """The parts of a configuration: spelt alike in keys and messages."""
@@ -199,21 +199,6 @@ def known(section: str, name: Any, source: str) -> str:
         return name
     shown = yaml12.shorten(name) if name is not None else "missing"
     raise ConfigError(f"{section}.name is {shown}{nearest(str(name), names)}{place_text(source)}")
-
-
-def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
-    """The end of an error message about an unknown word: the nearest known one, else all of them.
-
-    Args:
-      word: what was given; its case does not matter here.
-      words: what is known.
-      prefix: what all of them are shown with; it would make any two look alike.
-    """
-    known_as = {candidate.lower(): candidate for candidate in words}
-    close = difflib.get_close_matches(word.lower(), known_as, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {prefix}{known_as[close[0]]}?"
-    return f"; expected one of {', '.join(prefix + name for name in known_as.values())}"
 
 
 def place_text(source: str) -> str:

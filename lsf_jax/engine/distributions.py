@@ -1,4 +1,4 @@
-"""Policies over discrete actions with availability: probabilities, sampling, greedy choice, exploration, entropy."""
+"""Policies over discrete actions with availability: probabilities, sampling, greedy choice, entropy."""
 
 import jax
 import jax.numpy as jnp
@@ -81,27 +81,6 @@ def sample(
 ) -> Int[Array, "*lead"]:
     """An available action a ~ π."""
     return jax.random.categorical(key, jnp.where(avail, log_pi, -jnp.inf), axis=-1).astype(jnp.int32)
-
-
-def epsilon_greedy(
-    values: Float[Array, "agents actions"],
-    avail: Bool[Array, "agents actions"],
-    epsilon: Float[Array, ""],
-    key: PRNGKey,
-) -> Int[Array, "agents"]:
-    """With probability ε, drawn for each agent apart, a uniform available action; otherwise the greedy one."""
-    key_explore, key_action = jax.random.split(key)
-    uniform = sample(jnp.zeros_like(values), avail, key_action)
-    explore = jax.random.uniform(key_explore, uniform.shape) < epsilon
-    return jnp.where(explore, uniform, greedy(values, avail))
-
-
-def linear_schedule(
-    start: Float[Array, ""], finish: Float[Array, ""], anneal_steps: Float[Array, ""], env_steps: Int[Array, ""]
-) -> Float[Array, ""]:
-    """From `start` to `finish` over `anneal_steps` env steps, then constant (pymarl's ε schedule)."""
-    progress = jnp.clip(env_steps.astype(jnp.float32) / jnp.maximum(anneal_steps, 1.0), 0.0, 1.0)
-    return start + (finish - start) * progress
 
 
 def entropy(pi: Float[Array, "*lead actions"], log_pi: Float[Array, "*lead actions"]) -> Float[Array, "*lead"]:

@@ -9,7 +9,7 @@ from lsf_jax.config import composition, documents, files, layers, yaml12
 from lsf_jax.config.composition import Config, compose, from_yaml
 from lsf_jax.config.documents import to_yaml
 from lsf_jax.config.train import TrainConfig
-from lsf_jax.envs.matrix_game import MatrixGameConfig, matrix_game
+from lsf_jax.envs.matrix_game import MatrixGameConfig, make_matrix_game
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError, number, setting
 from tests.support.jaxmarl_cases import HAS_JAXMARL
@@ -43,7 +43,7 @@ class TableConfig:
 def make_table(settings):
     if any(not isinstance(row, tuple) for row in settings.payoff):
         raise ValueError(f"env.payoff is {settings.payoff}; expected one axis per agent")
-    return matrix_game(MatrixGameConfig(payoff=settings.payoff))
+    return make_matrix_game(MatrixGameConfig(payoff=settings.payoff))
 
 
 FILES = {

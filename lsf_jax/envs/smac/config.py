@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from lsf_jax.envs.base import check_settings, nearest, require
+from lsf_jax.envs.base import check_settings, require
 from lsf_jax.envs.smac.maps import MAPS, GameMap
 from lsf_jax.settings import setting
 from lsf_jax.types import EnvSpec
@@ -81,7 +81,7 @@ def game_map(cfg: SmacConfig) -> GameMap:
     Raises:
       ConfigError: for a map that is not in the table.
     """
-    require(cfg.map_name in MAPS, "map_name", cfg.map_name, f"a map of the table; {nearest(cfg.map_name, list(MAPS))}")
+    require(cfg.map_name in MAPS, "map_name", cfg.map_name, f"one of {', '.join(MAPS)}")
     return MAPS[cfg.map_name]
 
 
