@@ -15,7 +15,7 @@ class CommonConfig:
     """What every algorithm has."""
 
     batch_size: int = setting(8, low=1, doc="episodes in one update; pymarl 32, pymarl2 and the release 128")
-    updates: int = setting(4, low=1, high=100_000, doc="updates after each collection, unless train says otherwise")
+    updates: int = setting(4, low=1, high=100_000, doc="updates after each collection, unless train sets them")
     lr: float = number(5e-4, low=0.0, doc="optimiser step; pymarl 5e-4, pymarl2 and the release 1e-3")
     discount: float = number(0.99, low=0.0, high=1.0, doc="γ for each env step")
     reward_scale: float = number(1.0, above=0.0, doc="factor on every reward that learning sees")
@@ -42,7 +42,18 @@ class TraceConfig:
 
 @dataclass(frozen=True)
 class FloorConfig:
-    """A policy that acts with an ε floor."""
+    """A policy with an ε floor."""
+
+    floor_over: str = setting(
+        "available",
+        choices=("available", "all"),
+        doc="actions over which softmax and ε floor are taken; all: pymarl's, what is available renormalised",
+    )
+
+
+@dataclass(frozen=True)
+class LearnedFloorConfig(FloorConfig):
+    """A policy with an ε floor of which learning need not know."""
 
     epsilon_floor: str = setting(
         "inside",
