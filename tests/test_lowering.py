@@ -8,7 +8,7 @@ import pytest
 
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.training import make_chunk
-from lsf_jax.programs.parts import LOG_ROWS, compile_init, make_rows
+from lsf_jax.programs.parts import LOG_ROWS, bind, compile_init, make_rows
 from lsf_jax.types import TrainState
 
 PLATFORMS = ("cpu", "cuda", "tpu")

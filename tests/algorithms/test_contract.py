@@ -12,7 +12,7 @@ import pytest
 from lsf_jax.algorithms import ALGORITHMS, stepwise
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.optimizers import OPTIMIZERS
-from lsf_jax.programs.parts import compile_chunk, compile_evaluate, compile_init, make_rows
+from lsf_jax.programs.parts import bind, compile_chunk, compile_evaluate, compile_init, make_rows
 from lsf_jax.types import Episode, Observation
 from tests.support.engine_cases import assert_same_bits, seed_slice
 from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, episodes_of, make_games, observe

@@ -12,7 +12,7 @@ from lsf_jax.algorithms import ALGORITHMS, ndq
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import agent_inputs
-from lsf_jax.programs.parts import compile_chunk, compile_init, make_rows
+from lsf_jax.programs.parts import bind, compile_chunk, compile_init, make_rows
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Observation
 from tests.support import oracle_ndq as oracle

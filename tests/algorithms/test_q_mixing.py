@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.algorithms import q_learning as module
 from lsf_jax.algorithms.configs import MixedValueConfig, ValueConfig
 from lsf_jax.config.composition import compose
 from lsf_jax.networks.mixers import free_mixer
-from lsf_jax.programs.parts import compile_chunk, compile_init, make_rows
+from lsf_jax.programs.parts import bind, compile_chunk, compile_init, make_rows
 from tests.support import actor_critic_cases as grads
 from tests.support import engine_cases
 from tests.support import lsf_sac_cases as cases

@@ -11,7 +11,7 @@ from lsf_jax.algorithms import qtran
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import trajectory_inputs
-from lsf_jax.programs.parts import compile_chunk, compile_init, make_rows
+from lsf_jax.programs.parts import bind, compile_chunk, compile_init, make_rows
 from lsf_jax.types import Trajectory
 from tests.support import oracle_qtran as oracle
 from tests.support import value_cases as cases

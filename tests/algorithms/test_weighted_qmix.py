@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.algorithms import weighted_qmix as module
 from lsf_jax.config.composition import compose
 from tests.support import actor_critic_cases as grads
