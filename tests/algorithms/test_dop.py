@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from lsf_jax.algorithms import base
+from lsf_jax.algorithms import base, dop_networks
 from lsf_jax.algorithms import dop as module
 from lsf_jax.algorithms.stepwise import SINCE_COPY
 from lsf_jax.engine import exploration
@@ -177,7 +177,7 @@ def random_rows(seed, rows=40):
 def test_both_mixers_and_their_weights_match_numpy(cfg):
     c, net, (values, state) = case(cfg), module.make_networks(SPEC, cfg), random_rows(0)
     inputs = (jnp.asarray(values, jnp.float32), jnp.asarray(state, jnp.float32))
-    total = module.mixed(net, c.agent.params["critic"], *inputs)
+    total = dop_networks.mixed(net, c.agent.params["critic"], *inputs)
     np.testing.assert_allclose(
         total, oracle.q_total(c.params["critic"], values, state, cfg.mixer), rtol=1e-4, atol=1e-5
     )
@@ -193,7 +193,7 @@ def test_the_weights_are_convex_and_only_the_linear_mixer_stays_between_the_loca
     assert (k >= 0).all()
     assert (k.std(axis=0) > 1e-3).all()
     np.testing.assert_allclose(k.sum(axis=-1), 1.0, rtol=1e-6)
-    total = np.asarray(module.mixed(net, c.agent.params["critic"], *inputs))
+    total = np.asarray(dop_networks.mixed(net, c.agent.params["critic"], *inputs))
     between = (total >= values.min(axis=-1) - 1e-6) & (total <= values.max(axis=-1) + 1e-6)
     assert between.all() == (cfg.mixer == "linear")
 

@@ -10,7 +10,7 @@ import pytest
 from lsf_jax.algorithms import qtran
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.learner import detach_others, sum_over_valid
-from lsf_jax.networks.agents import trajectory_inputs
+from lsf_jax.networks.agents import trajectory_inputs, unroll_features
 from lsf_jax.programs.parts import bind, compile_chunk, compile_init, make_rows
 from lsf_jax.types import Trajectory
 from tests.support import oracle_qtran as oracle
@@ -177,7 +177,7 @@ def test_the_features_of_a_step_do_not_depend_on_later_steps():
     t = jax.tree.map(lambda leaf: leaf[0], jax.vmap(observe)(c.episodes))
     net = qtran.make_networks(SPEC, CONFIGS["qtran"], qtran.BASE)
     moved = t._replace(observation=t.observation._replace(obs=t.observation.obs.at[3, 1].add(1.0)))
-    run = lambda t: qtran.unroll_features(net.agent, c.agent.params["q"]["agent"], trajectory_inputs(t))[0]
+    run = lambda t: unroll_features(net.agent, c.agent.params["q"]["agent"], trajectory_inputs(t))[0]
     changed = np.asarray((run(t) != run(moved)).any(axis=-1))
     expected = (np.arange(T + 1)[:, None] >= 3) & (np.arange(N) == 1)
     np.testing.assert_array_equal(changed, expected)
