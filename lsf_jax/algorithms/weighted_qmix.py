@@ -118,8 +118,8 @@ def loss(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper
     """½ w (Q_tot(τ, u) - y)² and ½ c (Q*(τ, u) - y)², c the central weight.
 
     WQMIX has λ = 0 and halves neither square, pymarl2 the central one alone (c = 0.5 here). The branches share the
-    target and no parameters, so c and the halves matter to clipping and the optimiser's ε alone; in preset `pymarl` both
-    are halved too.
+    target and no parameters, so c and the halves matter to clipping and the optimiser's ε alone; in preset `pymarl`
+    both are halved too.
     """
     del clock
     y, weight = targets_and_weights(f, t, hyper, rule)
