@@ -146,13 +146,13 @@ def test_joint_table_is_the_sum_of_utilities_as_in_the_papers_tables(name):
     c = case(name)
     observation = jax.tree.map(lambda leaf: leaf[0, 0], c.episodes.world)
     table = jax.jit(c.algorithm.joint_table)(c.agent, observation, c.key)
-    heard = oracle.listen(c.params["agent"], c.games[0])
-    q = heard.q[0]
+    outputs = oracle.agent_outputs(c.params["agent"], c.games[0])
+    q = outputs.q[0]
     np.testing.assert_allclose(table.utilities, q, rtol=1e-4, atol=1e-5)
     for number in range(A**N):
         joint = [number // A ** (N - 1 - i) % A for i in range(N)]
         np.testing.assert_allclose(table.q_total[number], sum(q[i][joint[i]] for i in range(N)), rtol=1e-4, atol=1e-5)
-        seen = c.params["joint"], c.games[0].state[0], heard.h[0], joint, A
+        seen = c.params["joint"], c.games[0].state[0], outputs.h[0], joint, A
         estimates = oracle.joint_values(name == "qtran_alt", *seen)
         np.testing.assert_allclose(table.joint_value[number], estimates.mean(), rtol=1e-4, atol=1e-5)
     best = oracle.best_actions(q, c.games[0].avail[0])
@@ -163,7 +163,7 @@ def test_metrics_carry_the_sum_of_utilities_and_the_joint_value_apart():
     c, valid = case("qtran"), valid_steps()
     fields = oracle.forward_fields(c.params, c.targets, c.games, alt=False)
     totals = [
-        sum(oracle.listen(c.params["agent"], game).q[t, i, game.action[t, i]] for i in range(N))
+        sum(oracle.agent_outputs(c.params["agent"], game).q[t, i, game.action[t, i]] for i in range(N))
         for game in c.games
         for t in range(game.length)
     ]

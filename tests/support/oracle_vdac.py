@@ -17,8 +17,8 @@ def heads(params, game):
     """Logits [T+1, N, A] and state values [T+1, N], from one network or from two."""
     x, agents = oracle.inputs_of(game), game.avail.shape[1]
     if "actor_critic" in params:
-        says = [oracle.recurrent_net(params["actor_critic"]["agent"], x[:, i]) for i in range(agents)]
-        return np.stack([row[:, :-1] for row in says], axis=1), np.stack([row[:, -1] for row in says], axis=1)
+        outputs = [oracle.recurrent_net(params["actor_critic"]["agent"], x[:, i]) for i in range(agents)]
+        return np.stack([row[:, :-1] for row in outputs], axis=1), np.stack([row[:, -1] for row in outputs], axis=1)
     logits = [oracle.recurrent_net(params["actor"], x[:, i]) for i in range(agents)]
     values = [oracle.recurrent_net(params["critic"]["agent"], x[:, i])[:, 0] for i in range(agents)]
     return np.stack(logits, axis=1), np.stack(values, axis=1)
