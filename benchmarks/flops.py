@@ -190,12 +190,12 @@ def _soft_layers(work: _Work, cfg: SoftConfig) -> tuple[Layer, ...]:
     decoder: tuple[Layer, ...] = ()
     if isinstance(cfg, LsfSacConfig):
         encoder, decoder = _encoder_layers(work, cfg), _decoder_layers(work, cfg)
-        critic = (*critic, _heard("critic", work, cfg, cfg.hidden, TRAINED if cfg.td_gradient_to_encoder else FIRST))
-        actor = (*actor, _heard("actor", work, cfg, cfg.hidden, FIRST)) if cfg.communicate else actor
-    judged = (*critic, *_mixer_layers("mixer", work, cfg))
+        critic = (*critic, _informed("critic", work, cfg, cfg.hidden, TRAINED if cfg.td_gradient_to_encoder else FIRST))
+        actor = (*actor, _informed("actor", work, cfg, cfg.hidden, FIRST)) if cfg.communicate else actor
+    valued = (*critic, *_mixer_layers("mixer", work, cfg))
     if cfg.twin:
-        judged = tuple(layer._replace(name=f"twin {layer.name}", rows=2 * layer.rows) for layer in judged)
-    return (*actor, *encoder, *decoder, *judged, *_of_target((*encoder, *judged)))
+        valued = tuple(layer._replace(name=f"twin {layer.name}", rows=2 * layer.rows) for layer in valued)
+    return (*actor, *encoder, *decoder, *valued, *_of_target((*encoder, *valued)))
 
 
 def _of_target(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
@@ -225,7 +225,7 @@ def _trunk(name: str, work: _Work, hidden: int, outputs: int, recurrent: bool) -
     )
 
 
-def _heard(name: str, work: _Work, cfg: LsfSacConfig, outputs: int, passes: int) -> Layer:
+def _informed(name: str, work: _Work, cfg: LsfSacConfig, outputs: int, passes: int) -> Layer:
     """The part of a first layer that reads messages: a row for each agent, or one where everyone receives the same."""
     rows = work.rows // work.spec.n_agents if cfg.message_routing == "broadcast" else work.rows
     return Layer(f"{name}: input layer, messages", rows, work.spec.n_agents * cfg.message_dim, outputs, passes)
@@ -241,7 +241,7 @@ def _decoder_layers(work: _Work, cfg: LsfSacConfig) -> tuple[Layer, ...]:
     hidden = cfg.decoder_hidden or 4 * work.spec.n_agents * cfg.message_dim
     return (
         Layer("decoder: input layer", work.rows, _own_inputs(work.spec), hidden, FIRST),
-        _heard("decoder", work, cfg, hidden, TRAINED),
+        _informed("decoder", work, cfg, hidden, TRAINED),
         Layer("decoder: hidden layer", work.rows, hidden, hidden, TRAINED),
         Layer("decoder: output layer", work.rows, hidden, work.spec.n_actions, TRAINED),
     )

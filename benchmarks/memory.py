@@ -11,7 +11,8 @@ import psutil
 from timing import configure, make_parser, parse, report
 
 from lsf_jax.config.composition import Config
-from lsf_jax.programs.parts import bind, compile_chunk, compile_init, make_rows, take_rows, with_micro_batch
+from lsf_jax.programs.compiled import jit_chunk, jit_init
+from lsf_jax.programs.parts import bind, make_rows, take_rows, with_micro_batch
 from lsf_jax.programs.planner import GIB, row_bytes
 from lsf_jax.types import TrainState
 
@@ -50,9 +51,9 @@ def against_program(config: Config) -> dict[str, Any]:
     seeds, micro = config.train.seeds, config.train.micro_batch
     program = with_micro_batch(bind(config), micro)
     needs = row_bytes(program, micro)
-    state = jax.eval_shape(compile_init(program, 0), take_rows(make_rows(config, program.algorithm), 0, seeds))
+    state = jax.eval_shape(jit_init(program, 0), take_rows(make_rows(config, program.algorithm), 0, seeds))
     counter = jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = compile_chunk(program, rows=1).lower(state, counter, counter)
+    lowered = jit_chunk(program, rows=1).lower(state, counter, counter)
     # Buffers are assigned before machine code is made: its quality does not matter here.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     used = lowered.compile(compiler_options=fast).memory_analysis()
@@ -82,8 +83,8 @@ def live_bytes() -> int:
 def over_chunks(config: Config, n_chunks: int) -> list[dict[str, Any]]:
     """Live arrays and the process's resident memory while the same chunk runs again and again."""
     program = bind(config)
-    state: TrainState = compile_init(program, 0)(take_rows(make_rows(config, program.algorithm), 0, config.train.seeds))
-    chunk, one, budget = compile_chunk(program, rows=1), jnp.int32(1), jnp.int32(2**31 - 1)
+    state: TrainState = jit_init(program, 0)(take_rows(make_rows(config, program.algorithm), 0, config.train.seeds))
+    chunk, one, budget = jit_chunk(program, rows=1), jnp.int32(1), jnp.int32(2**31 - 1)
     rows = []
     for done in range(n_chunks + 1):
         if done % max(1, n_chunks // 5) == 0:

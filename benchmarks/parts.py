@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from lsf_jax.engine.training import AXES
-from lsf_jax.programs.parts import Program, compile_init, make_rows, take_rows
+from lsf_jax.programs.compiled import jit_init
+from lsf_jax.programs.parts import Program, make_rows, take_rows
 from lsf_jax.types import Clock, TrainState
 
 CLOCK = AXES.clock
@@ -53,7 +54,7 @@ def make_parts(program: Program) -> Parts:
 def start(config: Any, program: Program, n_seeds: int) -> TrainState:
     """A block of fresh seeds."""
     rows = take_rows(make_rows(config, program.algorithm), 0, n_seeds)
-    return compile_init(program, config.train.seed)(rows)
+    return jit_init(program, config.train.seed)(rows)
 
 
 def filled(config: Any, program: Program, n_seeds: int) -> TrainState:

@@ -19,8 +19,9 @@ from lsf_jax.envs.host import FIRST, STEP
 from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.maps import MAPS
 from lsf_jax.envs.smac.pool import SmacPool
+from lsf_jax.programs.compiled import jit_init
 from lsf_jax.programs.hosted import HostPrograms, HostSizes, make_host_programs
-from lsf_jax.programs.parts import bind, compile_init, make_rows
+from lsf_jax.programs.parts import bind, make_rows
 
 QUESTION = "smac_pool.py: scripted games with SMAC's sizes, random available actions; pool against the games alone"
 SCRIPTED = Path(__file__).resolve().parents[1] / "tests" / "support" / "scripted.py"
@@ -101,10 +102,10 @@ def agents_row(map_name: str, milliseconds: tuple[float, float], arguments: argp
     words += ["train.seeds=1", "train.buffer_capacity=64", f"algo.hidden={8 if arguments.quick else 64}"]
     config = compose(algo="lsf_sac", env=f"smac/{map_name}", overrides=words)
     program = bind(config)
-    sizes = HostSizes(seeds=1, n_envs=arguments.workers, updates=config.algo.updates, log_every=1, eval_episodes=1)
+    sizes = HostSizes(seeds=1, n_envs=arguments.workers, log_every=1, eval_episodes=1)
     host = make_host_programs(program, sizes, 0)
     try:
-        state = compile_init(program, 0)(make_rows(config, program.algorithm))
+        state = jit_init(program, 0)(make_rows(config, program.algorithm))
         rates: dict[str, float] = {}
         for what in ("collect", "train"):
             state, steps, seconds = _iterate(host, state, what, arguments.seconds)
@@ -149,7 +150,7 @@ def _iterate(host: HostPrograms, state: Any, what: str, seconds: float) -> tuple
 
 
 def one_row(map_name: str, milliseconds: tuple[float, float], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both rates in turn, several times, so that a machine's moods meet both."""
+    """Both rates in turn, several times, so that a machine's changes of speed meet both."""
     set_script(map_name, milliseconds, arguments.workers)
     alone, pool, share = [], [], []
     for _ in range(arguments.repeats):

@@ -20,7 +20,7 @@ from flops import Product, product_flops
 
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.programs import runtime
-from lsf_jax.runs.folder import card
+from lsf_jax.runs.machine import describe_machine
 from lsf_jax.settings import ConfigError
 
 REFERENCE = (  # the size that the published figures are for: pymarl2's QMIX on predator-prey
@@ -79,9 +79,9 @@ def summarise(seconds: Sequence[float]) -> Timing:
 
 
 def compile_program(function: Callable[..., Any], *arguments: Any, donate: tuple[int, ...] = ()) -> Compiled:
-    """Trace and compile a function ahead of time for the given arguments (arrays or shapes)."""
+    """Trace and compile a function ahead of time, for the given arrays or shapes, with the options that runs use."""
     start = time.perf_counter()
-    lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
+    lowered = runtime.jit_program(function, donate=donate).lower(*arguments)
     traced = time.perf_counter()
     compiled = lowered.compile()
     return Compiled(
@@ -99,7 +99,7 @@ def probe(products: Iterable[Product], repeats: int) -> Rates:
     the GEMM rate refers to; shapes that are not timed count at the mean rate of the others.
 
     Args:
-      products: from `lsf_jax.flops.count_products`, most expensive first.
+      products: from `flops.count_products`, most expensive first.
       repeats: of each shape.
     """
     products = list(products)
@@ -135,7 +135,7 @@ def _product_seconds(product: Product, repeats: int) -> float:
             return jax.lax.dot_general(left[0], right, dimensions)
         return jax.lax.map(lambda rows: jax.lax.dot_general(rows, right, dimensions), left)
 
-    compiled = jax.jit(run)
+    compiled = runtime.jit_program(run)
     return measure(lambda: compiled(left, right), repeats).median * product.times / length
 
 
@@ -213,7 +213,7 @@ def report(arguments: argparse.Namespace, question: str, tables: dict[str, list[
       question: what the benchmark answers.
       tables: title -> rows of equal keys.
     """
-    machine = card()
+    machine = describe_machine()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     lines = [question, f"{machine['devices']['kind']} × {machine['devices']['count']}, {machine['cpu']['model']}, "]
     lines[1] += f"{machine['cpu']['threads']} threads, jax {machine['versions']['jax']}, load {load or 0.0:.1f}"

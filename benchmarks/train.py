@@ -13,8 +13,8 @@ from parts import filled, make_parts, start
 from timing import Timing, compile_program, configure, make_parser, measure, parse, report, scratch, spread, summarise
 
 from lsf_jax.config.composition import Config, updates_per_iteration
-from lsf_jax.programs.compiled import evaluation_interval
-from lsf_jax.programs.parts import LOG_ROWS, Program, bind, compile_chunk, compile_evaluate, with_micro_batch
+from lsf_jax.programs.compiled import LOG_ROWS, jit_chunk, jit_evaluate
+from lsf_jax.programs.parts import Program, bind, evaluation_interval, with_micro_batch
 from lsf_jax.runs import experiment
 from lsf_jax.runs.progress import Progress
 from lsf_jax.types import TrainState
@@ -32,7 +32,7 @@ def piece_seconds(config: Config, program: Program, state: TrainState, repeats: 
     agent, clock, hyper, key = state.agent, state.clock, state.hyper, state.key
     episodes = jax.jit(parts.collect)(agent, clock, hyper, key)
     batch = jax.jit(parts.sample)(state.buffer, clock, key)
-    evaluate = compile_evaluate(program, config.train.eval_episodes)
+    evaluate = jit_evaluate(program, config.train.eval_episodes)
     later = clock._replace(episodes=clock.episodes + config.algo.target_interval)
 
     def timed(function: Callable[..., Any], *arguments: Any) -> Timing:
@@ -64,7 +64,7 @@ def store_seconds(store: Callable[..., Any], state: TrainState, episodes: Any, r
 def chunk_rate(config: Config, program: Program, arguments: argparse.Namespace) -> dict[str, Any]:
     """The fused chunk: compilation, prefill, and iterations that learn, timed in the steady state."""
     state, one, budget = start(config, program, config.train.seeds), jnp.int32(1), jnp.int32(NEVER)
-    chunk = compile_chunk(program, rows=LOG_ROWS)
+    chunk = jit_chunk(program, rows=LOG_ROWS)
     begun = time.perf_counter()
     lowered = chunk.lower(state, one, budget)
     traced = time.perf_counter()

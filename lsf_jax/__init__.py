@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.algorithms import ALGORITHMS as ALGORITHMS
     from lsf_jax.algorithms.q_learning import q_mixing as q_mixing
     from lsf_jax.algorithms.q_learning import value_based as value_based
+    from lsf_jax.analysis.compare import compare_runs as compare_runs
+    from lsf_jax.analysis.compare import comparison_text as comparison_text
     from lsf_jax.analysis.frames import Run as Run
     from lsf_jax.analysis.frames import load_run as load_run
     from lsf_jax.analysis.playback import Policies as Policies

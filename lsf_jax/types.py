@@ -12,6 +12,7 @@ both with keywords, and never add two records (`+` concatenates tuples).
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
 PRNGKey: TypeAlias = Key[Array, ""]
@@ -143,6 +144,13 @@ class EpisodeStats(NamedTuple):
     first_action: Int[Array, "*lead episodes agents"]  # joint action of the first step
 
 
+class Payoff(NamedTuple):
+    """What the first joint action of a small game is worth: what a critic's joint values can be held against."""
+
+    starts: tuple[int, ...]  # nodes that the game may start in: the snapshots of its first states
+    table: Float[np.ndarray, "starts *actions"]  # one axis of A actions per agent
+
+
 class Env(NamedTuple):
     """A JAX environment: pure functions, no auto-reset.
 
@@ -159,6 +167,7 @@ class Env(NamedTuple):
     max_return: float  # best undiscounted return that any joint policy can reach
     ends_early: bool = False  # most episodes end long before the limit: see `lsf_jax.engine.lengths`
     version: str = "1"  # another one whenever dynamics, observations or rewards change: results do not compare then
+    payoff: Payoff | None = None  # of games so small that what is learned is compared with the truth
 
 
 class Algorithm(NamedTuple):
@@ -176,7 +185,7 @@ class Algorithm(NamedTuple):
     update: "Update"
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
-    reads_padding: bool = False  # its losses do, so padding may not depend on other seeds: one length of time
+    reads_padding: str = ""  # the setting by which its losses count padding: it may not depend on other seeds then
 
 
 class Buffer(NamedTuple):

@@ -8,7 +8,8 @@ import pytest
 
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.training import make_chunk
-from lsf_jax.programs.parts import LOG_ROWS, bind, compile_init, make_rows
+from lsf_jax.programs.compiled import LOG_ROWS, jit_init
+from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.types import TrainState
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -25,7 +26,7 @@ def exported() -> Any:
         state, log = chunk(state._replace(key=jax.random.wrap_key_data(state.key)), n, budget)
         return state._replace(key=jax.random.key_data(state.key)), log
 
-    init = compile_init(program, 0)
+    init = jit_init(program, 0)
     rows = make_rows(config, program.algorithm)
     shapes = jax.eval_shape(lambda: (state := init(rows))._replace(key=jax.random.key_data(state.key)))
     counter = jax.ShapeDtypeStruct((), jnp.int32)

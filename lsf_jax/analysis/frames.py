@@ -6,7 +6,6 @@ neighbours leaves rows behind that belong to nobody's result. They are dropped h
 """
 
 import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lsf_jax.config import yaml12
-from lsf_jax.runs import tables
+from lsf_jax.runs import folder, tables
 
 Columns: TypeAlias = dict[str, np.ndarray]
 """A table in memory: column name -> `[rows]` or `[rows, size]`, sorted by row, then iteration."""
@@ -40,7 +39,7 @@ class Metric(NamedTuple):
 
 
 def load_run(path: str | Path) -> Run:
-    """Reads a run folder; the run may be unfinished.
+    """Reads a run folder; the run may be unfinished, and its settings need not be those of today's code.
 
     Args:
       path: the folder that training printed at its end.
@@ -49,14 +48,13 @@ def load_run(path: str | Path) -> Run:
       The run, with only the rows that count.
 
     Raises:
-      ValueError: no such folder, no run folder, or one of its files is damaged; the file is named.
+      ConfigError: no run folder, or one of its two documents is damaged; the file is named.
+      ValueError: likewise for the tables.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise ValueError(f"run {str(path)!r} is not a folder; give the path that training printed at its end.")
-    config = yaml12.parse(_read_text(path, "config.yaml"), str(path / "config.yaml"))
-    card = _parse_json(_read_text(path, "card.json"), path / "card.json")
-    run = Run(path=path, config=config, card=card, train={}, evaluation={})
+    documents = folder.read_documents(path)
+    config = yaml12.parse(documents.config, str(path / folder.CONFIG))
+    run = Run(path=path, config=config, card=documents.card, train={}, evaluation={})
     limit = budget(run)
     return run._replace(
         train=_read_counted(path, "train", limit),
@@ -79,7 +77,7 @@ def budget(run: Run) -> int:
     train = run.config.get("train")
     steps = train.get("env_steps") if isinstance(train, Mapping) else None
     if not isinstance(steps, int | float) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"{run.path / 'config.yaml'} holds train.env_steps {steps!r}; expected a positive number.")
+        raise ValueError(f"{run.path / folder.CONFIG} holds train.env_steps {steps!r}; expected a positive number.")
     return int(steps)
 
 
@@ -161,13 +159,13 @@ def table_of(run: Run, metric: str) -> Columns:
     Raises:
       ValueError: no such metric; the message lists those that there are.
     """
-    tables = {"eval": run.evaluation, "train": run.train}
+    by_name = {"eval": run.evaluation, "train": run.train}
     group, slash, name = metric.rpartition("/")
-    choices = [group] if slash and group in tables else list(tables)
+    choices = [group] if slash and group in by_name else list(by_name)
     for choice in choices:
-        if name in metric_names(tables[choice]):
-            return tables[choice]
-    known = [f"{choice}/{column}" for choice, table in tables.items() for column in metric_names(table)]
+        if name in metric_names(by_name[choice]):
+            return by_name[choice]
+    known = [f"{choice}/{column}" for choice, table in by_name.items() for column in metric_names(table)]
     raise ValueError(f"metric {metric!r} is not in {run.path}; there are: {', '.join(known) or 'none yet'}.")
 
 
@@ -224,7 +222,7 @@ def metric_names(table: Columns) -> list[str]:
 
 
 def _read_counted(path: Path, table: str, limit: int) -> Columns:
-    if not tables.parts(path, table):
+    if not tables.part_paths(path, table):
         return {}
     columns = tables.to_arrays(tables.read_table(path, table))
     final = columns.get("final")
@@ -233,24 +231,3 @@ def _read_counted(path: Path, table: str, limit: int) -> Columns:
     else:
         counts = counted_evaluations(columns["row"], columns["env_steps"], final, limit)
     return {name: values[counts] for name, values in columns.items()}
-
-
-def _read_text(path: Path, name: str) -> str:
-    try:
-        return (path / name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path} is not a run folder: it has no {name}; give the path that training printed."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path / name} cannot be read ({error}).") from error
-
-
-def _parse_json(text: str, path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: no JSON at line {error.lineno}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: expected a JSON object, found {type(content).__name__}.")
-    return content

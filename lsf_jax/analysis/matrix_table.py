@@ -65,7 +65,7 @@ def outcomes_of(run: Run, payoff: np.ndarray) -> list[Outcome]:
 
     Args:
       run: a loaded run on a matrix game.
-      payoff: `[starts, A, ..., A]`, from `lsf_jax.envs.start_payoffs`.
+      payoff: `[starts, A, ..., A]`, the game's `Env.payoff`.
 
     Raises:
       ValueError: the run has no final evaluations.

@@ -13,10 +13,11 @@ from lsf_jax.config.composition import Config
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
 from lsf_jax.engine.rollouts import rollout
 from lsf_jax.envs.smax_scenarios import SCENARIOS
+from lsf_jax.programs.compiled import jit_evaluate, jit_init
 from lsf_jax.programs.hosted import EVALUATE, behaviour_of
-from lsf_jax.programs.parts import Program, Rows, bind, compile_evaluate, compile_init, make_rows, take_rows
+from lsf_jax.programs.parts import Program, Rows, bind, make_rows, take_rows
 from lsf_jax.runs import columns, params_file
-from lsf_jax.runs.experiment import read_run
+from lsf_jax.runs.folder import read_run
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Carry, Clock, Episode, EpisodeStats, Hyper, Observation, PRNGKey, Snapshot
 
@@ -49,7 +50,8 @@ def load_policies(path: str | Path) -> Policies:
         raise ConfigError(f"run {path} has no finished policies yet; finish it with `lsf-jax resume {path}`")
     program = bind(config)
     rows = make_rows(config, program.algorithm)
-    parts = [params_file.load_params(file)[0] for file in files]
+    like = jax.eval_shape(program.algorithm.init, jax.random.key(0), program.algorithm.hyper).params
+    parts = [params_file.load_params(file, like)[0] for file in files]
     params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     n_rows = len(jax.tree.leaves(params)[0])
     rows = take_rows(rows, 0, n_rows)
@@ -84,12 +86,12 @@ def evaluate_policies(
     program = policies.program
     if replays and program.hosted is None:
         raise ConfigError("--replays is for games on the host; use `lsf-jax render` for this environment")
-    init = compile_init(program, root_seed)
+    init = jit_init(program, root_seed)
     rows = _rows_of(policies)
     state = jax.jit(lambda: init(rows)._replace(buffer=()))()  # replay is not needed, and so never made
     params = jax.tree.map(jnp.asarray, policies.params)
     if program.hosted is None:
-        stats = compile_evaluate(program, n_episodes, stochastic=stochastic)(params, state)
+        stats = jit_evaluate(program, n_episodes, stochastic=stochastic)(params, state)
     else:
         behaviour = behaviour_of(program.algorithm, state, params, EVALUATE)
         how = SAMPLED if stochastic else GREEDY
@@ -101,10 +103,10 @@ def evaluate_policies(
 def _evaluate_on_host(
     policies: Policies, behaviour: Behaviour, n_episodes: int, how: str, replays: Path | None
 ) -> EpisodeStats:
-    """Games of all rows at once, `train.n_envs` workers each, ended when they have been judged."""
+    """Games of all rows at once, `train.n_envs` workers each, closed when all are played."""
     program, n_rows = policies.program, len(policies.seed)
     if program.hosted is None:
-        raise ValueError("the environment lives on the device; use compile_evaluate.")
+        raise ValueError("the environment lives on the device; use jit_evaluate.")
     n_envs = min(policies.config.train.n_envs, n_episodes)
     collector = HostCollector(program.env, program.hosted, program.algorithm, n_rows, n_envs)
     try:

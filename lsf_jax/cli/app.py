@@ -214,10 +214,11 @@ def _train(options: argparse.Namespace) -> int:
 def _resume(options: argparse.Namespace) -> int:
     from lsf_jax.config.composition import compose
     from lsf_jax.runs import experiment
+    from lsf_jax.runs.folder import CONFIG, read_run
 
     path = Path(options.run)
-    experiment.read_run(path)
-    config = compose(files=[path / experiment.CONFIG], overrides=options.overrides) if options.overrides else None
+    read_run(path)
+    config = compose(files=[path / CONFIG], overrides=options.overrides) if options.overrides else None
     return _report(experiment.resume(path, config=config))
 
 
@@ -327,7 +328,7 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from lsf_jax.runs.card import compare_runs, comparison_text
+    from lsf_jax.analysis.compare import compare_runs, comparison_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(comparison_text(compare_runs(options.runs), everything=options.all, markdown=options.markdown, width=width))

@@ -62,7 +62,7 @@ def matrix_table(options: argparse.Namespace) -> int:
     """`lsf-jax matrix-table`."""
     from lsf_jax.analysis.frames import load_run
     from lsf_jax.analysis.matrix_table import outcomes_of, read_outcomes, write_table
-    from lsf_jax.envs.matrix_game import start_payoffs
+    from lsf_jax.config.composition import make_env
     from lsf_jax.runs import suite
     from lsf_jax.settings import ConfigError
 
@@ -83,16 +83,14 @@ def matrix_table(options: argparse.Namespace) -> int:
     order = list(chosen.algorithms)
     for env in dict.fromkeys(member.env for member in runs):
         of_env = [member for member in runs if member.env == env]
-        config = of_env[0].config
-        game = start_payoffs(config.env_name, config.env)
-        if game is None:
+        payoff = make_env(of_env[0].config).payoff
+        if payoff is None:
             raise ConfigError(f"--game is {env!r}; expected a matrix game")
-        payoff = game[1]
-        outcomes = [outcome for member in of_env for outcome in outcomes_of(load_run(member.path), payoff)]
+        outcomes = [outcome for member in of_env for outcome in outcomes_of(load_run(member.path), payoff.table)]
         here = {outcome.algorithm for outcome in outcomes}
         outcomes += [outcome for outcome in earlier if outcome.algorithm not in here]
         outcomes.sort(key=lambda outcome: order.index(outcome.algorithm) if outcome.algorithm in order else len(order))
-        paths = write_table(outcomes, env, payoff, folder)
+        paths = write_table(outcomes, env, payoff.table, folder)
         print(f"\n{paths[0].read_text(encoding='utf-8')}")
         print("wrote " + ", ".join(str(path) for path in paths))
     return FINISHED

@@ -16,8 +16,6 @@ from jaxtyping import Array
 from lsf_jax.engine.training import AXES, iteration_keys, per_leaf
 from lsf_jax.types import Batch, Buffer, BufferState, Clock, Episode, PRNGKey, TrainState
 
-UPDATE_KEY = 1  # place among the keys of an iteration
-
 
 class HostReplay(NamedTuple):
     """Rings `[K, capacity, ...]` on the host, and the buffer that the device is given instead."""
@@ -28,7 +26,7 @@ class HostReplay(NamedTuple):
     on_device: Buffer  # its state is what `draw` returned
 
 
-def host_replay(buffer: Buffer, n_envs: int, updates: int) -> HostReplay:
+def split_replay(buffer: Buffer, n_envs: int, updates: int) -> HostReplay:
     """Split a buffer into rings on the host and a hand-over to the device.
 
     Args:
@@ -51,7 +49,7 @@ def host_replay(buffer: Buffer, n_envs: int, updates: int) -> HostReplay:
 def _draw(buffer: Buffer, n_envs: int, updates: int, stored: BufferState, state: TrainState) -> Batch:
     """What `make_train_step` would sample of one seed: the same keys, the same clock."""
     clock = state.clock._replace(episodes=state.clock.episodes + n_envs)
-    keys = jax.random.split(iteration_keys(state)[UPDATE_KEY], updates)
+    keys = jax.random.split(iteration_keys(state).update, updates)
 
     def one(key: PRNGKey) -> Batch:
         return buffer.sample(stored, clock, jax.random.split(key)[0])

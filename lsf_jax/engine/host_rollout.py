@@ -94,7 +94,7 @@ class HostCollector:
         self.last: Behaviour | None = None  # what episodes in progress were begun with
         self.seconds = dict.fromkeys(SHARES, 0.0)
         self.counted: dict[str, int] = {}  # of games that were closed
-        self.told: dict[str, int] = {}  # what earlier reports said
+        self.reported: dict[str, int] = {}  # what earlier reports said
 
     def open(self, root_seed: int) -> None:
         """Launch the games, if they are not running.
@@ -123,9 +123,9 @@ class HostCollector:
         counters = dict(self.games.counters) if self.games is not None else self.counted
         report = {
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-            "counters": {name: value - self.told.get(name, 0) for name, value in counters.items()},
+            "counters": {name: value - self.reported.get(name, 0) for name, value in counters.items()},
         }
-        self.seconds, self.told = dict.fromkeys(SHARES, 0.0), counters
+        self.seconds, self.reported = dict.fromkeys(SHARES, 0.0), counters
         return report
 
     def collect(self, behaviour: Behaviour, n: int, ahead: int = 0) -> Episode:
@@ -222,9 +222,9 @@ class HostCollector:
         answered = time.perf_counter()
         self.records.action[ready, self.length[ready]] = chosen
         self.waiting.difference_update(ready)
-        told = time.perf_counter()
+        recorded = time.perf_counter()
         games.send(ready, chosen)
-        self.seconds["transfer"] += moved - start + time.perf_counter() - told
+        self.seconds["transfer"] += moved - start + time.perf_counter() - recorded
         self.seconds["inference"] += answered - moved
 
     def _take(self, games: HostEnv, event: Event) -> None:

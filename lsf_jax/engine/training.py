@@ -59,6 +59,14 @@ class ChunkLog(NamedTuple):
 Chunk = Callable[[TrainState, Array, Array], tuple[TrainState, ChunkLog]]
 
 
+class IterationKeys(NamedTuple):
+    """Keys of one iteration of one seed."""
+
+    collect: PRNGKey
+    update: PRNGKey
+    evaluate: PRNGKey  # the state as it is before the iteration
+
+
 def init_train_state(algorithm: Algorithm, buffer: Buffer, hyper: Hyper, key: PRNGKey) -> TrainState:
     """State of one seed before anything happened; `key` is the seed's own."""
     key_init, key_train = jax.random.split(key)
@@ -75,10 +83,10 @@ def init_train_state(algorithm: Algorithm, buffer: Buffer, hyper: Hyper, key: PR
     )
 
 
-def iteration_keys(state: TrainState) -> tuple[PRNGKey, PRNGKey, PRNGKey]:
-    """Keys of the coming iteration: to collect, to update, and to evaluate the state as it is now."""
+def iteration_keys(state: TrainState) -> IterationKeys:
+    """Keys of the coming iteration."""
     key_collect, key_update, key_evaluate = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
-    return key_collect, key_update, key_evaluate
+    return IterationKeys(collect=key_collect, update=key_update, evaluate=key_evaluate)
 
 
 def episode_metrics(episodes: Episode, lengths: tuple[int, ...] = ()) -> Metrics:
@@ -103,7 +111,7 @@ def make_train_step(
     algorithm: Algorithm,
     buffer: Buffer,
     collect: Collect,
-    updates_per_iteration: int = 1,
+    updates: int = 1,
     lengths: tuple[int, ...] = (),
     micro_batch: int = 0,
 ) -> TrainStep:
@@ -115,7 +123,7 @@ def make_train_step(
       algorithm: how to act and to learn.
       buffer: replay.
       collect: fresh episodes.
-      updates_per_iteration: updates after each collection.
+      updates: updates after each collection.
       lengths: steps that an update may compute (see `engine.lengths`); fewer than two take episodes as they are.
       micro_batch: episodes for each gradient pass, a divisor of the batch; 0 takes it whole.
 
@@ -133,7 +141,7 @@ def make_train_step(
             agent, metrics = _fitted_update(learn_from, lengths, agent, batch, (key_update, clock, hyper))
             return (agent, clock._replace(updates=clock.updates + 1)), metrics
 
-        (agent, _), metrics = jax.lax.scan(once, (agent, clock), jax.random.split(key, updates_per_iteration))
+        (agent, _), metrics = jax.lax.scan(once, (agent, clock), jax.random.split(key, updates))
         return agent, jax.tree.map(lambda value: value.mean(axis=0), metrics)
 
     def skip(agent: AgentState, stored: Any, key: PRNGKey, clock: Clock, hyper: Hyper) -> tuple[AgentState, Metrics]:
@@ -141,8 +149,8 @@ def make_train_step(
         return agent, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
 
     def step(state: TrainState, budget: Array) -> tuple[TrainState, Metrics]:
-        key_collect, key_update, _ = iteration_keys(state)
-        fresh = collect(algorithm.policy_params(state.agent), state.clock, state.hyper, key_collect)
+        keys = iteration_keys(state)
+        fresh = collect(algorithm.policy_params(state.agent), state.clock, state.hyper, keys.collect)
         stored = buffer.add(state.buffer, state.clock, fresh)
         clock = Clock(
             env_steps=state.clock.env_steps + fresh.valid.sum(dtype=jnp.int32),
@@ -152,8 +160,8 @@ def make_train_step(
         ready = clock.episodes >= buffer.prefill
         # Schedules stand still until the next collection: ε of the policy that learns is ε of the policy that acted.
         acted = clock._replace(env_steps=state.clock.env_steps)
-        agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, key_update, acted, state.hyper)
-        clock = clock._replace(updates=clock.updates + updates_per_iteration * ready.astype(jnp.int32))
+        agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, keys.update, acted, state.hyper)
+        clock = clock._replace(updates=clock.updates + updates * ready.astype(jnp.int32))
         agent = algorithm.refresh(agent, clock, state.clock)
         after = TrainState(
             agent=agent,

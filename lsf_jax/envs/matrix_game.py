@@ -1,14 +1,12 @@
 """Matrix games: the paper's one-step game, and classics in which the best return and the traps are known exactly."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lsf_jax.envs.base import check_settings, require
-from lsf_jax.envs.tabular import Game, for_all, optimal_values, table_env
+from lsf_jax.envs.tabular import Game, for_all, start_payoff, table_env
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
 from lsf_jax.types import Env
@@ -76,7 +74,7 @@ class MStepConfig:
 
 def matrix_game(cfg: MatrixGameConfig) -> Env:
     """A game of one payoff table; by default the paper's, in which both agents must risk -12 to find 8."""
-    return table_env(_one_table(cfg))
+    return _play(_one_table(cfg))
 
 
 def two_state(cfg: TwoStateConfig) -> Env:
@@ -86,32 +84,32 @@ def two_state(cfg: TwoStateConfig) -> Env:
     decentralised policy can then earn more than 4 on average with the default payoffs (`max_return` stays the best
     *joint* policy's 8), and no value of the first agent's own observation fits both games: that needs a message.
     """
-    return table_env(_two_state(cfg))
+    return _play(_two_state(cfg))
 
 
 def climbing(cfg: RepeatedConfig) -> Env:
     """Climbing game (Claus & Boutilier 1998): 11 at (0, 0) behind -30; the safe choices earn 5 to 7."""
-    return table_env(_classic(CLIMBING, cfg))
+    return _play(_classic(CLIMBING, cfg))
 
 
 def linear_game(cfg: RepeatedConfig) -> Env:
     """A sum of one term per agent: what additive factorisation represents exactly."""
-    return table_env(_classic(LINEAR, cfg))
+    return _play(_classic(LINEAR, cfg))
 
 
 def nonlinear_game(cfg: RepeatedConfig) -> Env:
     """Monotone in each agent's choice but not additive."""
-    return table_env(_classic(NONLINEAR, cfg))
+    return _play(_classic(NONLINEAR, cfg))
 
 
 def penalty(cfg: PenaltyConfig) -> Env:
     """Penalty game (Claus & Boutilier 1998): 10 at two corners, -k at the other two, a safe 2 in the middle."""
-    return table_env(_penalty(cfg))
+    return _play(_penalty(cfg))
 
 
 def two_step(cfg: TwoStepConfig) -> Env:
     """QMIX's two-step game: the first agent chooses between a sure 7 and a game worth 8 if both coordinate."""
-    return table_env(_two_step(cfg))
+    return _play(_two_step(cfg))
 
 
 def m_step(cfg: MStepConfig) -> Env:
@@ -122,47 +120,11 @@ def m_step(cfg: MStepConfig) -> Env:
 
     Reference: Mahajan et al. (2019), MAVEN, §5.1.
     """
-    return table_env(_m_step(cfg))
+    return _play(_m_step(cfg))
 
 
-def payoff_of(name: str, cfg: Any, node: int = 0) -> np.ndarray | None:
-    """The table that a critic's joint action values can be held against.
-
-    For one-step games and repeated games this is the payoff of one round; for games of several different steps the
-    best undiscounted return after each joint action.
-
-    Args:
-      name: a registered name, also of another kind of environment.
-      cfg: its config.
-      node: which state of the game; `env.snapshot(state)` is that number, and 0 the first state wherever there is
-        only one.
-
-    Returns:
-      `[A, ..., A]` float32, one axis per agent; None if `name` is no matrix game.
-
-    Raises:
-      ValueError: if the game has no such node.
-    """
-    if name not in GAMES:
-        return None
-    game = GAMES[name](cfg)
-    if not 0 <= node < len(game.reward):
-        raise ValueError(f"node is {node}; expected 0 to {len(game.reward) - 1}, the states of {name}.")
-    is_repeated = bool((game.next_node[node] == node).all())
-    table = game.reward[node] if is_repeated else optimal_values(game)[node]
-    return np.asarray(table, np.float32)
-
-
-def start_payoffs(name: str, cfg: Any) -> tuple[tuple[int, ...], np.ndarray] | None:
-    """The nodes that an episode may start in, and the table of `payoff_of` for each: `[starts, A, ..., A]`.
-
-    Returns:
-      None if `name` is no matrix game.
-    """
-    if name not in GAMES:
-        return None
-    starts = tuple(GAMES[name](cfg).start)
-    return starts, np.stack([np.asarray(payoff_of(name, cfg, node)) for node in starts])
+def _play(game: Game) -> Env:
+    return table_env(game)._replace(payoff=start_payoff(game))
 
 
 def _payoff(key: str, table: Any, n_agents: int) -> np.ndarray:
@@ -292,19 +254,6 @@ def _m_step(cfg: MStepConfig) -> Game:
         labels=("step 0", *steps, "end"),
         episode_limit=m,
     )
-
-
-GAMES: dict[str, Callable[[Any], Game]] = {
-    "matrix_game": _one_table,
-    "two_state": _two_state,
-    "two_step": _two_step,
-    "climbing": partial(_classic, CLIMBING),
-    "penalty": _penalty,
-    "linear_game": partial(_classic, LINEAR),
-    "nonlinear_game": partial(_classic, NONLINEAR),
-    "m_step": _m_step,
-}
-"""The tables of every registered matrix game, by name."""
 
 
 ENTRIES = (

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lsf_jax.envs.base import check_spec
-from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, PRNGKey, TimeStep
+from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, Payoff, PRNGKey, TimeStep
 
 
 class Game(NamedTuple):
@@ -72,6 +72,18 @@ def optimal_values(game: Game) -> np.ndarray:
         q = reward + np.where(game.ends, 0.0, value)[game.next_node]
         value = q.reshape(len(q), -1).max(1)
     return q
+
+
+def start_payoff(game: Game) -> Payoff:
+    """What each joint action is worth in each node that an episode may start in.
+
+    For one-step games and repeated games this is the payoff of one round; for games of several different steps the
+    best undiscounted return after each joint action.
+    """
+    best = optimal_values(game)
+    repeats = [bool((game.next_node[node] == node).all()) for node in game.start]
+    tables = [game.reward[node] if again else best[node] for node, again in zip(game.start, repeats)]
+    return Payoff(starts=tuple(game.start), table=np.stack(tables).astype(np.float32))
 
 
 def for_all(n_agents: int, obs: Float[np.ndarray, "nodes obs"]) -> Float[np.ndarray, "nodes agents obs"]:

@@ -6,24 +6,28 @@ one update old; on-policy algorithms always wait for the newest policy.
 
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lsf_jax.engine.host_replay import HostReplay, hand_over, host_replay
+from lsf_jax.engine.host_replay import HostReplay, hand_over, split_replay
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
 from lsf_jax.engine.lengths import SEEDS_AXIS
-from lsf_jax.engine.training import AXES, Chunk, ChunkLog, iteration_keys, loop_chunk
+from lsf_jax.engine.training import AXES, Chunk, ChunkLog, IterationKeys, iteration_keys, loop_chunk, make_train_step
 from lsf_jax.envs.host import HostError
-from lsf_jax.programs.parts import Evaluation, Program
-from lsf_jax.programs.runtime import compiler_options
-from lsf_jax.types import Algorithm, Episode, EpisodeStats, TrainState
+from lsf_jax.programs.compiled import Evaluation
+from lsf_jax.programs.parts import Program
+from lsf_jax.programs.runtime import jit_program
+from lsf_jax.types import Algorithm, Episode, EpisodeStats, PRNGKey, TrainState
 
 Learn = Callable[[TrainState, Episode, Array], tuple[TrainState, ChunkLog]]
 """One iteration on episodes that are here already: state, episodes `[K, B, T, ...]`, budget."""
-COLLECT, EVALUATE = 0, 2  # places among the keys of an iteration
+KeyOf = Callable[[IterationKeys], PRNGKey]
+COLLECT, EVALUATE = attrgetter("collect"), attrgetter("evaluate")
+"""What games are played for, by the key of the coming iteration that decides them."""
 
 
 class HostPrograms(NamedTuple):
@@ -36,18 +40,19 @@ class HostPrograms(NamedTuple):
     behaviour: Callable[[TrainState], Behaviour]  # how the next batch is played; launches the games
 
 
-def behaviour_of(algorithm: Algorithm, state: TrainState, params: Any, key: int) -> Behaviour:
+def behaviour_of(algorithm: Algorithm, state: TrainState, params: Any, key_of: KeyOf) -> Behaviour:
     """What decides how the games of all seeds are played with the given parameters; copies, since states are donated.
 
     Args:
       algorithm: of the run.
       state: of a block, replay left out or not.
       params: full parameter dicts `[K, ...]`, by group.
-      key: which of the coming iteration's keys: 0 to collect, 2 to evaluate.
+      key_of: `COLLECT` or `EVALUATE`.
     """
 
     def one_seed(params: Any, state: TrainState) -> tuple[Any, Any, Array]:
-        return algorithm.policy_params(state.agent._replace(params=params)), state.hyper, iteration_keys(state)[key]
+        policy = algorithm.policy_params(state.agent._replace(params=params))
+        return policy, state.hyper, key_of(iteration_keys(state))
 
     axes = (0, AXES._replace(buffer=None))
     policy, hyper, keys = jax.vmap(one_seed, in_axes=axes)(params, state._replace(buffer=()))
@@ -76,23 +81,19 @@ def make_host_programs(program: Program, sizes: HostSizes, root_seed: int) -> Ho
       ValueError: the environment is not on the host.
     """
     if program.hosted is None:
-        raise ValueError("the environment lives on the device; use compile_chunk.")
+        raise ValueError("the environment lives on the device; use jit_chunk.")
     collector = HostCollector(program.env, program.hosted, program.algorithm, sizes.seeds, sizes.n_envs)
-    replay = host_replay(program.buffer, sizes.n_envs, program.updates) if sizes.host_replay else None
+    replay = split_replay(program.buffer, sizes.n_envs, program.updates) if sizes.host_replay else None
     learner = program if replay is None else program._replace(buffer=replay.on_device)
-    learn = jax.jit(
-        partial(_learn, program=learner, log_every=sizes.log_every),
-        donate_argnums=0,
-        compiler_options=compiler_options(),
-    )
+    learn = jit_program(partial(_learn, program=learner, log_every=sizes.log_every), donate=(0,))
     behave = jax.jit(partial(behaviour_of, program.algorithm), static_argnums=2)
     overlap = program.hosted.overlap and not program.buffer.on_policy
     n_envs = sizes.n_envs
     pending: list[Episode | HostError] = []
 
-    def behaviour(state: TrainState, params: Any, key: int) -> Behaviour:
+    def behaviour(state: TrainState, params: Any, key_of: KeyOf) -> Behaviour:
         collector.open(root_seed)
-        return behave(state._replace(buffer=()), params, key)
+        return behave(state._replace(buffer=()), params, key_of)
 
     def chunk(state: TrainState, n: Array, budget: Array) -> tuple[TrainState, ChunkLog]:
         if int(n) != 1:
@@ -138,7 +139,7 @@ def _learn(
 
     def one_seed(state: TrainState, fresh: Episode, budget: Array) -> tuple[TrainState, dict[str, Array]]:
         step = make_train_step(
-            program.algorithm, program.buffer, lambda *_: fresh, updates, program.lengths, program.micro_batch
+            program.algorithm, program.buffer, lambda *_: fresh, program.updates, program.lengths, program.micro_batch
         )
         return step(state, budget)
 

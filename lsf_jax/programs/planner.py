@@ -12,16 +12,8 @@ from jax.extend import core as jax_core
 
 from lsf_jax.config.composition import Config
 from lsf_jax.engine.training import init_train_state
-from lsf_jax.programs.parts import (
-    LOG_ROWS,
-    Program,
-    bind,
-    compile_chunk,
-    compile_init,
-    make_rows,
-    take_rows,
-    with_micro_batch,
-)
+from lsf_jax.programs.compiled import LOG_ROWS, jit_chunk, jit_init
+from lsf_jax.programs.parts import Program, bind, make_rows, take_rows, with_micro_batch
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import TrainState
 
@@ -271,9 +263,9 @@ def compiled_text(config: Config, plan: Plan, program: Program) -> str:
     """Compile the training chunk at the planned width and tell what memory the program itself asks for."""
     program = with_micro_batch(program, slice_of(plan))
     rows = take_rows(make_rows(config, program.algorithm), 0, plan.width)
-    state = jax.eval_shape(compile_init(program, config.train.seed), rows)
+    state = jax.eval_shape(jit_init(program, config.train.seed), rows)
     counter = jax.ShapeDtypeStruct((), jnp.int32)
-    chunk = compile_chunk(program, rows=LOG_ROWS, log_every=config.train.log_every)
+    chunk = jit_chunk(program, rows=LOG_ROWS, log_every=config.train.log_every)
     start = time.monotonic()
     used = chunk.lower(state, counter, counter).compile().memory_analysis()
     seconds = time.monotonic() - start

@@ -1,9 +1,11 @@
 """Settings of the JAX runtime that a run asks for: compilation cache, precision of products, repeatable kernels."""
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import platformdirs
@@ -33,6 +35,16 @@ def compiler_options() -> dict[str, str]:
     except jax.errors.JaxRuntimeError:
         return {}
     return SAFE_ON_CPU
+
+
+def jit_program(function: Callable[..., Any], *, donate: Sequence[int] = ()) -> Any:
+    """`jax.jit` of what trains or evaluates, with `compiler_options`: benchmarks time the program that runs use.
+
+    Args:
+      function: to be compiled at its first call.
+      donate: places of arguments whose memory the result may take.
+    """
+    return jax.jit(function, donate_argnums=tuple(donate), compiler_options=compiler_options())
 
 
 def cache_folder(train: TrainConfig) -> Path | None:

@@ -21,8 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from lsf_jax.runs.manifest import CheckpointError, one_line, read_manifest, verify, write_manifest
 from lsf_jax.runs.folder import fsync_directory
+from lsf_jax.runs.manifest import CheckpointError, one_line, read_manifest, verify, write_manifest
 
 ARRAYS = "arrays"
 CHUNK_BYTES = 64 * 2**20  # larger arrays are compressed and written in pieces of about this size
@@ -40,11 +40,21 @@ class LeafRecord(NamedTuple):
     key_impl: str | None  # random keys: which generator, for example "threefry2x32"; None for a mere structure
 
 
+def block_folder(run: Path, index: int) -> Path:
+    """Where one block of a run keeps its checkpoints.
+
+    Args:
+      run: the run folder.
+      index: of the block.
+    """
+    return run / "checkpoints" / f"block-{index:04d}"
+
+
 def save(folder: Path, step: int, state: PyTree, meta: Mapping[str, Any], *, filled: int | None) -> Path:
     """Write a complete checkpoint, then remove older ones.
 
     Returns when the data is on disk. Arrays come to the host one by one and are cut there, so the device needs no extra
-    memory. Hold `run_folder.lock` on the run meanwhile: one writer per folder.
+    memory. Hold `folder.lock` on the run meanwhile: one writer per folder.
 
     Args:
       folder: where this block of seeds keeps its checkpoints; made if missing.

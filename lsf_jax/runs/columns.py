@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from lsf_jax.programs.parts import Program, Rows
 from lsf_jax.engine.training import ChunkLog
+from lsf_jax.programs.parts import Program, Rows
 from lsf_jax.types import EpisodeStats, JointTable, TrainState
 
 Columns = dict[str, np.ndarray]

@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax.runs import checkpoint, tables, folder
-from lsf_jax.programs import runtime
 from lsf_jax.config.composition import Config, check, differences, from_yaml, grid_points, make_hosted, to_yaml
-from lsf_jax.settings import ConfigError
+from lsf_jax.programs import runtime
 from lsf_jax.programs.parts import Program, bind
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
+from lsf_jax.runs import checkpoint, folder, tables
+from lsf_jax.runs.card import write_card
+from lsf_jax.runs.machine import describe_machine
 from lsf_jax.runs.progress import Progress
-from lsf_jax.runs.session import CARD, Session, run_block, write_timing
-from lsf_jax.runs.card import CONFIG, read_run, write_card
+from lsf_jax.runs.session import Session, run_block, write_timing
 from lsf_jax.runs.signals import stop_requested
+from lsf_jax.settings import ConfigError
 
 
 class Result(NamedTuple):
@@ -59,12 +60,12 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
         program = bind(config)
         plan = make_plan(config, program)
         layout = {key: getattr(plan, key) for key in ("width", "n_devices", "n_blocks", "micro_batch")}
-        card = folder.card() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}
+        card = describe_machine() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}
         path = folder.create(config.train.run_dir, name)
         _check_disk(plan, path)
         shown.note(plan_text(plan))
-        folder.write_text_atomic(path / CONFIG, to_yaml(config))
-        folder.write_json_atomic(path / CARD, card)
+        folder.write_text_atomic(path / folder.CONFIG, to_yaml(config))
+        folder.write_json_atomic(path / folder.CARD, card)
         write_card(path, config, program)
         with folder.lock(path):
             return _run(Session(config, path, plan, program, shown))
@@ -85,7 +86,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
       RunFolderError: another process trains in this folder.
     """
     path = Path(path)
-    saved, card = read_run(path)
+    saved, card = folder.read_run(path)
     wanted = config or saved
     changed = differences(saved, wanted)
     if changed:
@@ -102,7 +103,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
         plan = _saved_plan(wanted, card, program)
         _check_checkpoints(path, wanted)
         if wanted != saved:
-            folder.write_text_atomic(path / CONFIG, to_yaml(wanted))
+            folder.write_text_atomic(path / folder.CONFIG, to_yaml(wanted))
             write_card(path, wanted, program)
         return _run(Session(wanted, path, plan, program, shown))
 
@@ -120,7 +121,7 @@ def differences_of(path: Path, config: Config) -> list[str]:
     Raises:
       ConfigError: it is not a run folder.
     """
-    return differences(read_run(path)[0], config)
+    return differences(folder.read_run(path)[0], config)
 
 
 def describe_run(config: Config) -> str:
@@ -149,10 +150,10 @@ def _saved_plan(config: Config, card: dict[str, Any], program: Program) -> Plan:
 def _check_checkpoints(path: Path, config: Config) -> None:
     """Refuse, before anything is written, damaged checkpoints and budgets whose parameters are gone."""
     budget = config.train.env_steps
-    for folder in sorted((path / "checkpoints").glob("block-*")):
-        if checkpoint.latest(folder) is None:
+    for block in sorted((path / "checkpoints").glob("block-*")):
+        if checkpoint.latest(block) is None:
             continue
-        meta = checkpoint.read_whole_meta(folder)
+        meta = checkpoint.read_whole_meta(block)
         before = from_yaml(meta["config"]).train.env_steps
         furthest = max(meta["env_steps"])
         if budget != before and budget <= furthest:

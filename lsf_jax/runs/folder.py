@@ -1,32 +1,27 @@
-"""The folder of a run on disk: making it, locking it, writing small files into it safely, and describing the machine.
+"""The folder of a run on disk: making it, locking it, writing small files into it safely, and reading it back.
 
-Everything here is host code without JAX arrays. Files are written so that a crash leaves the old file or the new one,
-never half of one.
+Files are written so that a crash leaves the old file or the new one, never half of one.
 """
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import psutil
+from lsf_jax.config.composition import Config, from_yaml
+from lsf_jax.settings import ConfigError
 
 try:
     import fcntl
 except ImportError:  # Windows: runs work there, two processes in one folder are not noticed
     fcntl = None
 
+CONFIG, CARD, CARD_TEXT = "config.yaml", "card.json", "card.md"
+"""The configuration; what was run on what, and how it went; the protocol for people."""
 LOCK_NAME = ".lock"
-PACKAGES = ("lsf-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class RunFolderError(ValueError):
@@ -158,33 +153,63 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def card() -> dict[str, Any]:
-    """Describe what a run ran on, for its folder: versions, hardware, source commit, date and command line.
+class Documents(NamedTuple):
+    """The two documents that make a folder a run, as they lie there."""
 
-    Holds no user name, host name or home path: absolute paths on the command line keep only their last part.
+    config: str  # text of `CONFIG`
+    card: dict[str, Any]  # content of `CARD`
 
-    Returns:
-      A JSON-ready dict with keys `date_utc` (ISO 8601, seconds), `command`, `versions`, `platform`, `cpu`, `devices`
-      and `git` (`commit`, `dirty`; None where the package does not run from a source checkout). Memory is in bytes.
+
+def read_documents(path: Path) -> Documents:
+    """Read what a run folder says of itself; of the configuration only that it is text.
+
+    Args:
+      path: the run folder.
+
+    Raises:
+      ConfigError: it is no run folder, or one of the two files is damaged; the message names the file.
     """
-    return {
-        "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *(_without_folders(argument) for argument in sys.argv[1:])],
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": {
-            "model": _cpu_model(),
-            "cores": psutil.cpu_count(logical=False),
-            "threads": _usable_threads(),
-            "memory_bytes": psutil.virtual_memory().total,
-        },
-        "devices": {
-            "backend": jax.default_backend(),
-            "kind": jax.devices()[0].device_kind,
-            "count": jax.device_count(),
-        },
-        "git": _git(Path(__file__).resolve().parents[2]),
-    }
+    if not path.is_dir():
+        raise ConfigError(f"{path} is not a run folder: there is no such folder; give the path that training printed")
+    config, text = _read_text(path, CONFIG), _read_text(path, CARD)
+    try:
+        card = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path / CARD} is damaged: no JSON at line {error.lineno}; restore it from a copy") from None
+    if not isinstance(card, dict):
+        raise _damaged_card(path, "a JSON object", card)
+    if not isinstance(card.get("setup", {}), dict):
+        raise _damaged_card(path, "an object as its setup", card["setup"])
+    return Documents(config=config, card=card)
+
+
+def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
+    """Configuration and card of a run folder; for plain settings and the tables see `lsf_jax.load_run`.
+
+    Raises:
+      ConfigError: it is no run folder, one of the two files is damaged, or today's code does not know a setting.
+    """
+    documents = read_documents(path)
+    return from_yaml(documents.config, str(path / CONFIG)), documents.card
+
+
+def _damaged_card(path: Path, expected: str, found: Any) -> ConfigError:
+    return ConfigError(
+        f"{path / CARD} is damaged: expected {expected}, found {type(found).__name__}; restore it from a copy"
+    )
+
+
+def _read_text(path: Path, name: str) -> str:
+    try:
+        return (path / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} is not a run folder: it has no {name}; give the path that training printed"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path / name} is damaged: no UTF-8 text; restore it from a copy") from None
+    except OSError as error:
+        raise ConfigError(f"{path / name} cannot be read ({error.strerror}); is it yours?") from None
 
 
 def _take(file: Any, path: Path) -> None:
@@ -200,47 +225,3 @@ def _take(file: Any, path: Path) -> None:
         ) from error
     except OSError as error:
         raise RunFolderError(f"run folder {path} cannot be locked ({error.strerror}); choose another disk") from error
-
-
-def _without_folders(argument: str) -> str:
-    home = str(Path.home())
-    if len(home) > 1:
-        argument = re.sub(re.escape(home) + r"(?=/|$)", "~", argument)
-    return re.sub(r"(^|[=,:\[\s\"'~])/(?:[^/\s,\"'\]]+/)*", r"\1.../", argument).replace("~.../", "~/.../")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def _usable_threads() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # a container may use fewer than the machine has
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
-def _git(checkout: Path) -> dict[str, Any] | None:
-    if not (checkout / ".git").exists():
-        return None
-    commit = _git_output(checkout, "rev-parse", "--verify", "HEAD")
-    changes = _git_output(checkout, "status", "--porcelain")
-    return None if commit is None else {"commit": commit, "dirty": bool(changes)}
-
-
-def _git_output(checkout: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

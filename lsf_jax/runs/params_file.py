@@ -9,8 +9,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lsf_jax.runs.manifest import CheckpointError, one_line
 from lsf_jax.runs.folder import write_bytes_atomic
+from lsf_jax.runs.manifest import CheckpointError, one_line
 
 
 def save_params(path: Path, params: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -32,17 +32,20 @@ def save_params(path: Path, params: Mapping[str, Any], metadata: Mapping[str, st
         raise CheckpointError(f"parameters {path} could not be written ({error.strerror})") from error
 
 
-def load_params(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def load_params(path: Path, like: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Read parameters from a safetensors file; reading cannot run code.
 
     Args:
       path: a file that `save_params` wrote, or any safetensors file.
+      like: the tree that the parameters must have, leaves with a shape; arrays in the file may have more axes in front.
+        A file holds arrays only, so it cannot say where a group without any is (the mixer of VDN): `like` does.
+        None takes the file as it is.
 
     Returns:
       Nested dict of NumPy arrays (names split at "/"), and the metadata.
 
     Raises:
-      CheckpointError: the file is missing, not safetensors, or cut short.
+      CheckpointError: the file is missing, not safetensors, cut short, or of another tree than `like`.
     """
     try:
         with safetensors.safe_open(path, framework="np") as file:
@@ -53,7 +56,33 @@ def load_params(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             f"parameters {path} cannot be read as safetensors ({one_line(error)}); "
             "give a .safetensors file, for example one from a run folder"
         ) from error
-    return _unflatten(path, flat), metadata
+    return (_unflatten(path, flat) if like is None else _arrange(path, flat, like)), metadata
+
+
+def _arrange(path: Path, flat: dict[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a file in the places of another tree's leaves."""
+    wanted = {name: tuple(leaf.shape) for name, leaf in _flatten(like).items()}
+    in_front = {name: max(array.ndim - len(wanted[name]), 0) if name in wanted else 0 for name, array in flat.items()}
+    found = {name: tuple(array.shape[in_front[name] :]) for name, array in flat.items()}
+    differing = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+    if differing:
+        is_there, expected = (_shape_text(shapes, differing[0]) for shapes in (found, wanted))
+        raise CheckpointError(
+            f"parameters {path} belong to another algorithm or other sizes: {differing[0]} is {is_there}, "
+            f"expected {expected}; give a file of this run"
+        )
+
+    def place(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: place(value, f"{prefix}{key}/") if isinstance(value, Mapping) else flat[f"{prefix}{key}"]
+            for key, value in tree.items()
+        }
+
+    return place(like, "")
+
+
+def _shape_text(shapes: dict[str, tuple[int, ...]], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "absent"
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

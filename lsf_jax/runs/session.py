@@ -11,22 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsf_jax.runs import checkpoint, tables, folder, sinks
-from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
 from lsf_jax.config.composition import Config, to_yaml
-from lsf_jax.envs.host import HostError
-from lsf_jax.engine.host_replay import on_host
-from lsf_jax.runs.params_file import save_params
-from lsf_jax.programs.planner import Plan
-from lsf_jax.programs.parts import LOG_ROWS, Program, compile_init, make_rows, seed_mesh, state_shapes, take_rows
-from lsf_jax.programs.compiled import compile_all, evaluation_interval
-from lsf_jax.runs.progress import Progress
 from lsf_jax.engine.training import ChunkLog
+from lsf_jax.envs.host import HostError
+from lsf_jax.programs.assembly import make_programs
+from lsf_jax.programs.compiled import LOG_ROWS
+from lsf_jax.programs.parts import Program, evaluation_interval, make_rows, take_rows
+from lsf_jax.programs.planner import Plan
+from lsf_jax.runs import checkpoint, folder, sinks, tables
+from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
+from lsf_jax.runs.params_file import save_params
+from lsf_jax.runs.progress import Progress
 from lsf_jax.types import TrainState
 
 FLUSH_SECONDS = 20.0  # between parts of the metrics tables
 SECONDS = ("compile_seconds", "train_seconds", "evaluate_seconds", "save_seconds", "total_seconds")
-CARD = "card.json"
 
 
 class Counts(NamedTuple):
@@ -50,10 +49,9 @@ class Session:
           progress: where to show what happens.
         """
         self.config, self.path, self.plan, self.progress = config, path, plan, progress
-        self.mesh = seed_mesh(plan.n_devices)
-        self.compiled = compile_all(config, plan, program)
-        self.rows = make_rows(config, self.compiled.program.algorithm)
-        self.trouble: list[dict[str, int]] = json.loads((path / CARD).read_text()).get("nonfinite", [])
+        self.programs = make_programs(config, plan, program)
+        self.rows = make_rows(config, program.algorithm)
+        self.trouble: list[dict[str, int]] = folder.read_documents(path).card.get("nonfinite", [])
         self.timing: dict[str, float] = dict.fromkeys(SECONDS, 0.0)
         self.counts = {"env_steps": 0, "updates": 0}
         self.done_before = Counts(0, 0)  # of finished blocks
@@ -67,8 +65,8 @@ class Session:
 
     def close(self) -> None:
         """End games on the host, if there are any."""
-        if self.compiled.host is not None:
-            self.compiled.host.collector.close()
+        if self.programs.host is not None:
+            self.programs.host.collector.close()
 
     def timed(self, what: str, kind: str, call: Callable[[], Any]) -> Any:
         """Run device work to its end; the first call of each kind counts as compilation."""
@@ -90,7 +88,7 @@ def _plain(config: Config) -> dict[str, Any]:
 
 def write_timing(session: Session) -> dict[str, float]:
     """Add this process's seconds to the card and return the run's totals with rates."""
-    card = json.loads((session.path / CARD).read_text())
+    card = folder.read_documents(session.path).card
     before = card.get("timing", {})
     session.timing["total_seconds"] = time.monotonic() - session.started
     session.started = time.monotonic()
@@ -99,8 +97,8 @@ def write_timing(session: Session) -> dict[str, float]:
         timing[key] = before.get(key, 0) + value
     seconds = max(timing["train_seconds"], 1e-9)
     timing |= {"env_steps_per_second": timing["env_steps"] / seconds, "updates_per_second": timing["updates"] / seconds}
-    more = {} if session.compiled.host is None else {"host": _host_report(session, card.get("host", {}))}
-    folder.write_json_atomic(session.path / CARD, card | {"timing": timing, "nonfinite": session.trouble} | more)
+    more = {} if session.programs.host is None else {"host": _host_report(session, card.get("host", {}))}
+    folder.write_json_atomic(session.path / folder.CARD, card | {"timing": timing, "nonfinite": session.trouble} | more)
     session.timing = dict.fromkeys(session.timing, 0.0)
     session.counts = dict.fromkeys(session.counts, 0)
     return timing
@@ -108,7 +106,7 @@ def write_timing(session: Session) -> dict[str, float]:
 
 def _host_report(session: Session, before: dict[str, Any]) -> dict[str, Any]:
     """Where the host's time went, in seconds, and what went wrong and was healed: this process's added to earlier."""
-    report = session.compiled.host.collector.take_report() if session.compiled.host is not None else {}
+    report = session.programs.host.collector.take_report() if session.programs.host is not None else {}
     return {
         part: {name: before.get(part, {}).get(name, 0) + value for name, value in values.items()}
         for part, values in report.items()
@@ -124,18 +122,15 @@ class Block:
         self.index, self.first_row = index, index * width
         self.rows = take_rows(session.rows, self.first_row, width)
         self.n_rows = min(width, len(session.rows.seed) - self.first_row)
-        self.folder = session.path / "checkpoints" / f"block-{index:04d}"
+        self.folder = checkpoint.block_folder(session.path, index)
         self.pending: dict[str, list[Columns]] = {"train": [], "eval": []}
         self.saved_at = self.flushed_at = time.monotonic()
         self.finished_budget = 0
         self.milestone = -1  # evaluations due before the last chunk, see `milestone_of`
         if checkpoint.latest(self.folder) is None:
-            self.state = session.timed("initialisation", "train_seconds", lambda: session.compiled.init(self.rows))
+            self.state = session.timed("initialisation", "train_seconds", lambda: session.programs.init(self.rows))
         else:
-            init = compile_init(session.compiled.program, session.config.train.seed)
-            like = state_shapes(jax.eval_shape(init, self.rows), session.mesh)
-            like = on_host(like) if session.plan.host_replay else like
-            self.state, meta = checkpoint.restore(self.folder, like)
+            self.state, meta = checkpoint.restore(self.folder, session.programs.shapes(self.rows))
             self.finished_budget = meta["finished_budget"]
             self.milestone = meta.get("milestone", -1)
         iteration = int(self.state.iteration)
@@ -171,7 +166,7 @@ def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> boo
 
 def _train_block(session: Session, block: Block, stopping: Callable[[], bool]) -> bool:
     budget = session.config.train.env_steps
-    interval = evaluation_interval(session.config, session.compiled.program)
+    interval = evaluation_interval(session.config, session.programs.parts)
     session.progress.begin(*progress_of(session, block))
     evaluated = -1
     while (steps := block.steps()).min() < budget:
@@ -201,7 +196,7 @@ def milestone_of(session: Session, block: Block, interval: int) -> int:
     The grid counts full episodes, so that a seed's evaluations do not hang on its neighbours. Where episodes end long
     before their limit that would be several times as often as asked: there the block's median of env steps decides.
     """
-    if session.compiled.program.env.ends_early:
+    if session.programs.parts.env.ends_early:
         return int(np.median(block.steps())) // session.config.train.evaluate_every
     return int(block.state.iteration) // interval
 
@@ -219,10 +214,10 @@ def _add(first: Counts, second: Counts) -> Counts:
 
 def _finished(session: Session, index: int) -> Counts | None:
     """Counts of a block that an earlier process brought to this budget, if one did."""
-    folder = session.path / "checkpoints" / f"block-{index:04d}"
-    if checkpoint.latest(folder) is None:
+    checkpoints = checkpoint.block_folder(session.path, index)
+    if checkpoint.latest(checkpoints) is None:
         return None
-    meta = checkpoint.read_meta(folder)[1]
+    meta = checkpoint.read_meta(checkpoints)[1]
     budget = session.config.train.env_steps
     if meta["finished_budget"] != budget:
         return None
@@ -232,9 +227,9 @@ def _finished(session: Session, index: int) -> Counts | None:
 
 def _iterations(session: Session, iteration: int, steps: int, interval: int) -> int:
     """Length of the next chunk: until the next evaluation, no further than every seed needs, a few seconds long."""
-    if session.compiled.host is not None:
+    if session.programs.host is not None:
         return 1
-    train, limit = session.config.train, session.compiled.program.env.spec.episode_limit
+    train, limit = session.config.train, session.programs.parts.env.spec.episode_limit
     until_evaluation = interval - iteration % interval
     surely_needed = math.ceil((train.env_steps - steps) / (train.n_envs * limit))
     pace = session.seconds_per_iteration
@@ -250,7 +245,7 @@ def advance(session: Session, block: Block, n: int) -> None:
     iteration = int(block.state.iteration)
     warm = "training chunk" in session.warm
     start = time.monotonic()
-    chunk = session.compiled.chunk
+    chunk = session.programs.chunk
     block.state, log = session.timed(
         "training chunk", "train_seconds", lambda: chunk(block.state, jnp.int32(n), budget)
     )
@@ -293,22 +288,22 @@ def report_trouble(session: Session, block: Block, log: ChunkLog) -> None:
 
 def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
     """Evaluate current parameters, or for the final evaluation those kept at the budget."""
-    state, compiled = block.state, session.compiled
+    state, programs = block.state, session.programs
     params, env_steps = (
         (state.kept.params, state.kept.env_steps) if final else (state.agent.params, state.clock.env_steps)
     )
-    seen = _judged_state(state, session.config.train.env_steps) if final else state
-    stats = session.timed("evaluation", "evaluate_seconds", lambda: compiled.evaluate(params, seen))
+    seen = _final_state(state, session.config.train.env_steps) if final else state
+    stats = session.timed("evaluation", "evaluate_seconds", lambda: programs.evaluate(params, seen))
     columns = evaluation_columns(state, block.rows, block.first_row, block.n_rows, env_steps, final)
-    columns |= stats_columns(compiled.program, stats, block.n_rows)
-    if compiled.evaluate_sampled is not None:
-        sampled = compiled.evaluate_sampled
+    columns |= stats_columns(programs.parts, stats, block.n_rows)
+    if programs.evaluate_sampled is not None:
+        sampled = programs.evaluate_sampled
         stochastic = session.timed("stochastic evaluation", "evaluate_seconds", lambda: sampled(params, seen))
-        columns |= stats_columns(compiled.program, stochastic, block.n_rows, "sampled_")
-    if compiled.joint_table is not None and compiled.payoff is not None:
-        joint_table = compiled.joint_table
+        columns |= stats_columns(programs.parts, stochastic, block.n_rows, "sampled_")
+    payoff, joint_table = programs.parts.env.payoff, programs.joint_table
+    if payoff is not None and joint_table is not None:
         table = session.timed("Q table", "evaluate_seconds", lambda: joint_table(params, seen))
-        columns |= joint_columns(table, compiled.payoff, block.n_rows)
+        columns |= joint_columns(table, payoff.table, block.n_rows)
     block.pending["eval"].append(columns)
     returns = columns["return"]
     done = progress_of(session, block)
@@ -320,7 +315,7 @@ def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
     )
 
 
-def _judged_state(state: TrainState, budget: int) -> TrainState:
+def _final_state(state: TrainState, budget: int) -> TrainState:
     """The state as the final evaluation may see it: without how long the seed had to wait for its neighbours.
 
     Its keys are those of iteration `budget`, which no regular evaluation reaches.
@@ -367,6 +362,6 @@ def save_policies(session: Session, block: Block) -> None:
         "rows": json.dumps(list(range(block.first_row, block.first_row + block.n_rows))),
         "config": to_yaml(session.config),
     }
-    folder = session.path / "policies"
-    folder.mkdir(exist_ok=True)
-    save_params(folder / f"block-{block.index:04d}.safetensors", params, metadata)
+    policies = session.path / "policies"
+    policies.mkdir(exist_ok=True)
+    save_params(policies / f"block-{block.index:04d}.safetensors", params, metadata)

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.config import layers, yaml12
 from lsf_jax.config.composition import Config, compose
+from lsf_jax.runs import checkpoint, experiment
+from lsf_jax.runs.folder import CONFIG, read_run
 from lsf_jax.settings import ConfigError
 
 KEYS = ("env", "train", "presets", "overrides", "where_known", "algorithms")
@@ -135,12 +136,12 @@ def _member(suite: Suite, folder: Path, algo: str, env: str, overrides: Sequence
 def is_finished(member: Member) -> bool:
     """Whether a run of exactly this configuration has brought every block to its budget."""
     try:
-        config, card = experiment.read_run(member.path)
+        config, card = read_run(member.path)
     except ConfigError:
         return False
     if config.train.env_steps != member.config.train.env_steps:
         return False
-    blocks = [member.path / "checkpoints" / f"block-{index:04d}" for index in range(card["layout"]["n_blocks"])]
+    blocks = [checkpoint.block_folder(member.path, index) for index in range(card["layout"]["n_blocks"])]
     if any(checkpoint.latest(block) is None for block in blocks):
         return False
     return all(checkpoint.read_meta(block)[1]["finished_budget"] == config.train.env_steps for block in blocks)
@@ -152,7 +153,7 @@ def run_member(member: Member) -> experiment.Result | None:
     Raises:
       ConfigError: its folder holds a run of another configuration.
     """
-    if not (member.path / experiment.CONFIG).exists():
+    if not (member.path / CONFIG).exists():
         if member.path.is_dir() and not any(member.path.iterdir()):
             member.path.rmdir()  # a process was killed between making the folder and writing into it
         return experiment.train(member.config)

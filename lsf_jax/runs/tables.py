@@ -81,7 +81,7 @@ def part_path(folder: Path, table: str, block: int, first_iteration: int) -> Pat
     return table_folder(folder, table) / f"part-{first_iteration:09d}-{block:04d}.parquet"
 
 
-def parts(folder: Path, table: str, block: int | None = None) -> list[Path]:
+def part_paths(folder: Path, table: str, block: int | None = None) -> list[Path]:
     """The complete parts of one table, in order of first iteration, then block.
 
     Args:
@@ -128,7 +128,7 @@ def write_part(folder: Path, table: str, block: int, first_iteration: int, colum
     if content.num_rows and int(np.min(columns["iteration"])) < first_iteration:
         raise ValueError(f"first_iteration {first_iteration} lies above the part's own iterations ({table}).")
     path.parent.mkdir(parents=True, exist_ok=True)
-    others = [other for other in parts(folder, table) if other != path]
+    others = [other for other in part_paths(folder, table) if other != path]
     if others:
         _check_same_columns(content.schema, _read_schema(others[-1], table), others[-1])
     _write_atomically(path, content)
@@ -153,7 +153,7 @@ def drop_from(folder: Path, table: str, block: int, iteration: int) -> int:
     Raises:
       ValueError: a truncated or foreign part that would have to be rewritten; nothing has been changed then.
     """
-    paths = parts(folder, table, block)
+    paths = part_paths(folder, table, block)
     keep = [path for path in paths if _part_numbers(path)[0] < iteration]
     ends = [_read_part(path, table, ["iteration"])["iteration"].to_numpy().max(initial=-1) for path in keep]
     straddling = [(path, _read_part(path, table)) for path, end in zip(keep, ends, strict=True) if end >= iteration]
@@ -184,7 +184,7 @@ def read_table(folder: Path, table: str) -> pa.Table:
     Raises:
       ValueError: no part has been written, or one is truncated, foreign or of other columns (the file is named).
     """
-    paths = parts(folder, table)
+    paths = part_paths(folder, table)
     if not paths:
         raise ValueError(f"{table_folder(folder, table)} holds no metrics yet.")
     contents = [_read_part(path, table) for path in paths]

@@ -12,7 +12,8 @@ import pytest
 from lsf_jax.algorithms import ALGORITHMS, stepwise
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.optimizers import OPTIMIZERS
-from lsf_jax.programs.parts import bind, compile_chunk, compile_evaluate, compile_init, make_rows
+from lsf_jax.programs.compiled import jit_chunk, jit_evaluate, jit_init
+from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.types import Episode, Observation
 from tests.support.engine_cases import assert_same_bits, seed_slice
 from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, episodes_of, make_games, observe
@@ -320,12 +321,12 @@ def learned(name):
     words += [f"algo.{key}={str(value).lower()}" for key, value in sizes.items() if key in keys]
     config = compose(algo=name, env="linear_game", overrides=words)
     program = bind(config)
-    state = compile_init(program, 0)(make_rows(config, program.algorithm))
-    chunk = compile_chunk(program, rows=8, log_every=64)
+    state = jit_init(program, 0)(make_rows(config, program.algorithm))
+    chunk = jit_chunk(program, rows=8, log_every=64)
     state, log = chunk(state, jnp.int32(250), jnp.int32(2**30))
     size = chunk._cache_size()
     state, log = chunk(state, jnp.int32(100), jnp.int32(2**30))
-    stats = compile_evaluate(program, 1)(state.agent.params, state)
+    stats = jit_evaluate(program, 1)(state.agent.params, state)
     chosen = np.asarray(stats.episode_return)[:, 0]
     return SimpleNamespace(chunk=chunk, state=state, log=log, returns=chosen, compiled=(size, chunk._cache_size()))
 
@@ -344,7 +345,7 @@ def test_it_can_be_built_for_predator_prey(name):
     """The whole training step at its real size, traced but not compiled."""
     config = compose(algo=name, env="predator_prey")
     program = bind(config)
-    rows = jax.eval_shape(partial(compile_init(program, 0)), make_rows(config, program.algorithm))
+    rows = jax.eval_shape(partial(jit_init(program, 0)), make_rows(config, program.algorithm))
     assert rows.iteration.shape == ()
 
 

@@ -15,7 +15,8 @@ from lsf_jax.algorithms import q_learning as module
 from lsf_jax.algorithms.configs import MixedValueConfig, ValueConfig
 from lsf_jax.config.composition import compose
 from lsf_jax.networks.mixers import free_mixer
-from lsf_jax.programs.parts import bind, compile_chunk, compile_init, make_rows
+from lsf_jax.programs.compiled import jit_chunk, jit_init
+from lsf_jax.programs.parts import bind, make_rows
 from tests.support import actor_critic_cases as grads
 from tests.support import engine_cases
 from tests.support import lsf_sac_cases as cases
@@ -245,8 +246,8 @@ SHORT = ("algo.hidden=8", "algo.batch_size=4", "algo.recurrent=false", "train.se
 def test_a_run_from_its_configuration_learns_and_compiles_once():
     config = compose(algo="vdn", env="matrix_game", presets=["pymarl"], overrides=[*SHORT, "train.buffer_capacity=8"])
     program = bind(config)
-    chunk = compile_chunk(program, rows=8)
-    state = compile_init(program, 0)(make_rows(config, program.algorithm))
+    chunk = jit_chunk(program, rows=8)
+    state = jit_init(program, 0)(make_rows(config, program.algorithm))
     before = jax.tree.map(np.array, state.agent.params)
     state, _ = chunk(state, jnp.int32(6), jnp.int32(2**30))
     with engine_cases.counted_compilations() as compiled:

@@ -11,7 +11,8 @@ from lsf_jax.algorithms import qtran
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import trajectory_inputs, unroll_features
-from lsf_jax.programs.parts import bind, compile_chunk, compile_init, make_rows
+from lsf_jax.programs.compiled import jit_chunk, jit_init
+from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.types import Trajectory
 from tests.support import oracle_qtran as oracle
 from tests.support import value_cases as cases
@@ -190,8 +191,8 @@ def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once(name):
     train = ["train.n_envs=2", "train.buffer_capacity=8", "train.updates_per_iteration=1", "train.devices=1"]
     config = compose(algo=name, env="matrix_game", overrides=[*sizes, *train])
     program = bind(config)
-    state = compile_init(program, 0)(make_rows(config, program.algorithm))
-    chunk = compile_chunk(program, rows=8)
+    state = jit_init(program, 0)(make_rows(config, program.algorithm))
+    chunk = jit_chunk(program, rows=8)
     state, _ = chunk(state, jnp.int32(1), jnp.int32(FOREVER))
     with counted_compilations() as compiled:
         state, _ = chunk(state, jnp.int32(2), jnp.int32(FOREVER))

@@ -70,7 +70,7 @@ def test_load_run_drops_what_does_not_count(make_run):
 def test_a_run_that_has_written_nothing_yet_loads(make_run, tmp_path):
     make_run(np.ones((1, 1)))
     for table in ("train", "eval"):
-        for path in tables.parts(tmp_path / "run", table):
+        for path in tables.part_paths(tmp_path / "run", table):
             path.unlink()
     run = frames.load_run(tmp_path / "run")
     assert run.train == {}
@@ -91,7 +91,7 @@ def test_a_foreign_folder_says_what_it_lacks(make_run, tmp_path, missing):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere' is not a folder"):
+    with pytest.raises(ValueError, match="nowhere is not a run folder: there is no such folder"):
         frames.load_run(tmp_path / "nowhere")
 
 

@@ -4,10 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.analysis import playback
-from lsf_jax.config.composition import compose
-from lsf_jax.programs.parts import compile_init, make_rows, take_rows
+from lsf_jax.config.composition import compose, to_yaml
+from lsf_jax.programs.compiled import jit_init, jit_joint_table
+from lsf_jax.programs.parts import bind, make_rows, take_rows
 from lsf_jax.runs import checkpoint, experiment
+from lsf_jax.runs.params_file import save_params
 from lsf_jax.settings import ConfigError
 from tests.support.engine_cases import QUICK, assert_same_bits, quiet, shared_programs
 
@@ -37,7 +40,7 @@ def test_policies_of_all_blocks_are_the_parameters_kept_at_the_budget(result, po
     assert {len(leaf) for leaf in jax.tree.leaves(policies.params)} == {5}
     folder = result.path / "checkpoints" / "block-0000"
     rows = take_rows(make_rows(policies.config, policies.program.algorithm), 0, 4)
-    state, _ = checkpoint.restore(folder, jax.eval_shape(compile_init(policies.program, 0), rows))
+    state, _ = checkpoint.restore(folder, jax.eval_shape(jit_init(policies.program, 0), rows))
     assert_same_bits(state.kept.params, jax.tree.map(lambda leaf: leaf[:4], policies.params))
 
 
@@ -66,3 +69,29 @@ def test_a_recorded_greedy_episode_is_the_one_that_was_evaluated(policies):
 def test_a_folder_without_policies_is_named(result, tmp_path):
     with pytest.raises(ConfigError, match="is not a run folder"):
         playback.load_policies(tmp_path)
+
+
+def saved_by_hand(tmp_path, algo, env="matrix_game"):
+    """A run folder with fresh policies of two seeds, as training leaves them; and their tree."""
+    config = compose(algo=algo, env=env, overrides=["train.seeds=2", "algo.hidden=8"])
+    program = bind(config)
+    state = jit_init(program, 0)(make_rows(config, program.algorithm))
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    (tmp_path / "card.json").write_text("{}")
+    save_params(tmp_path / "policies" / "block-0000.safetensors", state.kept.params, {})
+    return state
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_loaded_policies_have_the_tree_of_the_algorithm(tmp_path, algo):
+    state = saved_by_hand(tmp_path, algo)
+    assert_same_bits(playback.load_policies(tmp_path).params, state.kept.params)
+
+
+@pytest.mark.parametrize("algo", ["vdn", "iql"])
+def test_a_loaded_policy_without_a_mixer_gives_its_joint_table(tmp_path, algo):
+    state = saved_by_hand(tmp_path, algo)
+    policies = playback.load_policies(tmp_path)
+    table = jit_joint_table(policies.program, policies.program.env.payoff.starts)
+    assert_same_bits(table(policies.params, state), table(state.kept.params, state))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lsf_jax.engine.buffers import latest
-from lsf_jax.engine.training import init_train_state, make_chunk, make_train_step
+from lsf_jax.engine.training import init_train_state, iteration_keys, make_chunk, make_train_step
 from lsf_jax.programs.planner import tree_bytes
 from lsf_jax.types import AgentState, Algorithm, Clock, Episode, Kept, TrainState
 from tests.support.engine_cases import (
@@ -331,7 +331,7 @@ def test_an_iterations_updates_count_for_its_refresh_and_its_env_steps_only_for_
     )
     buffer = latest(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], fresh)), batch_size=4, n_envs=2)
     algorithm = counting_algorithm(every)
-    step = jax.jit(make_train_step(algorithm, buffer, lambda *_: fresh, updates_per_iteration=2))
+    step = jax.jit(make_train_step(algorithm, buffer, lambda *_: fresh, updates=2))
     state = init_train_state(algorithm, buffer, (), jax.random.key(0))
     targets, seen, began = [], [], []
     for _ in range(5):  # the first iteration stores without learning, the others update twice
@@ -409,3 +409,13 @@ def test_a_chunk_may_fill_all_its_rows():
     assert np.asarray(log.iteration).tolist() == list(range(1, ROWS + 1))
     assert int(state.clock.updates) == ROWS
     assert np.asarray(log.nonfinite_at).tolist() == [-1, -1, -1]
+
+
+def test_the_keys_of_an_iteration_come_from_the_seeds_key_and_the_iterations_number_alone():
+    state = jax.tree.map(lambda leaf: leaf[0] if leaf.ndim else leaf, start(small("train.buffer_capacity=65536")))
+    later = state._replace(iteration=jnp.int32(7))
+    keys = iteration_keys(later)
+    expected = jax.random.split(jax.random.fold_in(state.key, 7), 3)
+    for key, wanted in zip((keys.collect, keys.update, keys.evaluate), expected, strict=True):
+        assert jax.random.key_data(key).tolist() == jax.random.key_data(wanted).tolist()
+    assert jax.random.key_data(keys.collect).tolist() != jax.random.key_data(iteration_keys(state).collect).tolist()

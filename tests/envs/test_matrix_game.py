@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from lsf_jax.config.composition import compose
-from lsf_jax.envs import ENVS, make
-from lsf_jax.envs.matrix_game import payoff_of
+from lsf_jax.envs import make
 from lsf_jax.types import EpisodeStats
 
 PAPER = [[8, -12, -12], [-12, 0, 0], [-12, 0, 0]]
@@ -61,7 +60,9 @@ def test_one_step_games_pay_their_table_and_end_by_the_game(name, settings, payo
     assert (obs == [0, 1]).all()
     assert env.reset(jax.random.key(0))[1].obs.tolist() == [[1, 0], [1, 0]]
     assert env.max_return == np.max(payoff)
-    np.testing.assert_array_equal(payoff_of(name, ENVS[name].config(**settings)), payoff)
+    assert env.payoff.starts == (0,)
+    assert env.payoff.table.dtype == np.float32
+    np.testing.assert_array_equal(env.payoff.table, [payoff])
 
 
 def test_three_agents_index_the_payoff_in_the_order_of_the_agents():
@@ -73,7 +74,7 @@ def test_three_agents_index_the_payoff_in_the_order_of_the_agents():
 
 
 def test_uniform_play_of_the_papers_game_expects_minus_4_444():
-    assert payoff_of("matrix_game", ENVS["matrix_game"].config()).mean() == pytest.approx(-40 / 9)
+    assert make("matrix_game").payoff.table.mean() == pytest.approx(-40 / 9)
 
 
 @pytest.mark.parametrize("variant", ["seen", "aliased"])
@@ -90,8 +91,8 @@ def test_two_state_pays_the_table_of_its_state(variant):
         np.testing.assert_array_equal(first.state, one_hot)
         np.testing.assert_array_equal(first.obs[1], one_hot)
         np.testing.assert_array_equal(first.obs[0], one_hot if variant == "seen" else [1, 1])
-        np.testing.assert_array_equal(payoff_of("two_state", ENVS["two_state"].config(), node), (PAPER, REVERSED)[node])
-    assert met == {0, 1}
+    assert met == {0, 1} == set(env.payoff.starts)
+    np.testing.assert_array_equal(env.payoff.table, [PAPER, REVERSED])
     assert env.max_return == 8
 
 
@@ -138,7 +139,7 @@ def test_two_step_leads_to_7_or_to_the_game_worth_8():
     for sequence, value in zip(sequences, returns):
         assert value == (7 if sequence[0, 0] == 0 else [[0, 1], [1, 8]][sequence[1, 0]][sequence[1, 1]])
     assert env.max_return == 8
-    np.testing.assert_array_equal(payoff_of("two_step", ENVS["two_step"].config()), [[7, 7], [8, 8]])
+    np.testing.assert_array_equal(env.payoff.table, [[[7, 7], [8, 8]]])
     _, terminal, done, obs = outcomes(env, [[[0, 1], [0, 0]], [[1, 0], [0, 0]]])
     assert terminal.tolist() == done.tolist() == [[False, True]] * 2
     assert obs[:, 0, 0].tolist() == [[0, 1, 0], [0, 0, 1]]
@@ -188,7 +189,7 @@ def test_a_repeated_game_lasts_25_rounds_seen_as_zeros_and_is_truncated(name, be
     env = make(name, episode_limit=25)
     assert env.max_return == best
     reward, terminal, done, obs = outcomes(env, np.zeros((1, 25, 2), int))
-    assert (reward == payoff_of(name, ENVS[name].config())[0, 0]).all()
+    assert (reward == make(name).payoff.table[0, 0, 0]).all()
     assert not terminal.any()
     assert done[0].tolist() == [False] * 24 + [True]
     assert obs.shape[-1] == 2
@@ -196,8 +197,7 @@ def test_a_repeated_game_lasts_25_rounds_seen_as_zeros_and_is_truncated(name, be
 
 
 def test_the_table_of_a_repeated_game_is_one_rounds_payoff():
-    config_class = ENVS["climbing"].config
-    np.testing.assert_array_equal(payoff_of("climbing", config_class(episode_limit=25)), CLIMBING)
+    np.testing.assert_array_equal(make("climbing", episode_limit=25).payoff.table, [CLIMBING])
 
 
 @pytest.mark.parametrize(("name", "settings"), [("two_step", {}), ("m_step", {"n_steps": 3}), ("penalty", {})])
@@ -219,12 +219,7 @@ def test_success_is_the_best_return_up_to_rounding():
 
 
 def test_predator_prey_has_no_table():
-    assert payoff_of("predator_prey", ENVS["predator_prey"].config()) is None
-
-
-def test_a_state_that_does_not_exist_has_no_table():
-    with pytest.raises(ValueError, match="node is 9; expected 0 to 1"):
-        payoff_of("matrix_game", ENVS["matrix_game"].config(), 9)
+    assert make("predator_prey").payoff is None
 
 
 @pytest.mark.parametrize(

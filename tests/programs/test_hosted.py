@@ -13,8 +13,9 @@ from lsf_jax.config.composition import compose
 from lsf_jax.engine.host_replay import init_on_host
 from lsf_jax.engine.training import make_train_step
 from lsf_jax.envs.host import HostError
+from lsf_jax.programs.compiled import jit_init
 from lsf_jax.programs.hosted import HostSizes, make_host_programs
-from lsf_jax.programs.parts import bind, compile_init, make_rows
+from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.programs.planner import make_plan
 from lsf_jax.registry import Entry
 from lsf_jax.runs import checkpoint
@@ -87,7 +88,7 @@ def test_on_policy_learning_takes_what_the_newest_policy_has_played_and_leaves_e
     assert program.buffer.on_policy
     sizes = HostSizes(seeds=2, n_envs=2, log_every=1, eval_episodes=1)
     host = make_host_programs(program, sizes, 0)
-    state = compile_init(program, 0)(make_rows(config, program.algorithm))
+    state = jit_init(program, 0)(make_rows(config, program.algorithm))
     for played in (4, 8, 12):
         state, log = host.chunk(state, jnp.int32(1), jnp.int32(1000))
         assert len(toys[0].finished) == played
@@ -101,7 +102,7 @@ def test_with_overlap_the_next_batch_is_there_when_the_update_returns(toys, tmp_
     config = config_of(tmp_path)
     program = bind(config)
     host = make_host_programs(program, HostSizes(seeds=2, n_envs=2, log_every=1, eval_episodes=1), 0)
-    state = compile_init(program, 0)(make_rows(config, program.algorithm))
+    state = jit_init(program, 0)(make_rows(config, program.algorithm))
     for played in (8, 12):
         state, _ = host.chunk(state, jnp.int32(1), jnp.int32(1000))
         assert len(toys[0].finished) >= played
@@ -111,7 +112,7 @@ def test_an_iteration_equals_the_device_step_on_the_same_episodes(toys, tmp_path
     config = config_of(tmp_path, "env.overlap=false", "algo.batch_size=2")
     program = bind(config)
     host = make_host_programs(program, HostSizes(seeds=2, n_envs=2, log_every=1, eval_episodes=1), 0)
-    init = compile_init(program, 0)
+    init = jit_init(program, 0)
     rows = make_rows(config, program.algorithm)
     taken = []
     collect = host.collector.collect
@@ -155,7 +156,7 @@ def test_replay_on_the_host_learns_the_same_bits(toys, tmp_path):
         program = bind(config)
         sizes = HostSizes(seeds=2, n_envs=2, log_every=1, eval_episodes=1, host_replay=host_replay)
         host = make_host_programs(program, sizes, 0)
-        init, rows = compile_init(program, 0), make_rows(config, program.algorithm)
+        init, rows = jit_init(program, 0), make_rows(config, program.algorithm)
         state = init_on_host(init, rows) if host_replay else init(rows)
         for _ in range(4):
             state, log = host.chunk(state, jnp.int32(1), jnp.int32(1000))

@@ -8,7 +8,8 @@ import pytest
 
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.programs import planner
-from lsf_jax.programs.parts import bind, compile_chunk, make_rows
+from lsf_jax.programs.compiled import jit_chunk
+from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.programs.planner import GIB, USABLE, make_plan, peak_bytes, plan_text, row_bytes, size_text, tree_bytes
 from lsf_jax.settings import ConfigError
 from tests.support.engine_cases import program_of, shared_programs, small, start
@@ -67,7 +68,7 @@ def test_activations_are_estimated_within_a_factor_of_two_of_the_compiled_progra
     rows = make_rows(config, program_of(config).algorithm)
     state = jax.eval_shape(lambda: start(config, rows.seed[:2]))
     counter = jax.ShapeDtypeStruct((), jnp.int32)
-    used = compile_chunk(program_of(config), rows=4).lower(state, counter, counter).compile().memory_analysis()
+    used = jit_chunk(program_of(config), rows=4).lower(state, counter, counter).compile().memory_analysis()
     assert estimate / 2 < used.temp_size_in_bytes < 2 * estimate
 
 

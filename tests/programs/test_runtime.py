@@ -68,8 +68,8 @@ def test_determinism_adds_its_flags_once_and_keeps_the_users(monkeypatch):
 def test_programs_land_in_the_folder(tmp_path):
     code = (
         "import sys, jax, jax.numpy as jnp\n"
-        "from lsf_jax import runtime\n"
-        "from lsf_jax.config.composition import TrainConfig\n"
+        "from lsf_jax.programs import runtime\n"
+        "from lsf_jax.config.train import TrainConfig\n"
         "runtime.configure(TrainConfig(cache_dir=sys.argv[1]))\n"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
         "jax.jit(lambda x: x @ x + 1)(jnp.ones((7, 7))).block_until_ready()\n"
@@ -91,8 +91,8 @@ def test_compiler_options_are_those_that_this_xla_knows(monkeypatch):
 
 DEVICES = (
     "import sys, jax\n"
-    "from lsf_jax import runtime\n"
-    "from lsf_jax.config.composition import TrainConfig\n"
+    "from lsf_jax.programs import runtime\n"
+    "from lsf_jax.config.train import TrainConfig\n"
     "runtime.configure(TrainConfig(cache_dir='off', cpu_devices=int(sys.argv[1])), int(sys.argv[2]))\n"
     "print(jax.device_count())\n"
     "runtime.configure(TrainConfig(cache_dir='off', cpu_devices=5))\n"

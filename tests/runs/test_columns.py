@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support.engine_cases import program_of, small, start
 
-from lsf_jax.runs import columns
-from lsf_jax.programs.parts import Rows
 from lsf_jax.engine.training import ChunkLog
+from lsf_jax.programs.parts import Rows
+from lsf_jax.runs.columns import evaluation_columns, joint_columns, stats_columns, train_columns
 from lsf_jax.types import Clock, EpisodeStats, JointTable
+from tests.support.engine_cases import program_of, small, start
 
 ROWS = Rows(seed=np.array([0, 1, 9]), grid=np.array([2, 2, 2]), hyper=())  # the third one fills the block up
 
@@ -21,7 +21,7 @@ def test_train_columns_have_one_entry_for_each_logged_iteration_and_row_without_
         metrics={"env_steps": jnp.arange(12).reshape(4, 3), "td": jnp.arange(12.0).reshape(4, 3) / 2},
         nonfinite_at=jnp.full((3,), -1),
     )
-    columns = columns.train_columns(log, ROWS, first_row=4, n_rows=2, written=2)
+    columns = train_columns(log, ROWS, first_row=4, n_rows=2, written=2)
     assert columns["row"].tolist() == [4, 5, 4, 5]
     assert columns["seed"].tolist() == [0, 1, 0, 1]
     assert columns["grid"].tolist() == [2, 2, 2, 2]
@@ -37,7 +37,7 @@ def test_a_chunk_without_a_logged_row_leaves_empty_columns():
     log = ChunkLog(
         jnp.zeros(2, int), jnp.zeros(2, int), jnp.zeros(2, int), {"td": jnp.zeros((2, 3))}, jnp.zeros(3, int)
     )
-    assert {len(values) for values in columns.train_columns(log, ROWS, 0, 2, 0).values()} == {0}
+    assert {len(values) for values in train_columns(log, ROWS, 0, 2, 0).values()} == {0}
 
 
 def test_evaluation_columns_carry_each_seeds_own_env_steps():
@@ -45,7 +45,7 @@ def test_evaluation_columns_carry_each_seeds_own_env_steps():
         iteration=jnp.int32(7),
         clock=Clock(env_steps=jnp.array([50, 60, 70]), episodes=jnp.int32(14), updates=jnp.int32(6)),
     )
-    columns = columns.evaluation_columns(state, ROWS, 0, 2, jnp.array([30, 41, 50]), True)
+    columns = evaluation_columns(state, ROWS, 0, 2, jnp.array([30, 41, 50]), True)
     assert columns["env_steps"].tolist() == [30, 41]
     assert columns["iteration"].tolist() == [7, 7]
     assert columns["final"].tolist() == [True, True]
@@ -60,7 +60,7 @@ def test_evaluations_are_averaged_over_episodes_and_success_is_a_share():
         info={"bonus": jnp.array([[0.0, 1.0], [2.0, 2.0], [0.0, 0.0]])},
         first_action=jnp.zeros((3, 2, 2), jnp.int32),
     )
-    columns = columns.stats_columns(program, stats, 2, "sampled_")
+    columns = stats_columns(program, stats, 2, "sampled_")
     assert columns["sampled_return"].tolist() == [2.0, 7.0]
     assert columns["sampled_return_std"].tolist() == [1.0, 0.0]
     assert columns["sampled_length"].tolist() == [2.5, 4.0]
@@ -84,9 +84,7 @@ FIRST, SECOND = [0.9, 0.1], [0.2, 0.8]
 def test_joint_columns_compare_the_preferred_choice_and_the_whole_table_with_the_payoff():
     payoff = np.array([[[8.0, -12.0], [-12.0, 1.0]]])
     q_total = [[[8.0, -12.0, -12.0, 5.0]], [[0.0, 0.0, 1.0, 0.0]], [[0.0] * 4]]
-    columns = columns.joint_columns(
-        joint_table(q_total, [[[SECOND, SECOND]], [[FIRST, FIRST]], [[FIRST, SECOND]]]), payoff, 2
-    )
+    columns = joint_columns(joint_table(q_total, [[[SECOND, SECOND]], [[FIRST, FIRST]], [[FIRST, SECOND]]]), payoff, 2)
     assert columns["greedy_joint"].tolist() == [3, 0]
     assert columns["critic_optimal"].tolist() == [1.0, 0.0]
     assert columns["greedy_payoff"].tolist() == [1.0, 8.0]
@@ -97,7 +95,7 @@ def test_joint_columns_compare_the_preferred_choice_and_the_whole_table_with_the
 
 def test_the_error_is_that_of_the_joint_value_where_it_is_another_table_than_q_total():
     payoff, policy = np.array([[[8.0, -12.0], [-12.0, 1.0]]]), [[[FIRST, FIRST]]]
-    columns = columns.joint_columns(joint_table([[[9.0] * 4]], policy, [[[8.0, -12.0, -12.0, 5.0]]]), payoff, 1)
+    columns = joint_columns(joint_table([[[9.0] * 4]], policy, [[[8.0, -12.0, -12.0, 5.0]]]), payoff, 1)
     assert columns["q_error"].tolist() == [1.0]
     assert columns["q_total"].tolist() == [[9.0] * 4]
 
@@ -115,7 +113,7 @@ def test_the_error_is_that_of_the_joint_value_where_it_is_another_table_than_q_t
 )
 def test_a_critic_is_right_if_all_its_largest_entries_are_best_ones(q_total, optimal):
     payoff = np.array([[[3.0, 0.0], [0.0, 3.0]]])
-    (found,) = columns.joint_columns(joint_table([[q_total]], [[[FIRST, FIRST]]]), payoff, 1)["critic_optimal"]
+    (found,) = joint_columns(joint_table([[q_total]], [[[FIRST, FIRST]]]), payoff, 1)["critic_optimal"]
     assert np.isnan(found) if optimal is None else found == optimal
 
 
@@ -123,7 +121,7 @@ def test_joint_columns_of_two_starts_list_both_and_ask_for_the_best_in_each():
     payoff = np.array([[[8.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 4.0]]])
     nothing = [[float("nan")] * 4] * 2
     policy = [[[FIRST, FIRST], [SECOND, SECOND]], [[FIRST, FIRST], [FIRST, FIRST]]]
-    columns = columns.joint_columns(joint_table([nothing, nothing], policy), payoff, 2)
+    columns = joint_columns(joint_table([nothing, nothing], policy), payoff, 2)
     assert columns["greedy_joint"].tolist() == [[0, 3], [0, 0]]
     assert np.isnan(columns["critic_optimal"]).all()
     assert columns["greedy_payoff"].tolist() == [6.0, 4.5]

@@ -14,15 +14,28 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tests.support.engine_cases import QUICK, assert_same_bits, assert_same_tables, policy_bytes, quiet, shared_programs, tables_of
 
-from lsf_jax.runs import checkpoint, experiment, tables, session
+from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.analysis.frames import load_run
+from lsf_jax.analysis.playback import load_policies
 from lsf_jax.config.composition import Config, compose
-from lsf_jax.settings import ConfigError
+from lsf_jax.envs import ENVS
+from lsf_jax.registry import Entry
+from lsf_jax.runs import checkpoint, experiment, session, tables
+from lsf_jax.runs.folder import read_run
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.runs.params_file import load_params
 from lsf_jax.runs.progress import Progress
+from lsf_jax.settings import ConfigError
+from tests.support.engine_cases import (
+    QUICK,
+    assert_same_bits,
+    assert_same_tables,
+    policy_bytes,
+    quiet,
+    shared_programs,
+    tables_of,
+)
 
 BUDGET = 60  # 8 to 20 iterations: episodes of m_step end after 1 to 4 steps
 GRID = ("train.evaluate_every=24",)  # every third iteration
@@ -123,7 +136,7 @@ def test_seeds_cross_the_budget_at_different_iterations_and_results_stop_there(s
     for row in range(4):
         steps = counted["env_steps"][counted["row"] == row]
         assert steps[-1] >= BUDGET > steps[-2]
-        assert straight.final["env_steps"][row] == steps[-1]  # judged by the parameters of that boundary
+        assert straight.final["env_steps"][row] == steps[-1]  # evaluated with the parameters of that boundary
 
 
 def test_evaluations_stand_on_a_common_grid_with_true_env_steps(straight):
@@ -141,15 +154,15 @@ def test_evaluations_stand_on_a_common_grid_with_true_env_steps(straight):
 @contextlib.contextmanager
 def ending_early() -> Iterator[None]:
     """Runs in this context are told that most episodes end long before the limit."""
-    compile_all = session.compile_all
+    make_programs = session.make_programs
 
-    def told(config: Config, plan: Any) -> Any:
-        compiled = compile_all(config, plan)
-        program = compiled.program
-        return compiled._replace(program=program._replace(env=program.env._replace(ends_early=True)))
+    def told(config: Config, plan: Any, program: Any) -> Any:
+        programs = make_programs(config, plan, program)
+        parts = programs.parts
+        return programs._replace(parts=parts._replace(env=parts.env._replace(ends_early=True)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "compile_all", told)
+        patch.setattr(session, "make_programs", told)
         yield
 
 
@@ -198,7 +211,25 @@ def test_the_folder_tells_what_ran(straight):
     card = json.loads((straight.path / "card.json").read_text())
     assert card["layout"] == {"width": 4, "n_devices": 1, "n_blocks": 1, "micro_batch": 4}
     assert card["timing"]["updates"] > 0
-    assert experiment.read_run(straight.path)[0] == straight.config
+    assert read_run(straight.path)[0] == straight.config
+
+
+def test_parts_are_bound_once_to_train_once_to_resume_and_once_to_load(tmp_path, monkeypatch):
+    bound: list[str] = []
+
+    def counted(entry: Entry, what: str) -> Entry:
+        return entry._replace(factory=lambda *arguments: bound.append(what) or entry.factory(*arguments))
+
+    monkeypatch.setitem(ENVS, "m_step", counted(ENVS["m_step"], "env"))
+    monkeypatch.setitem(ALGORITHMS, "lsf_sac", counted(ALGORITHMS["lsf_sac"], "algorithm"))
+    with stopping_after(2):
+        stopped = run(config_of(tmp_path))
+    assert sorted(bound) == ["algorithm", "env"]
+    finished = go_on(stopped.path, stopped.config)
+    assert (stopped.finished, finished.finished) == (False, True)
+    assert sorted(bound) == sorted(["algorithm", "env"] * 2)
+    load_policies(finished.path)
+    assert sorted(bound) == sorted(["algorithm", "env"] * 3)
 
 
 def test_a_matrix_game_records_its_q_table_and_every_fourth_iteration(tmp_path):
@@ -233,7 +264,7 @@ def test_a_stopped_run_resumes_to_the_bits_of_an_uninterrupted_one(stopped, stra
 
 def test_rows_past_the_checkpoint_are_dropped(stopped, straight):
     for name in ("train", "eval"):  # as a run leaves it that was killed after writing tables, before its checkpoint
-        table = tables.to_arrays(tables(stopped)[name])
+        table = tables.to_arrays(tables_of(stopped)[name])
         last = table["iteration"] == table["iteration"].max()
         later = {key: values[last] for key, values in table.items()}
         later["iteration"] = later["iteration"] + 1000

@@ -1,19 +1,19 @@
-"""Run folders: never overwritten, used by one process, described without telling on the user."""
+"""Run folders: never overwritten, used by one process, written whole, and read back with one set of errors."""
 
-import getpass
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
+from lsf_jax.analysis.frames import load_run
+from lsf_jax.config.composition import compose, to_yaml
 from lsf_jax.runs import folder
-from lsf_jax.runs.folder import RunFolderError
+from lsf_jax.runs.folder import RunFolderError, read_documents, read_run
+from lsf_jax.settings import ConfigError
 
 
 def test_create_makes_parents_and_an_empty_folder(tmp_path):
@@ -124,62 +124,58 @@ def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_the_card_describes_software_and_hardware():
-    card = folder.card()
-    assert json.loads(json.dumps(card)) == card
-    assert card["versions"]["python"] == platform.python_version()
-    assert card["versions"]["jax"] == jax.__version__
-    assert card["devices"]["count"] == jax.device_count()
-    assert card["cpu"]["memory_bytes"] > 2**28
-    assert card["cpu"]["threads"] >= 1
-    assert card["date_utc"].endswith("+00:00")
+CONFIG = compose(algo="qmix", env="matrix_game")
 
 
-def test_the_card_does_not_tell_on_the_user(monkeypatch, tmp_path):
-    home = tmp_path / "home" / "alice"
-    monkeypatch.setenv("HOME", str(home))
-    arguments = [
-        f"{home}/env/bin/lsf-jax",
-        "train",
-        f"train.run_dir={home}/runs",
-        f"--config={home}",
-        "/data/bob/x.yaml",
-    ]
-    arguments += ["algo.lr=3e-4", "a=[/home/bob/p,/home/bob/q]", "1/2", "relative/path"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    card = folder.card()
-    assert card["command"] == [
-        "lsf-jax",
-        "train",
-        "train.run_dir=~/.../runs",
-        "--config=~",
-        ".../x.yaml",
-        "algo.lr=3e-4",
-        "a=[.../p,.../q]",
-        "1/2",
-        "relative/path",
-    ]
-    text = json.dumps(card)
-    for secret in ("alice", "bob", platform.node(), str(Path.home())):
-        assert secret not in text
-    assert getpass.getuser() == "root" or getpass.getuser() not in text
+def documents_in(path: Path, config: str | bytes = to_yaml(CONFIG), card: str | bytes = '{"setup": {}}') -> Path:
+    """A run folder of which nothing has been trained."""
+    path.mkdir()
+    for name, content in (("config.yaml", config), ("card.json", card)):
+        (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
 
 
-def git(folder: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+def test_a_run_folder_gives_back_its_configuration_and_its_card(tmp_path):
+    path = documents_in(tmp_path / "run", card='{"git": null, "nonfinite": [1]}')
+    assert read_run(path) == (CONFIG, {"git": None, "nonfinite": [1]})
+    assert read_documents(path).config == to_yaml(CONFIG)
 
 
-def test_the_source_commit_is_recorded_with_its_changes(tmp_path):
-    assert folder._git(tmp_path) is None
-    git(tmp_path, "init")
-    assert folder._git(tmp_path) is None  # no commit yet
-    (tmp_path / "a").write_text("1")
-    git(tmp_path, "add", "a")
-    git(tmp_path, "commit", "-m", "a")
-    clean = folder._git(tmp_path)
-    assert clean is not None
-    assert len(clean["commit"]) == 40
-    assert clean["dirty"] is False
-    (tmp_path / "a").write_text("2")
-    assert folder._git(tmp_path) == clean | {"dirty": True}
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("", b"", "run is not a run folder: there is no such folder; give the path"),
+        ("config.yaml", None, "run is not a run folder: it has no config.yaml; give the path"),
+        ("card.json", None, "run is not a run folder: it has no card.json; give the path"),
+        ("config.yaml", b"\xff\xfe", "config.yaml is damaged: no UTF-8 text; restore"),
+        ("card.json", b"\xff\xfe{}", "card.json is damaged: no UTF-8 text; restore"),
+        ("card.json", b"{", "card.json is damaged: no JSON at line 1; restore"),
+        ("card.json", b"[1]", "card.json is damaged: expected a JSON object, found list; restore"),
+        ("card.json", b'{"setup": [1]}', "card.json is damaged: expected an object as its setup, found list; restore"),
+        ("config.yaml", b"a: b: c", "config.yaml"),
+        ("config.yaml", b"- 1", "config.yaml: expected 'key: value' lines at the top level"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_one_line_the_same_for_every_reader(tmp_path, file, content, message):
+    path = tmp_path / "run"
+    if file:
+        documents_in(path)
+        (path / file).unlink()
+        if content is not None:
+            (path / file).write_bytes(content)
+    said = []
+    for read in (read_run, load_run):
+        with pytest.raises(ConfigError) as caught:
+            read(path)
+        said.append(str(caught.value))
+    assert message in said[0]
+    assert said[0] == said[1]
+    assert "\n" not in said[0]
+
+
+def test_settings_that_todays_code_does_not_know_are_read_as_they_are_but_make_no_configuration(tmp_path):
+    old = to_yaml(CONFIG).replace("train:\n", "train:\n  forgotten: 3\n")
+    path = documents_in(tmp_path / "run", config=old)
+    assert load_run(path).config["train"]["forgotten"] == 3
+    with pytest.raises(ConfigError, match=r"unknown key train\.forgotten.*config\.yaml"):
+        read_run(path)

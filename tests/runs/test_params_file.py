@@ -2,6 +2,7 @@
 
 import pickle
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -81,3 +82,35 @@ def test_a_slash_in_a_key_is_refused(tmp_path):
 def test_a_missing_folder_is_said(tmp_path):
     with pytest.raises(CheckpointError, match="could not be written"):
         save_params(tmp_path / "no" / "p.safetensors", {"a": jnp.zeros(1)}, {})
+
+
+ROWS = {"critic": {"agent": {"bias": np.zeros((5, 3)), "kernel": np.zeros((5, 2, 3))}, "mixer": {}}, "empty": {}}
+ONE = {"critic": {"agent": {"bias": np.zeros(3), "kernel": np.zeros((2, 3))}, "mixer": {}}, "empty": {}}
+
+
+def test_groups_without_parameters_are_where_the_algorithm_has_them(tmp_path):
+    path = tmp_path / "p.safetensors"
+    save_params(path, ROWS, {})
+    loaded, _ = load_params(path, ONE)
+    assert jax.tree.structure(loaded) == jax.tree.structure(ROWS)
+    assert jax.tree.map(np.shape, loaded) == jax.tree.map(np.shape, ROWS)
+    assert list(load_params(path)[0]) == ["critic"]  # what a file can tell by itself
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        (
+            {"critic": {"agent": {"bias": np.zeros(4), "kernel": np.zeros((2, 3))}}},
+            r"agent/bias is \[3\], .*\[4\]",
+        ),
+        ({"critic": {"agent": {"bias": np.zeros(3)}}}, r"critic/agent/kernel is \[5, 2, 3\], expected absent"),
+        ({**ONE, "actor": {"bias": np.zeros(2)}}, r"actor/bias is absent, expected \[2\]"),
+    ],
+)
+def test_parameters_of_another_tree_are_refused_by_name(tmp_path, like, message):
+    path = tmp_path / "p.safetensors"
+    save_params(path, ROWS, {})
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_params(path, like)
+    assert "\n" not in str(caught.value)

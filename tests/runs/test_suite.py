@@ -3,15 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from tests.support.engine_cases import NETWORKS, shared_programs
 
-from lsf_jax.runs import suite
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.analysis.frames import load_run
 from lsf_jax.cli.app import main
-from lsf_jax.settings import ConfigError
-from lsf_jax.runs.experiment import Result
 from lsf_jax.config.layers import config_files
+from lsf_jax.runs import suite
+from lsf_jax.runs.experiment import Result
+from lsf_jax.settings import ConfigError
+from tests.support.engine_cases import NETWORKS, shared_programs
 
 TEXT = """# two algorithms
 env: [matrix_game, climbing]

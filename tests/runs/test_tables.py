@@ -118,7 +118,7 @@ def test_a_failed_write_leaves_the_old_part_and_no_rubbish(tmp_path, monkeypatch
 def test_leftover_temporary_files_are_not_parts(tmp_path):
     path = tables.write_part(tmp_path, "train", 0, 0, make_rows(0, 2))
     path.with_name("part-000000002-0000.parquet.tmp").write_bytes(b"half a par")
-    assert tables.parts(tmp_path, "train") == [path]
+    assert tables.part_paths(tmp_path, "train") == [path]
     assert tables.read_table(tmp_path, "train").num_rows == 2 * N_SEEDS
 
 

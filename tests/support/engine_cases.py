@@ -17,8 +17,9 @@ import pytest
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.config.train import MAY_CHANGE_ON_RESUME, TrainConfig
 from lsf_jax.engine.training import Chunk
-from lsf_jax.programs import compiled, planner
-from lsf_jax.programs.parts import Program, Rows, bind, compile_chunk, compile_init, make_rows, seed_mesh
+from lsf_jax.programs import assembly, planner
+from lsf_jax.programs.compiled import jit_chunk, jit_init, seed_mesh
+from lsf_jax.programs.parts import Program, Rows, bind, make_rows
 from lsf_jax.runs import experiment, session, tables
 from lsf_jax.runs.progress import Progress
 from lsf_jax.types import TrainState
@@ -49,7 +50,7 @@ FOREVER = 2**30
 HOST_ONLY = tuple(key.removeprefix("train.") for key in MAY_CHANGE_ON_RESUME if key.startswith("train."))
 
 _compilations: list[str] = []
-_compiled: dict[Any, compiled.Compiled] = {}
+_programs: dict[Any, assembly.Programs] = {}
 _needs: dict[Any, dict[str, int]] = {}
 
 
@@ -83,12 +84,12 @@ def program_of(config: Config) -> Program:
 
 @cache
 def chunk_of(config: Config, devices: int = 1) -> Chunk:
-    return compile_chunk(program_of(config), rows=ROWS, mesh=seed_mesh(devices))
+    return jit_chunk(program_of(config), rows=ROWS, mesh=seed_mesh(devices))
 
 
 @cache
 def _init_of(config: Config, devices: int = 1) -> Any:
-    return compile_init(program_of(config), config.train.seed, seed_mesh(devices))
+    return jit_init(program_of(config), config.train.seed, seed_mesh(devices))
 
 
 def rows_of(config: Config, seeds: Any = None, **hyper: Any) -> Rows:
@@ -172,7 +173,7 @@ def policy_bytes(path: Path) -> dict[str, bytes]:
 @contextlib.contextmanager
 def shared_programs() -> Iterator[None]:
     """Runs of one static configuration compile once in this process, where each would trace and load its own."""
-    compile_all, row_bytes, make_plan = compiled.compile_all, planner.row_bytes, planner.make_plan
+    make_programs, row_bytes, make_plan = assembly.make_programs, planner.row_bytes, planner.make_plan
 
     def static(config: Config) -> Config:
         free = {
@@ -180,11 +181,11 @@ def shared_programs() -> Iterator[None]:
         }
         return replace(config, train=replace(config.train, **free), grid=())
 
-    def compile_once(config: Config, plan: planner.Plan, program: Program) -> compiled.Compiled:
+    def make_once(config: Config, plan: planner.Plan, program: Program) -> assembly.Programs:
         key = static(config), plan.n_devices, plan.micro_batch
-        if key not in _compiled:
-            _compiled[key] = compile_all(config, plan, program)
-        return _compiled[key]
+        if key not in _programs:
+            _programs[key] = make_programs(config, plan, program)
+        return _programs[key]
 
     def plan_once(config: Config, program: Program | None = None) -> planner.Plan:
         def bytes_once(program: Program, micro_batch: int) -> dict[str, int]:
@@ -198,7 +199,7 @@ def shared_programs() -> Iterator[None]:
             return make_plan(config, program)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "compile_all", compile_once)
+        patch.setattr(session, "make_programs", make_once)
         for module in (planner, experiment):
             patch.setattr(module, "make_plan", plan_once)
         yield
