@@ -42,7 +42,18 @@ class TraceConfig:
 
 @dataclass(frozen=True)
 class FloorConfig:
-    """A policy that acts with an ε floor."""
+    """A policy with an ε floor."""
+
+    floor_over: str = setting(
+        "available",
+        choices=("available", "all"),
+        doc="actions over which softmax and ε floor are taken; all: pymarl's, what is available renormalised",
+    )
+
+
+@dataclass(frozen=True)
+class LearnedFloorConfig(FloorConfig):
+    """A policy with an ε floor of which learning need not know."""
 
     epsilon_floor: str = setting(
         "inside",

@@ -31,7 +31,9 @@ def probabilities(
 
 
 def mix_uniform(
-    pi: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"], epsilon: Float[Array, ""]
+    pi: Float[Array, "*lead actions"],
+    avail: Bool[Array, "*lead actions"],
+    epsilon: Float[Array, ""] | Float[Array, "*lead 1"],
 ) -> Float[Array, "*lead actions"]:
     """(1 - ε) π + ε · uniform over available actions, exactly zero elsewhere: exploration as part of the policy.
 
@@ -40,6 +42,22 @@ def mix_uniform(
     """
     n_available = jnp.maximum(avail.sum(axis=-1, keepdims=True), 1).astype(pi.dtype)
     return jnp.where(avail, (1.0 - epsilon) * pi + epsilon / n_available, 0.0)
+
+
+def epsilon_over_available(
+    logits: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"], epsilon: Float[Array, ""]
+) -> Float[Array, "*lead 1"]:
+    """The ε′ of a floor over available actions that equals a floor ε over all of them, the available renormalised.
+
+        ε′ = ε u / ((1 - ε) p + ε u),   u = n / A the available share of the uniform policy,
+                                        p = Σ_available softmax(logits) that of the policy over all actions
+
+    So the agent explores the more, the more probability its logits put on what it cannot do. Written so that where both
+    vanish (ε = 0, and p too small for a float32) nothing is divided by zero: ε′ = 0 there.
+    """
+    share = avail.sum(axis=-1, keepdims=True).astype(logits.dtype) * (1.0 / logits.shape[-1])
+    likely = jnp.where(avail, jax.nn.softmax(logits, axis=-1), 0.0).sum(axis=-1, keepdims=True)
+    return epsilon * share / jnp.maximum((1.0 - epsilon) * likely + epsilon * share, TINY)
 
 
 def soft_value(

@@ -1,7 +1,7 @@
 """How agents explore: schedules, and the ways in which the outputs of their network choose actions."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from lsf_jax.types import Clock, Hyper, Observation, PRNGKey
 
 Behave: TypeAlias = Callable[[Array, Observation, PRNGKey, Clock, Hyper], Array]
 """`(logits or utilities [N, A], observation, key, clock, hyper) -> actions [N]`; who binds an algorithm chooses one."""
+Policy: TypeAlias = Callable[[Array, Array, Clock, Hyper], tuple[Array, Array]]
+"""`(logits [..., N, A], avail [..., N, A], clock, hyper) -> (π, log π)`: the policy that a loss learns."""
 
 
 def epsilon_greedy(
@@ -72,3 +74,52 @@ BEHAVIOURS: dict[str, Behave] = {
     "epsilon_sample": behave_epsilon_sample,
 }
 """By name, as configurations choose."""
+
+
+def without_floor(logits: Array, avail: Array, clock: Clock, hyper: Hyper) -> tuple[Array, Array]:
+    """π = softmax over available actions, whatever ε acting has, as in pymarl2.
+
+    A uniform action then counts as if π had chosen it: while ε is large, the gradient favours what π does often already
+    over what is best.
+    """
+    del clock, hyper
+    log_pi = distributions.masked_log_softmax(logits, avail)
+    return distributions.probabilities(log_pi, avail), log_pi
+
+
+def floor_over_available(logits: Array, avail: Array, clock: Clock, hyper: Hyper) -> tuple[Array, Array]:
+    """π = (1 - ε) softmax + ε uniform, both over available actions: ours."""
+    pi, _ = without_floor(logits, avail, clock, hyper)
+    pi = distributions.mix_uniform(pi, avail, epsilon_of(clock, hyper))
+    return pi, distributions.log_of(pi, avail)
+
+
+def floor_over_all(logits: Array, avail: Array, clock: Clock, hyper: Hyper) -> tuple[Array, Array]:
+    """π = (1 - ε) softmax + ε uniform, both over all actions, what is available then renormalised: pymarl's.
+
+    pymarl's COMA has it so (`mask_before_softmax: False`), and with it the releases of VDAC and DOP.
+    """
+    pi, _ = without_floor(logits, avail, clock, hyper)
+    epsilon = distributions.epsilon_over_available(logits, avail, epsilon_of(clock, hyper))
+    pi = distributions.mix_uniform(pi, avail, epsilon)
+    return pi, distributions.log_of(pi, avail)
+
+
+def behave_floor_over_all(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
+    """A ~ π, the policy of `floor_over_all`."""
+    _, log_pi = floor_over_all(logits, observation.avail, clock, hyper)
+    return distributions.sample(log_pi, observation.avail, key)
+
+
+class Floor(NamedTuple):
+    """A policy with its ε floor, and how to act by it."""
+
+    policy: Policy
+    behave: Behave
+
+
+FLOORS = {
+    "available": Floor(policy=floor_over_available, behave=behave_epsilon_sample),
+    "all": Floor(policy=floor_over_all, behave=behave_floor_over_all),
+}
+"""By the actions over which the floor is taken, as configurations choose."""

@@ -703,28 +703,30 @@ def test_named_punishments(name, p):
 
 
 PROTOCOLS = """
-pymarl  vdn       32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  qmix      32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  iql       32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  qtran     32  5e-4 rmsprop -   1   0.05 50000  1 5000
-pymarl  qplex     32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  ow_qmix   32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  coma      8   5e-4 rmsprop 0.8 0.5 0.01 100000 8 8
-pymarl  vdac_mix  8   5e-4 rmsprop 0.8 0.5 0.01 100000 8 8
-pymarl  dop       16  1e-4 rmsprop 0.8 0.5 0.05 500000 4 5000
-pymarl  fop       32  5e-4 rmsprop 0.8 1   0.05 50000  1 5000
-pymarl  ndq       32  5e-4 rmsprop 0   1   0.05 50000  8 5000
-pymarl2 vdn       128 1e-3 adam    0.6 1   0.05 100000 8 5000
-pymarl2 qmix      128 1e-3 adam    0.6 1   0.05 100000 8 5000
-pymarl2 iql       32  5e-4 adam    0   1   0.05 100000 8 5000
-pymarl2 qtran     128 5e-4 adam    -   1   0.05 100000 8 5000
-pymarl2 qplex     128 1e-3 adam    0.6 1   0.05 100000 8 5000
-pymarl2 cw_qmix   128 1e-3 adam    0.6 1   0.05 100000 8 5000
-pymarl2 dop       32  5e-4 rmsprop 0.8 0.5 0.05 500000 8 5000
-pymarl2 vdac_mix  8   1e-3 rmsprop 0.8 0.5 0    100000 8 8
-pymarl2 lsf_sac   128 1e-3 adam    0.6 1   0.05 100000 8 5000
+pymarl  vdn       32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  qmix      32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  iql       32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  qtran     32  5e-4 rmsprop 0    10 -   1   0.05 50000  -         1 5000
+pymarl  qplex     32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  ow_qmix   32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  coma      8   5e-4 rmsprop 0    10 0.8 0.5 0.01 100000 all       8 8
+pymarl  vdac_mix  8   5e-4 rmsprop 0    10 0.8 0.5 0.01 100000 all       8 8
+pymarl  dop       16  1e-4 rmsprop 0    20 0.8 0.5 0.05 500000 all       4 5000
+pymarl  fop       32  5e-4 rmsprop 0    10 0.8 1   0.05 50000  -         1 5000
+pymarl  ndq       32  5e-4 rmsprop 0    10 0   1   0.05 50000  -         8 5000
+pymarl2 vdn       128 1e-3 adam    0    10 0.6 1   0.05 100000 -         8 5000
+pymarl2 qmix      128 1e-3 adam    0    10 0.6 1   0.05 100000 -         8 5000
+pymarl2 iql       32  5e-4 adam    0    10 0   1   0.05 100000 -         8 5000
+pymarl2 qtran     128 5e-4 adam    0    10 -   1   0.05 100000 -         8 5000
+pymarl2 qplex     128 1e-3 adam    0    10 0.6 1   0.05 100000 -         8 5000
+pymarl2 cw_qmix   128 1e-3 adam    0    5  0.6 1   0.05 100000 -         8 5000
+pymarl2 dop       32  5e-4 rmsprop 1e-8 20 0.8 0.5 0.05 500000 available 8 5000
+pymarl2 vdac_mix  8   1e-3 rmsprop 1e-8 10 0.8 0.5 0    100000 available 8 8
+pymarl2 lsf_sac   128 1e-3 adam    0    10 0.6 1   0.05 100000 -         8 5000
 """
-"""By the YAML files of the code bases: batch, lr, optimiser, λ, ε from, to, over, environments, episodes stored."""
+"""By the YAML files of the code bases: batch, lr, optimiser, its ε (0: rmsprop 1e-5, adam 1e-8) and clip (both half,
+where our loss is half of theirs), λ, ε from, to, over how many steps, over which actions where it is a floor,
+environments, episodes stored."""
 ON_POLICY = ("coma", "maa2c", "vdac_sum", "vdac_mix")
 
 
@@ -735,7 +737,9 @@ def test_presets_pymarl_and_pymarl2_are_what_these_code_bases_run(line):
     full = compose(algo=name, presets=[preset])
     algo, train = full.algo, full.train
     epsilon = (algo.epsilon_start, algo.epsilon_finish, algo.epsilon_anneal)
-    actual = [algo.batch_size, algo.lr, algo.optimizer, getattr(algo, "trace", "-"), *epsilon]
+    optimizer = (algo.optimizer, algo.optimizer_epsilon, algo.grad_clip)
+    trace, floor = (getattr(algo, key, "-") for key in ("trace", "floor_over"))
+    actual = [algo.batch_size, algo.lr, *optimizer, trace, *epsilon, floor]
     for got, expected in zip([*actual, train.n_envs, train.buffer_capacity], numbers, strict=True):
         assert got == (float(expected) if expected[0].isdigit() else expected)
     assert full.algo.updates == 1

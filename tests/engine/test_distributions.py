@@ -8,6 +8,7 @@ import pytest
 from lsf_jax.engine.distributions import (
     NEVER,
     entropy,
+    epsilon_over_available,
     expectation,
     greedy,
     masked_log_softmax,
@@ -165,3 +166,35 @@ def test_samples_follow_the_policy_and_never_leave_the_available_actions():
     for agent in range(3):
         assert is_plausible(counts[agent], expected[agent])
     assert not is_plausible(counts[0], np.full(4, DRAWS / 4))  # the check notices another law
+
+
+def floored_over_all(logits, avail, epsilon):
+    """pymarl's: softmax and floor over all actions, what is unavailable zeroed, the rest divided by its sum."""
+    everywhere = np.ones_like(avail)
+    pi = np.where(avail, (1.0 - epsilon) * pi_in_numpy(logits, everywhere) + epsilon / avail.shape[-1], 0.0)
+    return pi / pi.sum(-1, keepdims=True)
+
+
+def floored_over_available(logits, avail, epsilon):
+    pi = probabilities(masked_log_softmax(logits, avail), avail)
+    return mix_uniform(pi, avail, epsilon_over_available(logits, avail, jnp.float32(epsilon)))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_a_floor_over_all_actions_is_a_larger_one_over_the_available_where_others_are_likelier(epsilon):
+    found = floored_over_available(LOGITS, AVAIL, epsilon)
+    np.testing.assert_allclose(found, floored_over_all(LOGITS, np.asarray(AVAIL), epsilon), rtol=1e-5)
+    share = np.asarray(epsilon_over_available(LOGITS, AVAIL, jnp.float32(epsilon)))[:, 0]
+    np.testing.assert_allclose(share[0], epsilon, rtol=1e-6)  # all are available
+    assert epsilon in (0.0, 1.0) or (share[1:] > 0.99).all()  # what is likely is unavailable
+
+
+def test_a_floor_over_all_actions_is_finite_with_its_gradient_where_nothing_available_has_any_probability():
+    logits, some = jnp.array([200.0, 0.0, 1.0]), jnp.array([False, True, True])
+    for avail in (some, jnp.zeros(3, bool)):
+        for epsilon in (0.0, 0.5):
+            policy = lambda x, avail=avail, epsilon=epsilon: floored_over_available(x, avail, epsilon)
+            assert np.isfinite(policy(logits)).all()
+            assert np.isfinite(jax.jacobian(policy)(logits)).all()
+    np.testing.assert_allclose(floored_over_available(logits, some, 0.0), pi_in_numpy(logits, some), rtol=1e-5)
+    np.testing.assert_allclose(floored_over_available(logits, some, 0.5), [0.0, 0.5, 0.5], rtol=1e-5)

@@ -1,12 +1,15 @@
 """Exploring: which actions are drawn how often, by chi-square, and schedules."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lsf_jax.engine.distributions import greedy
-from lsf_jax.engine.exploration import epsilon_greedy, linear_schedule
+from lsf_jax.engine.exploration import FLOORS, epsilon_greedy, linear_schedule, without_floor
+from lsf_jax.types import Clock, Observation
 from tests.support.policy_cases import AVAIL, DRAWS, LOGITS, counts_of, is_plausible
 
 
@@ -43,3 +46,28 @@ def test_a_schedule_of_no_steps_has_finished_after_the_first():
         for step in (0, 1, 5)
     ]
     assert values == [1.0, 0.25, 0.25]
+
+
+CLOCK = Clock(env_steps=jnp.int32(50), episodes=jnp.int32(0), updates=jnp.int32(0))
+HYPER = SimpleNamespace(
+    epsilon_start=jnp.float32(0.6), epsilon_finish=jnp.float32(0.2), epsilon_anneal=jnp.float32(100.0)
+)
+
+
+@pytest.mark.parametrize("over", FLOORS)
+def test_a_floored_policy_is_acted_by_and_its_logarithm_is_its_own(over):
+    pi, log_pi = FLOORS[over].policy(LOGITS, AVAIL, CLOCK, HYPER)
+    np.testing.assert_allclose(np.where(AVAIL, np.exp(log_pi), 0.0), pi, rtol=1e-5)
+    observation = Observation(obs=jnp.zeros((3, 1)), state=jnp.zeros((1,)), avail=AVAIL)
+    draw = jax.jit(jax.vmap(lambda key: FLOORS[over].behave(LOGITS, observation, key, CLOCK, HYPER)))
+    counts = counts_of(draw(jax.random.split(jax.random.key(5), DRAWS)))
+    for agent in range(3):
+        assert is_plausible(counts[agent], DRAWS * np.asarray(pi)[agent])
+    bare, _ = without_floor(LOGITS, AVAIL, CLOCK, HYPER)
+    assert not is_plausible(counts[0], DRAWS * np.asarray(bare)[0])
+
+
+def test_the_two_floors_differ_only_where_something_is_unavailable():
+    ours, pymarls = (np.asarray(FLOORS[over].policy(LOGITS, AVAIL, CLOCK, HYPER)[0]) for over in ("available", "all"))
+    np.testing.assert_allclose(ours[0], pymarls[0], rtol=1e-5)
+    assert np.abs(ours[1] - pymarls[1]).max() > 0.1
