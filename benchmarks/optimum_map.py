@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from lsf_jax import ConfigError, compose
 from lsf_jax.analysis.frames import grid_labels, load_run
 from lsf_jax.analysis.plots import save
-from lsf_jax.config.layers import config_folder
+from lsf_jax.config.files import config_folder
 from lsf_jax.runs.suite import Member, run_member
 
 RATES = (1e-3, 1e-2)

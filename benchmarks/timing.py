@@ -27,7 +27,7 @@ REFERENCE = (  # the size that the published figures are for: pymarl2's QMIX on 
     "algo.batch_size=32",
     "algo.hidden=64",
     "train.n_envs=8",
-    "train.updates_per_iteration=1",
+    "algo.updates=1",
     "train.buffer_capacity=5000",
 )
 PROBED_SHARE = 0.9  # of a program's operations: the shapes that the GEMM probe times one by one
@@ -148,8 +148,8 @@ def make_parser(description: str, *, seeds: Sequence[int], repeats: int) -> argp
       repeats: default of --repeats.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--algo", default=None, help="name of a file in configs/algo")
-    parser.add_argument("--env", default=None, help="name of a file in configs/env")
+    parser.add_argument("--algo", default=None, help="name of an algorithm")
+    parser.add_argument("--env", default=None, help="name of an environment or of a file in configs/env")
     parser.add_argument("--preset", action="append", default=[], help="name of a file in configs/preset; repeatable")
     parser.add_argument("--release", dest="preset", action="append_const", const="release", help="--preset release")
     parser.add_argument("--paper", dest="preset", action="append_const", const="paper", help="--preset paper")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from parts import filled, make_parts, start
 from timing import Timing, compile_program, configure, make_parser, measure, parse, report, scratch, spread, summarise
 
-from lsf_jax.config.composition import Config, updates_per_iteration
+from lsf_jax.config.composition import Config
 from lsf_jax.programs.compiled import LOG_ROWS, jit_chunk, jit_evaluate
 from lsf_jax.programs.parts import Program, bind, evaluation_interval, with_micro_batch
 from lsf_jax.runs import experiment
@@ -85,7 +85,7 @@ def chunk_rate(config: Config, program: Program, arguments: argparse.Namespace) 
         "prefill": filled_at - built,
         "iteration": summarise(seconds),
         "rate": summarise(rates),
-        "updates/s": updates_per_iteration(config) * config.train.seeds / summarise(seconds).median,
+        "updates/s": config.algo.updates * config.train.seeds / summarise(seconds).median,
     }
 
 
@@ -95,7 +95,7 @@ def one_row(config: Config, arguments: argparse.Namespace) -> tuple[dict[str, An
     fused = chunk_rate(config, program, arguments)
     pieces = piece_seconds(config, program, filled(config, program, config.train.seeds), arguments.repeats)
     weights = dict.fromkeys(pieces, 1.0)
-    weights |= dict.fromkeys(("sample", "update"), float(updates_per_iteration(config)))
+    weights |= dict.fromkeys(("sample", "update"), float(config.algo.updates))
     weights["target copy"] = min(1.0, config.train.n_envs / config.algo.target_interval)
     weights["evaluate"] = 1.0 / evaluation_interval(config, program)
     each = {name: weights[name] * timing.median for name, timing in pieces.items()}

@@ -63,12 +63,18 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.types import Algorithm as Algorithm
     from lsf_jax.types import Buffer as Buffer
     from lsf_jax.types import Clock as Clock
+    from lsf_jax.types import Cross as Cross
+    from lsf_jax.types import Disc as Disc
     from lsf_jax.types import Env as Env
     from lsf_jax.types import EnvSpec as EnvSpec
     from lsf_jax.types import Episode as Episode
     from lsf_jax.types import EpisodeStats as EpisodeStats
     from lsf_jax.types import JointTable as JointTable
+    from lsf_jax.types import Line as Line
     from lsf_jax.types import Observation as Observation
+    from lsf_jax.types import Payoff as Payoff
+    from lsf_jax.types import Picture as Picture
+    from lsf_jax.types import Rectangle as Rectangle
     from lsf_jax.types import TimeStep as TimeStep
     from lsf_jax.types import TrainState as TrainState
     from lsf_jax.types import Trajectory as Trajectory

@@ -60,10 +60,19 @@ def shipped(package: str) -> dict[str, str]:
       package: "algorithms" or "envs".
     """
     folder = Path(__file__).resolve().parent / package
-    calls = (
-        {keyword.arg: keyword.value for keyword in node.keywords}
-        for path in sorted(folder.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Entry"
-    )
-    return {ast.literal_eval(call["name"]): ast.literal_eval(call["doc"]) for call in calls}
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.py")))
+    calls = [call for tree in trees for call in _calls_in_entries(tree)]
+    words = [{keyword.arg: keyword.value for keyword in call.keywords} for call in calls]
+    return {ast.literal_eval(each["name"]): ast.literal_eval(each["doc"]) for each in words}
+
+
+def _calls_in_entries(tree: ast.Module) -> list[ast.Call]:
+    """Every `Entry(...)` that stands in a module's `ENTRIES`."""
+    tables = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    tables = [node for node in tables if any(getattr(target, "id", "") == "ENTRIES" for target in _targets(node))]
+    nodes = [node for table in tables for node in ast.walk(table)]
+    return [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Entry"]
+
+
+def _targets(node: ast.Assign | ast.AnnAssign) -> list[ast.expr]:
+    return node.targets if isinstance(node, ast.Assign) else [node.target]

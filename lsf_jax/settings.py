@@ -9,17 +9,40 @@ and prints them as documentation.
 """
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 
 class ConfigError(ValueError):
     """A setting is wrong: one line that names the key, the value, what was expected and the remedy."""
+
+
+class Marks(TypedDict, total=False):
+    """What may be true of a setting; nothing of this is unless a declaration says so."""
+
+    traced: bool  # a number that compiled programs take as input: it can be swept, and changing it compiles nothing
+    resumable: bool  # it does not decide what any iteration computes, so a resumed run may have another value
+
+
+def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
+    """The end of an error message about an unknown word: the nearest known one, else all of them.
+
+    Args:
+      word: what was given; its case does not matter here.
+      words: what is known.
+      prefix: what all of them are shown with; it would make any two look alike.
+    """
+    known_as = {candidate.lower(): candidate for candidate in words}
+    close = difflib.get_close_matches(word.lower(), known_as, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {prefix}{known_as[close[0]]}?"
+    return f"; expected one of {', '.join(prefix + name for name in known_as.values())}"
 
 
 def setting(
@@ -30,8 +53,8 @@ def setting(
     above: float | int | None = None,
     below: float | int | None = None,
     choices: tuple[Any, ...] | None = None,
-    traced: bool = False,
     doc: str = "",
+    **marks: Unpack[Marks],
 ) -> Any:
     """A dataclass field with a default, an allowed range and a line of documentation.
 
@@ -42,14 +65,14 @@ def setting(
       above: every allowed number is greater than this.
       below: every allowed number is smaller than this.
       choices: the allowed values, when they can be counted.
-      traced: a number that compiled programs take as input: it can be swept, and changing it compiles nothing.
       doc: one line for people, with the unit and, where there is one, the source.
+      **marks: what else is true of it.
 
     Returns:
       A `dataclasses.Field` (typed `Any`, so that type checkers see the annotation of the field itself).
     """
     metadata = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata | {"traced": traced, "doc": doc})
+    return dataclasses.field(default=default, metadata=metadata | {"doc": doc} | marks)
 
 
 number = partial(setting, traced=True)

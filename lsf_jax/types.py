@@ -10,7 +10,7 @@ both with keywords, and never add two records (`+` concatenates tuples).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
@@ -151,6 +151,61 @@ class Payoff(NamedTuple):
     table: Float[np.ndarray, "starts *actions"]  # one axis of A actions per agent
 
 
+Colour: TypeAlias = Literal["ally", "enemy", "ally_shot", "enemy_shot", "ground", "wall", "grid", "fallen"]
+"""What something is in a picture; which colour that has is the painter's matter (`lsf_jax.analysis.render`)."""
+
+
+class Disc(NamedTuple):
+    """A filled circle, for whoever has a place in the world."""
+
+    x: float
+    y: float
+    radius: float
+    colour: Colour
+    label: str = ""  # in the middle
+    label_size: float = 1.5  # height of the label's letters, in radii
+    bar: float | None = None  # the filled share of a bar above it, for example of health; None: no bar
+
+
+class Cross(NamedTuple):
+    """Two crossed strokes, for whoever is out of the game."""
+
+    x: float
+    y: float
+    radius: float  # half the side of the square that it fills
+    colour: Colour
+
+
+class Line(NamedTuple):
+    """A straight stroke between two points."""
+
+    start: tuple[float, float]  # x, y
+    end: tuple[float, float]
+    colour: Colour
+    width: int = 2  # pixels
+
+
+class Rectangle(NamedTuple):
+    """A filled box, with an edge or without."""
+
+    x: float  # of the upper left corner
+    y: float
+    width: float
+    height: float
+    colour: Colour
+    edge: Colour | None = None
+
+
+class Picture(NamedTuple):
+    """One moment as people see it, in units of the world: x to the right, y downwards from the upper left corner."""
+
+    width: float
+    height: float
+    scale: int  # pixels per unit
+    shapes: tuple[Disc | Cross | Line | Rectangle, ...]  # later ones cover earlier ones
+    caption: str = ""  # one line below
+
+
 class Env(NamedTuple):
     """A JAX environment: pure functions, no auto-reset.
 
@@ -168,6 +223,8 @@ class Env(NamedTuple):
     ends_early: bool = False  # most episodes end long before the limit: see `lsf_jax.engine.lengths`
     version: str = "1"  # another one whenever dynamics, observations or rewards change: results do not compare then
     payoff: Payoff | None = None  # of games so small that what is learned is compared with the truth
+    draw: Callable[[Snapshot, int, dict[str, float]], Picture] | None = None
+    """A moment (NumPy), its step, and the sums so far of every `info` and of "return"; None: `render` is shown."""
 
 
 class Algorithm(NamedTuple):
@@ -185,7 +242,7 @@ class Algorithm(NamedTuple):
     update: "Update"
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
-    reads_padding: bool = False  # its losses do, so padding may not depend on other seeds: one length of time
+    reads_padding: str = ""  # the setting by which its losses count padding: it may not depend on other seeds then
 
 
 class Buffer(NamedTuple):

@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = (
-    "import json; from lsf_jax import config; print(json.dumps([str(config.config_folder()), config.list_configs()]))"
+    "import json; from lsf_jax.config import files; print(json.dumps([str(files.config_folder()), files.list_names()]))"
 )
 COMMAND = "import sys; from lsf_jax.cli.app import main; sys.exit(main(['list']))"
-COMPOSE = "from lsf_jax import config; print(config.compose(env='matrix_game', overrides=['seeds=3']).train.seeds)"
+COMPOSE = "import lsf_jax; print(lsf_jax.compose(env='matrix_game', overrides=['seeds=3']).train.seeds)"
 
 
 def run(*command, folder, **variables) -> str:

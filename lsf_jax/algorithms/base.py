@@ -1,46 +1,24 @@
 """What algorithms share: the acting shell, declarations of replay, and small helpers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.engine.buffers import latest, uniform
-from lsf_jax.engine.distributions import (
-    epsilon_greedy,
-    greedy,
-    linear_schedule,
-    masked_log_softmax,
-    mix_uniform,
-    probabilities,
-    sample,
-    take_actions,
-)
-from lsf_jax.networks.agents import AgentNetwork, agent_inputs, run, trajectory_inputs, unroll, zero_hidden
+from lsf_jax import types
+from lsf_jax.engine import buffers, distributions, exploration, optimizers
+from lsf_jax.networks import agents
 from lsf_jax.settings import hyper_class
-from lsf_jax.types import (
-    AgentState,
-    Buffer,
-    Carry,
-    Clock,
-    EnvSpec,
-    Episode,
-    Hyper,
-    JointTable,
-    Observation,
-    Params,
-    PRNGKey,
-    Trajectory,
-)
 
 LARGEST_TABLE = 4096  # joint actions
 
-Outputs: TypeAlias = Callable[[Params, Array, Array, PRNGKey], tuple[Array, Array]]
+Outputs: TypeAlias = Callable[[types.Params, Array, Array, types.PRNGKey], tuple[Array, Array]]
 """`(params, hidden [N, H], inputs [N, X], key) -> (hidden, logits or utilities [N, A])`."""
-Replay: TypeAlias = Callable[[Episode, int, int], Buffer]
+Replay: TypeAlias = Callable[[types.Episode, int, int], types.Buffer]
 """`(example episode, capacity, n_envs) -> buffer`: what data an update sees."""
 
 
@@ -54,47 +32,54 @@ class AgentCarry(NamedTuple):
 class Acting(NamedTuple):
     """The acting functions of an `Algorithm`."""
 
-    start: Callable[[], Carry]
-    act: Callable[..., tuple[Carry, Array]]
-    act_greedy: Callable[..., tuple[Carry, Array]]
-    act_sampled: Callable[..., tuple[Carry, Array]]
+    start: Callable[[], types.Carry]
+    act: Callable[..., tuple[types.Carry, Array]]
+    act_greedy: Callable[..., tuple[types.Carry, Array]]
+    act_sampled: Callable[..., tuple[types.Carry, Array]]
 
 
-def hyper_of(config: Any) -> Hyper:
+def hyper_of(config: Any) -> types.Hyper:
     """The traced numbers of a config as float32 scalars."""
     numbers = hyper_class(type(config))
     return numbers(*(jnp.float32(getattr(config, name)) for name in numbers._fields))
 
 
-def init_network(network: AgentNetwork, key: PRNGKey, spec: EnvSpec, *more: int) -> Params:
+def init_network(network: agents.AgentNetwork, key: types.PRNGKey, spec: types.EnvSpec, *more: int) -> types.Params:
     """First parameters of an agent network that reads an agent's inputs and further ones of the given sizes."""
     sizes = (spec.obs_dim + spec.n_actions + spec.n_agents, *more)
     inputs = [jnp.zeros((1, spec.n_agents, size)) for size in sizes]
-    return network.init(key, zero_hidden(spec.n_agents, network.hidden), *inputs)["params"]
+    return network.init(key, agents.zero_hidden(spec.n_agents, network.hidden), *inputs)["params"]
 
 
 def network_outputs(
-    network: AgentNetwork, params: Params, hidden: Array, inputs: Array, key: PRNGKey
+    network: agents.AgentNetwork, params: types.Params, hidden: Array, inputs: Array, key: types.PRNGKey
 ) -> tuple[Array, Array]:
     """`Outputs` of a network that reads its own observation and action history only; bind the network."""
     del key  # deterministic
-    return run(network, params, hidden, inputs)
+    return agents.run(network, params, hidden, inputs)
 
 
-def init_agent(params: dict[str, Params], optimizers: Any, targets: tuple[str, ...]) -> AgentState:
+def init_agent(
+    params: dict[str, types.Params], rules: Mapping[str, optax.GradientTransformation], targets: tuple[str, ...]
+) -> types.AgentState:
     """The state before the first update: targets equal the parameters of the groups that have them."""
-    return AgentState(
+    return types.AgentState(
         params=params,
         targets={group: params[group] for group in targets},
-        opt_state={group: optimizers[group].init(params[group]) for group in params},
+        opt_state={group: rules[group].init(params[group]) for group in params},
     )
+
+
+def make_optimizers(cfg: Any, *groups: str) -> dict[str, optax.GradientTransformation]:
+    """For each parameter group an optimiser of its own, all as a config asks, up to, not including, the rate."""
+    return {group: optimizers.make_optimizer(cfg.optimizer, cfg.grad_clip, cfg.optimizer_epsilon) for group in groups}
 
 
 def off_policy(batch_size: int) -> Replay:
     """Learn from `batch_size` episodes drawn uniformly from everything that is stored."""
 
-    def replay(example: Episode, capacity: int, n_envs: int) -> Buffer:
-        return uniform(example, capacity=capacity, batch_size=batch_size, n_envs=n_envs)
+    def replay(example: types.Episode, capacity: int, n_envs: int) -> types.Buffer:
+        return buffers.uniform(example, capacity=capacity, batch_size=batch_size, n_envs=n_envs)
 
     return replay
 
@@ -102,55 +87,18 @@ def off_policy(batch_size: int) -> Replay:
 def on_policy(batch_size: int) -> Replay:
     """Learn from the newest `batch_size` episodes, all of them; train.buffer_capacity is not used."""
 
-    def replay(example: Episode, capacity: int, n_envs: int) -> Buffer:
+    def replay(example: types.Episode, capacity: int, n_envs: int) -> types.Buffer:
         del capacity
-        return latest(example, batch_size=batch_size, n_envs=n_envs)
+        return buffers.latest(example, batch_size=batch_size, n_envs=n_envs)
 
     return replay
 
 
-def epsilon_of(clock: Clock, hyper: Hyper) -> Float[Array, ""]:
-    """ε at this moment."""
-    return linear_schedule(hyper.epsilon_start, hyper.epsilon_finish, hyper.epsilon_anneal, clock.env_steps)
-
-
-def behave_sample(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
-    """A ~ π (Algorithm 1)."""
-    del clock, hyper  # explores by its entropy alone
-    return sample(masked_log_softmax(logits, observation.avail), observation.avail, key)
-
-
-def behave_epsilon_greedy(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
-    """ε-greedy on the best utility, or on the argmax of π (the released code)."""
-    return epsilon_greedy(logits, observation.avail, epsilon_of(clock, hyper), key)
-
-
-def behave_epsilon_sample(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
-    """With probability ε, drawn for each agent apart, a uniform available action; otherwise a ~ π."""
-    key_epsilon, key_pi = jax.random.split(key)
-    action = sample(masked_log_softmax(logits, observation.avail), observation.avail, key_pi)
-    chosen = jax.nn.one_hot(action, logits.shape[-1])
-    return epsilon_greedy(chosen, observation.avail, epsilon_of(clock, hyper), key_epsilon)
-
-
-def behave_greedy(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
-    """The most probable available action."""
-    del key, clock, hyper  # deterministic
-    return greedy(logits, observation.avail)
-
-
-BEHAVIOURS = {
-    "sample": behave_sample,
-    "epsilon_greedy": behave_epsilon_greedy,
-    "epsilon_sample": behave_epsilon_sample,
-}
-
-
 def agent_acting(
-    spec: EnvSpec,
+    spec: types.EnvSpec,
     hidden: int,
     outputs: Outputs,
-    behaviour: str,
+    behave: exploration.Behave,
     test_outputs: Outputs | None = None,
     *,
     stochastic: bool = True,
@@ -160,24 +108,29 @@ def agent_acting(
     Args:
       spec: sizes of the environment.
       hidden: H.
-      outputs: what the network says; nothing else ever acts.
-      behaviour: how training explores, a key of `BEHAVIOURS`.
-      test_outputs: what it says in evaluations, where that differs.
+      outputs: the network's outputs; nothing else ever acts.
+      behave: how training explores.
+      test_outputs: its outputs in evaluations, where those differ.
       stochastic: the outputs are logits of a policy. Utilities are not: what they have learned is to act greedily, and
         a softmax over them would depend on the scale of rewards.
     """
 
     def start() -> AgentCarry:
         last_action = jnp.full((spec.n_agents,), -1, jnp.int32)
-        return AgentCarry(hidden=zero_hidden(spec.n_agents, hidden), last_action=last_action)
+        return AgentCarry(hidden=agents.zero_hidden(spec.n_agents, hidden), last_action=last_action)
 
-    def acting(choose: Callable[..., Array], say: Outputs) -> Callable[..., tuple[AgentCarry, Array]]:
+    def acting(choose: exploration.Behave, outputs: Outputs) -> Callable[..., tuple[AgentCarry, Array]]:
         def act(
-            params: Params, carry: AgentCarry, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper
+            params: types.Params,
+            carry: AgentCarry,
+            observation: types.Observation,
+            key: types.PRNGKey,
+            clock: types.Clock,
+            hyper: types.Hyper,
         ) -> tuple[AgentCarry, Array]:
-            key_say, key_choose = jax.random.split(key)
-            inputs = agent_inputs(observation.obs, carry.last_action, spec.n_actions)
-            next_hidden, logits = say(params, carry.hidden, inputs, key_say)
+            key_outputs, key_choose = jax.random.split(key)
+            inputs = agents.agent_inputs(observation.obs, carry.last_action, spec.n_actions)
+            next_hidden, logits = outputs(params, carry.hidden, inputs, key_outputs)
             action = choose(logits, observation, key_choose, clock, hyper)
             return AgentCarry(hidden=next_hidden, last_action=action), action
 
@@ -186,38 +139,45 @@ def agent_acting(
     tested = test_outputs or outputs
     return Acting(
         start=start,
-        act=acting(BEHAVIOURS[behaviour], outputs),
-        act_greedy=acting(behave_greedy, tested),
-        act_sampled=acting(behave_sample if stochastic else behave_greedy, tested),
+        act=acting(behave, outputs),
+        act_greedy=acting(exploration.behave_greedy, tested),
+        act_sampled=acting(exploration.behave_sample if stochastic else exploration.behave_greedy, tested),
     )
 
 
-def floored_policy(
-    actor: AgentNetwork, params: Params, t: Trajectory, epsilon: Float[Array, ""]
-) -> Float[Array, "rows agents actions"]:
-    """π with its ε floor: (1 - ε) softmax + ε uniform, both over available actions, which is how training acts.
+def learned_policy(cfg: Any) -> exploration.Policy:
+    """The policy that a config with a floor has the loss learn: with its ε floor, or as if there were none."""
+    inside = exploration.FLOORS[cfg.floor_over].policy
+    return {"inside": inside, "outside": exploration.without_floor}[cfg.epsilon_floor]
 
-    pymarl takes the softmax, and DOP the floor too, over all actions, and renormalises what is available.
-    """
-    avail = t.observation.avail
-    log_pi = masked_log_softmax(unroll(actor, params, trajectory_inputs(t)), avail)
-    return mix_uniform(probabilities(log_pi, avail), avail, epsilon)
+
+def row_policies(
+    actor: agents.AgentNetwork,
+    policy: exploration.Policy,
+    params: types.Params,
+    t: types.Trajectory,
+    clock: types.Clock,
+    hyper: types.Hyper,
+) -> Float[Array, "rows agents actions"]:
+    """π in every row of a trajectory, as `policy` makes it of the actor's logits."""
+    logits = agents.unroll(actor, params, agents.trajectory_inputs(t))
+    return policy(logits, t.observation.avail, clock, hyper)[0]
 
 
 def first_policy(
-    outputs: Outputs, params: Params, hidden: int, observation: Observation, key: PRNGKey
+    outputs: Outputs, params: types.Params, hidden: int, observation: types.Observation, key: types.PRNGKey
 ) -> Float[Array, "agents actions"]:
     """π of every agent in an episode's first step.
 
     Args:
-      outputs: what the acting network says.
+      outputs: the acting network's outputs.
       params: its parameters.
       hidden: H.
       observation: of the first step.
       key: for outputs that draw something.
     """
-    _, logits = outputs(params, zero_hidden(observation.obs.shape[0], hidden), first_inputs(observation)[0], key)
-    return probabilities(masked_log_softmax(logits, observation.avail), observation.avail)
+    _, logits = outputs(params, agents.zero_hidden(observation.obs.shape[0], hidden), first_inputs(observation)[0], key)
+    return distributions.probabilities(distributions.masked_log_softmax(logits, observation.avail), observation.avail)
 
 
 def joint_actions(n_agents: int, n_actions: int) -> Int[Array, "joint agents"]:
@@ -231,15 +191,15 @@ def joint_actions(n_agents: int, n_actions: int) -> Int[Array, "joint agents"]:
     return jnp.array(list(product(range(n_actions), repeat=n_agents)), jnp.int32)
 
 
-def first_inputs(observation: Observation) -> Float[Array, "1 agents inputs"]:
+def first_inputs(observation: types.Observation) -> Float[Array, "1 agents inputs"]:
     """Agent inputs of an episode's first step, as a trajectory of one row."""
     n_agents, n_actions = observation.avail.shape
-    return agent_inputs(observation.obs, jnp.full((n_agents,), -1, jnp.int32), n_actions)[None]
+    return agents.agent_inputs(observation.obs, jnp.full((n_agents,), -1, jnp.int32), n_actions)[None]
 
 
 def greedy_policy(values: Float[Array, "agents actions"], avail: Bool[Array, "agents actions"]) -> Array:
     """One-hot rows: the policy that always takes the best available action."""
-    return jax.nn.one_hot(greedy(values, avail), values.shape[-1])
+    return jax.nn.one_hot(distributions.greedy(values, avail), values.shape[-1])
 
 
 def tabulate(
@@ -247,7 +207,7 @@ def tabulate(
     policy: Float[Array, "agents actions"],
     value: Callable[[Int[Array, "agents"]], Float[Array, ""]],
     joint_value: Callable[[Int[Array, "agents"]], Float[Array, ""]] | None = None,
-) -> JointTable:
+) -> types.JointTable:
     """The table of Q_tot, `value` of a joint action, over all joint actions, and of `joint_value` if that is another.
 
     Raises:
@@ -256,7 +216,7 @@ def tabulate(
     joint = joint_actions(*policy.shape)
     q_total = jax.vmap(value)(joint)
     estimate = q_total if joint_value is None else jax.vmap(joint_value)(joint)
-    return JointTable(utilities=utilities, q_total=q_total, policy=policy, joint_value=estimate)
+    return types.JointTable(utilities=utilities, q_total=q_total, policy=policy, joint_value=estimate)
 
 
 def utility_metrics(
@@ -267,4 +227,4 @@ def utility_metrics(
     """For people: the mean utility of what was done, and the mean gap between best and worst available action."""
     best = jnp.where(avail, q, -jnp.inf).max(axis=-1)
     worst = jnp.where(avail, q, jnp.inf).min(axis=-1)
-    return {"q_utility": take_actions(q, action).mean(axis=-1), "q_gap": (best - worst).mean(axis=-1)}
+    return {"q_utility": distributions.take_actions(q, action).mean(axis=-1), "q_gap": (best - worst).mean(axis=-1)}

@@ -1,11 +1,12 @@
 """COMA: counterfactual multi-agent policy gradients.
 
-One critic says for every agent i what each of its actions would have been worth, the others' actions as they were:
-Qᵢ(s, (a, u₋ᵢ)). The advantage of uᵢ is against the policy's own mean over a, a baseline that costs one pass. On-policy.
-Read it as: the critic, the losses and targets, the update, and the binding.
+One critic estimates for every agent i what each of its actions would have been worth, the others' actions as they
+were: Qᵢ(s, (a, u₋ᵢ)). The advantage of uᵢ is against the policy's own mean over a, a baseline that costs one pass.
+On-policy. Read it as: the critic, the losses and targets, the update, and the binding.
 
 Foerster et al. (2018); code oxwhirl/pymarl `coma_learner.py`. As there, the critic takes an optimiser step for every
-time step, from the last to the first, and the ε floor is part of the policy that learns (`algo.epsilon_floor`).
+time step, from the last to the first, and the ε floor is part of the policy that learns (`algo.epsilon_floor`). There
+softmax and floor are taken over all actions, here over the available ones (`algo.floor_over`; preset `pymarl` has all).
 """
 
 from dataclasses import dataclass
@@ -17,48 +18,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from lsf_jax.algorithms.base import (
-    agent_acting,
-    epsilon_of,
-    first_policy,
-    floored_policy,
-    hyper_of,
-    init_agent,
-    init_network,
-    network_outputs,
-    on_policy,
-    tabulate,
-    utility_metrics,
-)
-from lsf_jax.algorithms.configs import CommonConfig, FloorConfig, TargetConfig, TraceConfig
-from lsf_jax.algorithms.q_learning import td_target
-from lsf_jax.algorithms.stepwise import SINCE_COPY, copy_after_steps, counting, critic_steps
-from lsf_jax.engine.buffers import ObserveFn
-from lsf_jax.engine.distributions import entropy, entropy_of_choices, expectation, greedy, log_of, sample, take_actions
-from lsf_jax.engine.learner import Terms, optimizer_step, sum_over_valid
-from lsf_jax.engine.optimizers import OPTIMIZERS
-from lsf_jax.networks.agents import AgentNetwork, Mlp, run, shift_actions
+from lsf_jax import types
+from lsf_jax.algorithms import base, configs, q_learning, stepwise
+from lsf_jax.engine import buffers, distributions, exploration, learner
+from lsf_jax.networks import agents
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
-from lsf_jax.types import (
-    AgentState,
-    Algorithm,
-    Batch,
-    Clock,
-    EnvSpec,
-    Hyper,
-    JointTable,
-    Metrics,
-    Observation,
-    Params,
-    PRNGKey,
-    Trajectory,
-    Update,
-)
 
 
 @dataclass(frozen=True)
-class ComaConfig(FloorConfig, TargetConfig, TraceConfig, CommonConfig):
+class ComaConfig(configs.LearnedFloorConfig, configs.TargetConfig, configs.TraceConfig, configs.CommonConfig):
     """Settings of COMA: the shared ones with on-policy defaults, and its critic's."""
 
     batch_size: int = setting(8, low=1, doc="newest episodes, all in one update; train.n_envs or a multiple of it")
@@ -74,12 +43,12 @@ class ComaConfig(FloorConfig, TargetConfig, TraceConfig, CommonConfig):
 class Networks(NamedTuple):
     """What learns: the actor, and the critic of all agents."""
 
-    actor: AgentNetwork
-    critic: Mlp
+    actor: agents.AgentNetwork
+    critic: agents.Mlp
 
 
 class CriticView(NamedTuple):
-    """What the critic is told about some rows."""
+    """What the critic reads of some rows."""
 
     state: Float[Array, "*lead state"]
     obs: Float[Array, "*lead agents obs"]
@@ -87,11 +56,11 @@ class CriticView(NamedTuple):
     last_action: Int[Array, "*lead agents"]  # of all agents before; -1 before the first step
 
 
-class Judged(NamedTuple):
-    """What the critic is trained on in one trajectory."""
+class CriticBatch(NamedTuple):
+    """What the critic is trained on, one trajectory or many."""
 
     view: CriticView  # of t = 0..T-1
-    target: Float[Array, "time agents"]
+    target: Float[Array, "*lead agents"]
 
 
 def critic_inputs(view: CriticView, n_actions: int) -> tuple[Array, ...]:
@@ -112,59 +81,71 @@ def critic_inputs(view: CriticView, n_actions: int) -> tuple[Array, ...]:
     )
 
 
-def q_values(net: Networks, params: Params, view: CriticView) -> Float[Array, "*lead agents actions"]:
+def q_values(net: Networks, params: types.Params, view: CriticView) -> Float[Array, "*lead agents actions"]:
     """Qᵢ(s, (a, u₋ᵢ)) for every agent i and each of its actions a."""
-    return run(net.critic, params, *critic_inputs(view, net.critic.widths[-1]))
+    return agents.run(net.critic, params, *critic_inputs(view, net.critic.widths[-1]))
 
 
-def judge(
-    net: Networks, target: Params, pi: Float[Array, "rows agents actions"], t: Trajectory, key: PRNGKey, hyper: Hyper
-) -> Judged:
-    """Targets: each agent's TD(λ) return of the target critic's values of the actions taken, Sarsa(λ).
+def critic_batch(
+    net: Networks,
+    target: types.Params,
+    pi: Float[Array, "rows agents actions"],
+    t: types.Trajectory,
+    key: types.PRNGKey,
+    hyper: types.Hyper,
+) -> CriticBatch:
+    """Inputs of the critic and its targets: each agent's TD(λ) return of the target critic's values of the actions
+    taken, Sarsa(λ).
 
     No action is stored for the row after an episode's last step, which bootstraps where time ran out: one is drawn from
     π there, as the released code does while acting.
     """
     obs, state, avail = t.observation
-    drawn = sample(log_of(pi, avail), avail, key)
+    drawn = distributions.sample(distributions.log_of(pi, avail), avail, key)
     action = jnp.concatenate([jnp.where(t.valid[:, None], t.action, drawn[:-1]), drawn[-1:]])
-    rows = CriticView(state=state, obs=obs, action=action, last_action=shift_actions(t.action))
-    taken = take_actions(q_values(net, target, rows), action)
-    return Judged(view=jax.tree.map(lambda leaf: leaf[:-1], rows), target=td_target(taken[1:], t, hyper))
+    rows = CriticView(state=state, obs=obs, action=action, last_action=agents.shift_actions(t.action))
+    taken = distributions.take_actions(q_values(net, target, rows), action)
+    view = jax.tree.map(lambda leaf: leaf[:-1], rows)
+    return CriticBatch(view=view, target=q_learning.td_target(taken[1:], t, hyper))
 
 
 def critic_error(
-    params: Params, judged: Judged, *, net: Networks
+    params: types.Params, batch: CriticBatch, *, net: Networks
 ) -> tuple[Float[Array, "episodes"], Float[Array, "episodes agents actions"]]:
     """meanᵢ (Qᵢ(s, u) - yᵢ)² of one time step of every episode, and the values of all actions."""
-    q = q_values(net, params, judged.view)
-    return jnp.square(take_actions(q, judged.view.action) - judged.target).mean(axis=-1), q
+    q = q_values(net, params, batch.view)
+    return jnp.square(distributions.take_actions(q, batch.view.action) - batch.target).mean(axis=-1), q
 
 
 def advantages(
     pi: Float[Array, "time agents actions"], q: Float[Array, "time agents actions"], action: Int[Array, "time agents"]
 ) -> Float[Array, "time agents"]:
     """Aᵢ = Qᵢ(s, u) - Σ_a πᵢ(a) Qᵢ(s, (a, u₋ᵢ)), without gradient: uᵢ against i's mean, the others held fixed."""
-    return jax.lax.stop_gradient(take_actions(q, action) - expectation(pi, q))
+    return jax.lax.stop_gradient(distributions.take_actions(q, action) - distributions.expectation(pi, q))
 
 
 def policy_loss(
-    pi: Float[Array, "time agents actions"], q: Float[Array, "time agents actions"], t: Trajectory, hyper: Hyper
-) -> Terms:
+    pi: Float[Array, "time agents actions"],
+    q: Float[Array, "time agents actions"],
+    t: types.Trajectory,
+    hyper: types.Hyper,
+) -> learner.Terms:
     """-meanᵢ Aᵢ log πᵢ(uᵢ) - w_H meanᵢ H(πᵢ), π the policy that learns, over all agents: the dead add zeros to both."""
     avail = t.observation.avail[:-1]
-    log_pi = log_of(pi, avail)
-    gain = advantages(pi, q, t.action) * take_actions(log_pi, t.action)
-    bonus = hyper.entropy_weight * entropy(pi, log_pi).mean(axis=-1)
+    log_pi = distributions.log_of(pi, avail)
+    gain = advantages(pi, q, t.action) * distributions.take_actions(log_pi, t.action)
+    bonus = hyper.entropy_weight * distributions.entropy(pi, log_pi).mean(axis=-1)
     return {"policy": -gain.mean(axis=-1), "entropy_bonus": -bonus}
 
 
-def diagnose(pi: Float[Array, "time agents actions"], q: Float[Array, "time agents actions"], t: Trajectory) -> Terms:
+def diagnose(
+    pi: Float[Array, "time agents actions"], q: Float[Array, "time agents actions"], t: types.Trajectory
+) -> learner.Terms:
     """Per-step quantities for people, averaged over valid steps."""
     avail = t.observation.avail[:-1]
     return {
-        "entropy": entropy_of_choices(pi, log_of(pi, avail), avail),
-        **utility_metrics(q, avail, t.action),
+        "entropy": distributions.entropy_of_choices(pi, distributions.log_of(pi, avail), avail),
+        **base.utility_metrics(q, avail, t.action),
         "reward": t.reward,
     }
 
@@ -172,63 +153,70 @@ def diagnose(pi: Float[Array, "time agents actions"], q: Float[Array, "time agen
 def batch_policy_loss(
     pi: Float[Array, "episodes rows agents actions"],
     q: Float[Array, "episodes time agents actions"],
-    trajectories: Trajectory,
-    hyper: Hyper,
-) -> tuple[Float[Array, ""], Metrics]:
+    trajectories: types.Trajectory,
+    hyper: types.Hyper,
+) -> tuple[Float[Array, ""], types.Metrics]:
     """Mean policy loss over a batch's valid steps, and the means of its terms and of what is logged."""
 
-    def one(pi: Array, q: Array, t: Trajectory) -> tuple[Terms, Terms]:
+    def one(pi: Array, q: Array, t: types.Trajectory) -> tuple[learner.Terms, learner.Terms]:
         return policy_loss(pi[:-1], q, t, hyper), diagnose(jax.lax.stop_gradient(pi[:-1]), q, t)
 
     terms, logged = jax.vmap(one)(pi, q, trajectories)
     per_step = 1.0 / jnp.maximum(trajectories.valid.sum(), 1).astype(jnp.float32)
     means = {
-        name: jax.vmap(sum_over_valid)(value, trajectories.valid).sum() * per_step
+        name: jax.vmap(learner.sum_over_valid)(value, trajectories.valid).sum() * per_step
         for name, value in {**terms, **logged}.items()
     }
     return means["policy"] + means["entropy_bonus"], means
 
 
 def make_coma_update(
-    net: Networks, optimizers: dict[str, optax.GradientTransformation], observe: ObserveFn, floor_learns: bool
-) -> Update:
-    """Build `update`: the critic's pass over the time steps, then one actor step with the values seen on the way.
+    net: Networks,
+    policy: exploration.Policy,
+    optimizers: dict[str, optax.GradientTransformation],
+    observe: buffers.ObserveFn,
+) -> types.Update:
+    """Build `update`: the critic's pass over the time steps, then one actor step with the values met on the way.
 
     Those values are the critic's just before its own step at that time. The actor runs forward once: the targets need
-    its policy first; when the pass has said the advantages, the gradient is pulled back through that run.
+    its policy first; once the pass has given the advantages, the gradient is pulled back through that run.
 
     Args:
       net: actor and critic.
+      policy: of the actor's logits, what learns.
       optimizers: by group, up to, not including, the learning rate.
       observe: turns a stored episode into a trajectory.
-      floor_learns: the ε floor is part of the policy that is learned; otherwise only acting knows it.
     """
 
     def update(
-        agent: AgentState, episodes: Batch, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
-    ) -> tuple[AgentState, Metrics]:
+        agent: types.AgentState,
+        episodes: types.Batch,
+        key: types.PRNGKey,
+        clock: types.Clock,
+        hyper: types.Hyper,
+        micro_batch: int = 0,
+    ) -> tuple[types.AgentState, types.Metrics]:
         del micro_batch  # every step of the critic needs the whole batch, and the batch is small
         params, opt_state = agent.params, agent.opt_state
         trajectories = jax.vmap(observe)(episodes)
-        epsilon = epsilon_of(clock, hyper) if floor_learns else jnp.zeros(())
-        policies = jax.vmap(partial(floored_policy, net.actor), in_axes=(None, 0, None))
-        pi, pull_back = jax.vjp(lambda actor: policies(actor, trajectories, epsilon), params["actor"])
-        judged = jax.vmap(partial(judge, net), in_axes=(None, 0, 0, 0, None))(
+        row_policies = jax.vmap(partial(base.row_policies, net.actor, policy), in_axes=(None, 0, None, None))
+        pi, pull_back = jax.vjp(lambda actor: row_policies(actor, trajectories, clock, hyper), params["actor"])
+        batch = jax.vmap(partial(critic_batch, net), in_axes=(None, 0, 0, 0, None))(
             agent.targets["critic"], pi, trajectories, jax.random.split(key, episodes.reward.shape[0]), hyper
         )
-        steps = critic_steps(
+        steps = stepwise.critic_steps(
             partial(critic_error, net=net),
             optimizers["critic"],
             hyper.lr,
             params["critic"],
             opt_state["critic"],
-            judged,
+            batch,
             trajectories.valid,
             reverse=True,
         )
         slopes, means = jax.grad(batch_policy_loss, has_aux=True)(pi, steps.outputs, trajectories, hyper)
         (gradients,) = pull_back(slopes)
-        actor, actor_state = optimizer_step(
+        actor, actor_state = learner.optimizer_step(
             optimizers["actor"], hyper.actor_lr, params["actor"], opt_state["actor"], gradients
         )
         metrics = {
@@ -244,7 +232,7 @@ def make_coma_update(
             opt_state={
                 "critic": steps.opt_state,
                 "actor": actor_state,
-                SINCE_COPY: opt_state[SINCE_COPY] + steps.taken,
+                stepwise.SINCE_COPY: opt_state[stepwise.SINCE_COPY] + steps.taken,
             },
         )
         return after, metrics
@@ -252,24 +240,26 @@ def make_coma_update(
     return update
 
 
-def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, net: Networks) -> JointTable:
+def joint_table(
+    agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks
+) -> types.JointTable:
     """Qᵢ(s, (a, u₋ᵢ)) in one first observation, where the others are greedy, as utilities; their policies.
 
     COMA has no Q_tot: what stands in its place is the mean over agents of Qᵢ(s, u), which all estimate the same return.
     """
-    outputs = partial(network_outputs, net.actor)
-    pi = first_policy(outputs, agent.params["actor"], net.actor.hidden, observation, key)
+    outputs = partial(base.network_outputs, net.actor)
+    pi = base.first_policy(outputs, agent.params["actor"], net.actor.hidden, observation, key)
 
     def q_of(action: Int[Array, "agents"]) -> Float[Array, "agents actions"]:
         before = jnp.full_like(action, -1)
         view = CriticView(state=observation.state, obs=observation.obs, action=action, last_action=before)
         return q_values(net, agent.params["critic"], view)
 
-    utilities = q_of(greedy(pi, observation.avail))
-    return tabulate(utilities, pi, lambda action: take_actions(q_of(action), action).mean())
+    utilities = q_of(distributions.greedy(pi, observation.avail))
+    return base.tabulate(utilities, pi, lambda action: distributions.take_actions(q_of(action), action).mean())
 
 
-def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]:
+def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict[str, types.Params]:
     """Parameters by group."""
     key_critic, key_actor = jax.random.split(key)
     nobody = jnp.zeros((spec.n_agents,), jnp.int32)
@@ -280,10 +270,10 @@ def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]
         last_action=nobody,
     )
     critic = net.critic.init(key_critic, *critic_inputs(view, spec.n_actions))["params"]
-    return {"critic": critic, "actor": init_network(net.actor, key_actor, spec)}
+    return {"critic": critic, "actor": base.init_network(net.actor, key_actor, spec)}
 
 
-def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn) -> Algorithm:
+def make_coma(spec: types.EnvSpec, cfg: ComaConfig, observe: buffers.ObserveFn) -> types.Algorithm:
     """Bind COMA for an environment.
 
     Args:
@@ -292,26 +282,26 @@ def coma(spec: EnvSpec, cfg: ComaConfig, observe: ObserveFn) -> Algorithm:
       observe: turns a stored episode into a trajectory.
     """
     net = Networks(
-        actor=AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
-        critic=Mlp((cfg.critic_hidden, cfg.critic_hidden, spec.n_actions)),
+        actor=agents.AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
+        critic=agents.Mlp((cfg.critic_hidden, cfg.critic_hidden, spec.n_actions)),
     )
-    optimizers = {group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")}
+    rules = base.make_optimizers(cfg, "critic", "actor")
 
-    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
+    def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
         del hyper
-        return counting(init_agent(init_params(net, spec, key), optimizers, ("critic",)))
+        return stepwise.counting(base.init_agent(init_params(net, spec, key), rules, ("critic",)))
 
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), "epsilon_sample")
-    return Algorithm(
+    outputs, behave = partial(base.network_outputs, net.actor), exploration.FLOORS[cfg.floor_over].behave
+    return types.Algorithm(
         name="coma",
-        hyper=hyper_of(cfg),
+        hyper=base.hyper_of(cfg),
         init=init,
         policy_params=lambda agent: agent.params["actor"],
-        replay=on_policy(cfg.batch_size),
-        update=make_coma_update(net, optimizers, observe, floor_learns=cfg.epsilon_floor == "inside"),
-        refresh=copy_after_steps(cfg.target_interval),
+        replay=base.on_policy(cfg.batch_size),
+        update=make_coma_update(net, base.learned_policy(cfg), rules, observe),
+        refresh=stepwise.copy_after_steps(cfg.target_interval),
         joint_table=partial(joint_table, net=net),
-        **acting._asdict(),
+        **base.agent_acting(spec, cfg.hidden, outputs, behave)._asdict(),
     )
 
 
@@ -319,7 +309,7 @@ ENTRIES = (
     Entry(
         name="coma",
         config=ComaConfig,
-        factory=coma,
+        factory=make_coma,
         doc="COMA: on-policy actor-critic, each agent's advantage against what its other actions would have been worth",
     ),
 )

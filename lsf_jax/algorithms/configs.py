@@ -15,7 +15,7 @@ class CommonConfig:
     """What every algorithm has."""
 
     batch_size: int = setting(8, low=1, doc="episodes in one update; pymarl 32, pymarl2 and the release 128")
-    updates: int = setting(4, low=1, high=100_000, doc="updates after each collection, unless train says otherwise")
+    updates: int = setting(4, low=1, high=100_000, doc="updates after each collection of train.n_envs episodes")
     lr: float = number(5e-4, low=0.0, doc="optimiser step; pymarl 5e-4, pymarl2 and the release 1e-3")
     discount: float = number(0.99, low=0.0, high=1.0, doc="γ for each env step")
     reward_scale: float = number(1.0, above=0.0, doc="factor on every reward that learning sees")
@@ -23,7 +23,10 @@ class CommonConfig:
     epsilon_finish: float = number(0.05, low=0.0, high=1.0, doc="exploration probability at the end")
     epsilon_anneal: float = number(100_000.0, low=0.0, doc="env steps over which ε falls linearly; pymarl 50,000")
 
-    optimizer: str = setting("adam", choices=("adam", "rmsprop"), doc="adam (pymarl2) or rmsprop 0.99/1e-5 (pymarl)")
+    optimizer: str = setting("adam", choices=("adam", "rmsprop"), doc="adam (pymarl2) or rmsprop with ρ 0.99 (pymarl)")
+    optimizer_epsilon: float = setting(
+        0.0, low=0.0, doc="ε of the optimiser; 0: its own, adam 1e-8, rmsprop 1e-5 as in pymarl (1e-8 in pymarl2)"
+    )
     grad_clip: float = setting(10.0, low=0.0, doc="global norm of a group's gradient; 0: no clipping")
     hidden: int = setting(64, low=1, doc="width H of the agent networks")
     recurrent: bool = setting(True, doc="GRU in agent networks; false for games whose observation is the state")
@@ -39,7 +42,18 @@ class TraceConfig:
 
 @dataclass(frozen=True)
 class FloorConfig:
-    """A policy that acts with an ε floor."""
+    """A policy with an ε floor."""
+
+    floor_over: str = setting(
+        "available",
+        choices=("available", "all"),
+        doc="actions over which softmax and ε floor are taken; all: pymarl's, what is available renormalised",
+    )
+
+
+@dataclass(frozen=True)
+class LearnedFloorConfig(FloorConfig):
+    """A policy with an ε floor of which learning need not know."""
 
     epsilon_floor: str = setting(
         "inside",

@@ -7,8 +7,9 @@ and the binding; the networks are in `dop_networks`.
 
 Wang et al. (2021), "DOP: Off-Policy Multi-Agent Decomposed Policy Gradients"; code TonghanWang/DOP `offpg_learner.py`.
 As there, the critic takes an optimiser step for every time step, from the first to the last, on targets computed once,
-and the ε floor is part of the policy that learns. The code's term that would draw each Qᵢ to Q_tot is left out, as its
-authors do.
+and the ε floor is part of the policy that learns; there softmax and floor are taken over all actions, here over the
+available ones (`algo.floor_over`; preset `pymarl` has all). The code's term that would draw each Qᵢ to Q_tot is left
+out, as its authors do.
 
 A trap of the method: nothing but the ε floor keeps actors from settling before the critic is right, and a settled
 softmax has no slope to come back by. In the additive game (`linear_game`, one run of 16 seeds) all seeds found the best
@@ -18,69 +19,26 @@ joint action with the default widths and rates, and a single one with a critic o
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.algorithms.base import (
-    Replay,
-    agent_acting,
-    epsilon_of,
-    first_inputs,
-    floored_policy,
-    hyper_of,
-    init_agent,
-    network_outputs,
-    tabulate,
-    utility_metrics,
-)
-from lsf_jax.algorithms.configs import CommonConfig, TargetConfig, TraceConfig
-from lsf_jax.algorithms.dop_networks import MIXERS, LocalCritic, Networks, init_params, local_values, mixed
-from lsf_jax.algorithms.q_learning import td_target
-from lsf_jax.algorithms.stepwise import SINCE_COPY, copy_after_steps, counting, critic_steps
-from lsf_jax.engine.buffers import ObserveFn, bundle, latest, uniform
-from lsf_jax.engine.distributions import (
-    TINY,
-    entropy_of_choices,
-    expectation,
-    log_of,
-    masked_log_softmax,
-    probabilities,
-    take_actions,
-)
-from lsf_jax.engine.learner import optimizer_step, sum_over_valid
-from lsf_jax.engine.optimizers import OPTIMIZERS
-from lsf_jax.engine.returns import discounts, tree_backup
-from lsf_jax.networks.agents import AgentNetwork, unroll
+from lsf_jax import types
+from lsf_jax.algorithms import base, configs, dop_networks, q_learning, stepwise
+from lsf_jax.engine import buffers, distributions, exploration, learner, returns
+from lsf_jax.networks import agents
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
-from lsf_jax.types import (
-    AgentState,
-    Algorithm,
-    Batch,
-    Buffer,
-    Clock,
-    EnvSpec,
-    Episode,
-    Hyper,
-    JointTable,
-    Metrics,
-    Observation,
-    Params,
-    PRNGKey,
-    Trajectory,
-    Update,
-)
 
 
 @dataclass(frozen=True)
-class DopConfig(TargetConfig, TraceConfig, CommonConfig):
+class DopConfig(configs.FloorConfig, configs.TargetConfig, configs.TraceConfig, configs.CommonConfig):
     """Settings of DOP: the shared ones with its own optimiser, ε floor and critic, and what it replays.
 
-    DOP lowers the floor over 500,000 env steps; `epsilon_anneal` is everyone's 100,000 unless a preset says so.
+    DOP lowers the floor over 500,000 env steps; `epsilon_anneal` is everyone's 100,000 unless a preset sets it.
     """
 
     batch_size: int = setting(8, low=1, doc="newest episodes, all in an actor step; a multiple of train.n_envs; DOP 16")
@@ -88,7 +46,7 @@ class DopConfig(TargetConfig, TraceConfig, CommonConfig):
     lr: float = number(1e-4, low=0.0, doc="critic's optimiser step, one for each time step of an update; DOP")
     actor_lr: float = number(5e-4, low=0.0, doc="actor's optimiser step, one for each update; DOP")
     epsilon_start: float = number(0.5, low=0.0, high=1.0, doc="ε floor of the policy at env step 0; DOP")
-    optimizer: str = setting("rmsprop", choices=("adam", "rmsprop"), doc="rmsprop 0.99/1e-5, to which the rates belong")
+    optimizer: str = setting("rmsprop", choices=("adam", "rmsprop"), doc="rmsprop, to which the rates belong; DOP")
     grad_clip: float = setting(20.0, low=0.0, doc="global norm of a group's gradient, 0: no clipping; DOP")
     target_interval: int = setting(600, low=1, doc="critic steps, one for each time step, between target copies; DOP")
     tree_trace: float = number(0.93, low=0.0, high=1.0, doc="λ of the tree backup; DOP")
@@ -104,15 +62,19 @@ class DopConfig(TargetConfig, TraceConfig, CommonConfig):
     mixer_embed: int = setting(32, low=1, doc="width of the product from which the mixer's weights come; DOP")
 
 
-class Judged(NamedTuple):
-    """What the target networks say about one trajectory."""
+Policies: TypeAlias = Callable[[types.Params, types.Trajectory], Array]
+"""`(actor's parameters, trajectory) -> π in every row [T+1, N, A]`."""
+
+
+class TargetValues(NamedTuple):
+    """What the target networks make of one trajectory."""
 
     taken: Float[Array, "time"]  # Q_tot of the actions taken
     next_expected: Float[Array, "time"]  # Q_tot of E_π[Qᵢ] at t+1
 
 
-class Lesson(NamedTuple):
-    """What the critic reads and should say; leading axes [B, T], or [B] in one time step."""
+class CriticBatch(NamedTuple):
+    """Inputs of the critic and its targets; leading axes [B, T], or [B] in one time step."""
 
     state: Float[Array, "*lead state"]
     obs: Float[Array, "*lead agents obs"]
@@ -120,106 +82,128 @@ class Lesson(NamedTuple):
     target: Float[Array, "*lead"]
 
 
-def make_networks(spec: EnvSpec, cfg: DopConfig) -> Networks:
+def make_networks(spec: types.EnvSpec, cfg: DopConfig) -> dop_networks.Networks:
     """The networks that a config asks for."""
-    return Networks(
-        actor=AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
-        critic=LocalCritic(cfg.critic_hidden, spec.n_actions),
-        mixer=MIXERS[cfg.mixer](spec, embed=cfg.mixer_embed),
+    return dop_networks.Networks(
+        actor=agents.AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
+        critic=dop_networks.LocalCritic(cfg.critic_hidden, spec.n_actions),
+        mixer=dop_networks.MIXERS[cfg.mixer](spec, embed=cfg.mixer_embed),
     )
 
 
-def judge(net: Networks, target: Params, pi: Float[Array, "rows agents actions"], t: Trajectory) -> Judged:
-    """Q_tot of the target networks for the actions taken, and what they expect of π a step later.
+def target_values(
+    net: dop_networks.Networks, target: types.Params, pi: Float[Array, "rows agents actions"], t: types.Trajectory
+) -> TargetValues:
+    """Q_tot by the target networks of the actions taken, and of π's expectations a step later.
 
     For the linear mixer the latter is E_π[Q_tot] exactly, by linearity.
     """
     obs, state, _ = t.observation
-    q = local_values(net, target, state, obs)
-    return Judged(
-        taken=mixed(net, target, take_actions(q[:-1], t.action), state[:-1]),
-        next_expected=mixed(net, target, expectation(pi[1:], q[1:]), state[1:]),
+    q = dop_networks.local_values(net, target, state, obs)
+    return TargetValues(
+        taken=dop_networks.mixed(net, target, distributions.take_actions(q[:-1], t.action), state[:-1]),
+        next_expected=dop_networks.mixed(net, target, distributions.expectation(pi[1:], q[1:]), state[1:]),
     )
 
 
-def sarsa_target(judged: Judged, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
+def sarsa_target(values: TargetValues, t: types.Trajectory, hyper: types.Hyper) -> Float[Array, "time"]:
     """Sarsa(λ), for data close to the policy: the TD(λ) return of Q_tot of the actions taken.
 
     No action is stored for the row after an episode's last step, which bootstraps where time ran out: the policy's
     expectation stands for it (DOP's code has one that was drawn).
     """
     next_valid = jnp.append(t.valid[1:], False)
-    next_value = jnp.where(next_valid, jnp.append(judged.taken[1:], 0.0), judged.next_expected)
-    return td_target(next_value[:, None], t, hyper)[:, 0]
+    next_value = jnp.where(next_valid, jnp.append(values.taken[1:], 0.0), values.next_expected)
+    return q_learning.td_target(next_value[:, None], t, hyper)[:, 0]
 
 
 def tree_target(
-    judged: Judged, pi: Float[Array, "rows agents actions"], t: Trajectory, hyper: Hyper, *, n_steps: int
+    values: TargetValues,
+    pi: Float[Array, "rows agents actions"],
+    t: types.Trajectory,
+    hyper: types.Hyper,
+    *,
+    n_steps: int,
 ) -> Float[Array, "time"]:
     """Tree backup, for data of any policy: corrections count as far as π, all agents together, would do the same."""
-    alike = take_actions(pi[:-1], t.action).prod(axis=-1)
-    return tree_backup(
+    alike = distributions.take_actions(pi[:-1], t.action).prod(axis=-1)
+    return returns.tree_backup(
         hyper.reward_scale * t.reward,
-        discounts(t.terminal, hyper.discount),
-        judged.taken,
-        judged.next_expected,
+        returns.discounts(t.terminal, hyper.discount),
+        values.taken,
+        values.next_expected,
         jnp.where(t.valid, hyper.tree_trace * alike, 0.0),
         n_steps=n_steps,
     )
 
 
-def make_lessons(
-    net: Networks, agent: AgentState, data: dict[str, Trajectory], epsilon: Array, hyper: Hyper, *, n_steps: int
-) -> tuple[Lesson, Bool[Array, "episodes time"]]:
-    """What the critic is to learn from recent and old episodes, one batch of both, and which steps count."""
+def make_critic_batch(
+    net: dop_networks.Networks,
+    agent: types.AgentState,
+    data: dict[str, types.Trajectory],
+    policies: Policies,
+    hyper: types.Hyper,
+    *,
+    n_steps: int,
+) -> tuple[CriticBatch, Bool[Array, "episodes time"]]:
+    """What the critic is trained on, recent and old episodes in one batch, and which of its steps are valid."""
 
-    def one(t: Trajectory, target: Callable[..., Array]) -> Lesson:
-        pi = floored_policy(net.actor, agent.params["actor"], t, epsilon)
-        judged = judge(net, agent.targets["critic"], pi, t)
+    def one(t: types.Trajectory, target: Callable[..., Array]) -> CriticBatch:
+        pi = policies(agent.params["actor"], t)
+        values = target_values(net, agent.targets["critic"], pi, t)
         seen = jax.tree.map(lambda leaf: leaf[:-1], t.observation)
-        return Lesson(state=seen.state, obs=seen.obs, action=t.action, target=target(judged, pi, t))
+        return CriticBatch(state=seen.state, obs=seen.obs, action=t.action, target=target(values, pi, t))
 
-    on = jax.vmap(partial(one, target=lambda judged, pi, t: sarsa_target(judged, t, hyper)))(data["on"])
+    on = jax.vmap(partial(one, target=lambda values, pi, t: sarsa_target(values, t, hyper)))(data["on"])
     off = jax.vmap(partial(one, target=partial(tree_target, hyper=hyper, n_steps=n_steps)))(data["off"])
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), (on, data["on"].valid), (off, data["off"].valid))
 
 
-def critic_error(params: Params, lesson: Lesson, *, net: Networks) -> tuple[Float[Array, "episodes"], tuple]:
+def critic_error(
+    params: types.Params, batch: CriticBatch, *, net: dop_networks.Networks
+) -> tuple[Float[Array, "episodes"], tuple]:
     """(Q_tot(s, u) - y)² of one time step of every episode."""
-    chosen = take_actions(local_values(net, params, lesson.state, lesson.obs), lesson.action)
-    return jnp.square(mixed(net, params, chosen, lesson.state) - lesson.target), ()
+    chosen = distributions.take_actions(dop_networks.local_values(net, params, batch.state, batch.obs), batch.action)
+    return jnp.square(dop_networks.mixed(net, params, chosen, batch.state) - batch.target), ()
 
 
 def policy_loss(
     pi: Float[Array, "time agents actions"],
     q: Float[Array, "time agents actions"],
     weights: Float[Array, "time agents"],
-    t: Trajectory,
+    t: types.Trajectory,
 ) -> Float[Array, "time"]:
     """-meanᵢ kᵢ(s) (Qᵢ(uᵢ) - E_π[Qᵢ]) log πᵢ(uᵢ), the critic's part without gradient."""
-    advantage = jax.lax.stop_gradient(weights * (take_actions(q, t.action) - expectation(pi, q)))
-    chosen = jnp.where(t.valid[:, None], take_actions(pi, t.action), 1.0)
-    return -(advantage * jnp.log(jnp.maximum(chosen, TINY))).mean(axis=-1)
+    advantage = jax.lax.stop_gradient(
+        weights * (distributions.take_actions(q, t.action) - distributions.expectation(pi, q))
+    )
+    chosen = jnp.where(t.valid[:, None], distributions.take_actions(pi, t.action), 1.0)
+    return -(advantage * jnp.log(jnp.maximum(chosen, distributions.TINY))).mean(axis=-1)
 
 
 def actor_objective(
-    actor: Params, critic: Params, newest: Trajectory, epsilon: Float[Array, ""], *, net: Networks
-) -> tuple[Float[Array, ""], Metrics]:
+    actor: types.Params,
+    critic: types.Params,
+    newest: types.Trajectory,
+    *,
+    net: dop_networks.Networks,
+    policies: Policies,
+) -> tuple[Float[Array, ""], types.Metrics]:
     """The policy loss of a batch, a mean over its valid steps, and what is logged."""
 
-    def one(t: Trajectory) -> Metrics:
+    def one(t: types.Trajectory) -> types.Metrics:
         obs, state, avail = jax.tree.map(lambda leaf: leaf[:-1], t.observation)
-        pi = floored_policy(net.actor, actor, t, epsilon)[:-1]
-        q = local_values(net, critic, state, obs)
-        log_pi = log_of(jax.lax.stop_gradient(pi), avail)
+        pi = policies(actor, t)[:-1]
+        q = dop_networks.local_values(net, critic, state, obs)
+        log_pi = distributions.log_of(jax.lax.stop_gradient(pi), avail)
         terms = {
             "policy": policy_loss(pi, q, net.mixer.weights(critic["mixer"], state), t),
-            "entropy": entropy_of_choices(jax.lax.stop_gradient(pi), log_pi, avail),
-            "q_total": mixed(net, critic, take_actions(q, t.action), state),
-            **utility_metrics(q, avail, t.action),
+            "entropy": distributions.entropy_of_choices(jax.lax.stop_gradient(pi), log_pi, avail),
+            "q_total": dop_networks.mixed(net, critic, distributions.take_actions(q, t.action), state),
+            **base.utility_metrics(q, avail, t.action),
             "reward": t.reward,
         }
-        return {name: sum_over_valid(value, t.valid) for name, value in terms.items()}
+        return {name: learner.sum_over_valid(value, t.valid) for name, value in terms.items()}
 
     per_step = 1.0 / jnp.maximum(newest.valid.sum(), 1).astype(jnp.float32)
     means = {name: value.sum() * per_step for name, value in jax.vmap(one)(newest).items()}
@@ -227,32 +211,42 @@ def actor_objective(
 
 
 def make_dop_update(
-    net: Networks, optimizers: dict[str, optax.GradientTransformation], observe: ObserveFn, n_steps: int
-) -> Update:
+    net: dop_networks.Networks,
+    policy: exploration.Policy,
+    optimizers: dict[str, optax.GradientTransformation],
+    observe: buffers.ObserveFn,
+    n_steps: int,
+) -> types.Update:
     """Build `update`: the critic's pass over the time steps of recent and old data, then an actor step on the newest.
 
-    The actor is judged by the critic that the pass has led to. All data is processed whole.
+    The actor's advantages are those of the critic that the pass has led to. All data is processed whole.
 
     Args:
       net: actor and critic.
+      policy: of the actor's logits, what learns.
       optimizers: by group, up to, not including, the learning rate.
       observe: turns a stored episode into a trajectory.
       n_steps: corrections that the tree backup sums.
     """
     error = partial(critic_error, net=net)
-    objective = jax.grad(partial(actor_objective, net=net), has_aux=True)
 
     def update(
-        agent: AgentState, batch: Batch, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
-    ) -> tuple[AgentState, Metrics]:
+        agent: types.AgentState,
+        batch: types.Batch,
+        key: types.PRNGKey,
+        clock: types.Clock,
+        hyper: types.Hyper,
+        micro_batch: int = 0,
+    ) -> tuple[types.AgentState, types.Metrics]:
         del key, micro_batch  # nothing is drawn; every step of the critic needs the whole batch, old episodes included
         data = {name: jax.vmap(observe)(episodes) for name, episodes in batch.items()}
-        epsilon = epsilon_of(clock, hyper)
-        lessons, valid = make_lessons(net, agent, data, epsilon, hyper, n_steps=n_steps)
+        policies = partial(base.row_policies, net.actor, policy, clock=clock, hyper=hyper)
+        inputs, valid = make_critic_batch(net, agent, data, policies, hyper, n_steps=n_steps)
         critic = agent.params["critic"], agent.opt_state["critic"]
-        steps = critic_steps(error, optimizers["critic"], hyper.lr, *critic, lessons, valid, reverse=False)
-        gradients, means = objective(agent.params["actor"], steps.params, data["latest"], epsilon)
-        actor, actor_state = optimizer_step(
+        steps = stepwise.critic_steps(error, optimizers["critic"], hyper.lr, *critic, inputs, valid, reverse=False)
+        slopes = jax.grad(partial(actor_objective, net=net, policies=policies), has_aux=True)
+        gradients, means = slopes(agent.params["actor"], steps.params, data["latest"])
+        actor, actor_state = learner.optimizer_step(
             optimizers["actor"], hyper.actor_lr, agent.params["actor"], agent.opt_state["actor"], gradients
         )
         params = {"critic": steps.params, "actor": actor}
@@ -263,17 +257,17 @@ def make_dop_update(
             "actor_gradient_norm": optax.tree.norm(gradients),
             **{f"{group}_parameter_norm": optax.tree.norm(tree) for group, tree in params.items()},
         }
-        since_copy = agent.opt_state[SINCE_COPY] + steps.taken
-        opt_state = {"critic": steps.opt_state, "actor": actor_state, SINCE_COPY: since_copy}
+        since_copy = agent.opt_state[stepwise.SINCE_COPY] + steps.taken
+        opt_state = {"critic": steps.opt_state, "actor": actor_state, stepwise.SINCE_COPY: since_copy}
         return agent._replace(params=params, opt_state=opt_state), metrics
 
     return update
 
 
-def three_replays(cfg: DopConfig) -> Replay:
+def three_replays(cfg: DopConfig) -> base.Replay:
     """The newest episodes for the actor, a draw from the recent and one from all that is stored for the critic."""
 
-    def replay(example: Episode, capacity: int, n_envs: int) -> Buffer:
+    def replay(example: types.Episode, capacity: int, n_envs: int) -> types.Buffer:
         if cfg.on_capacity % n_envs:
             raise ValueError(f"algo.on_capacity {cfg.on_capacity} is not a multiple of train.n_envs {n_envs}.")
         for batch, size, key, stored in (
@@ -282,26 +276,32 @@ def three_replays(cfg: DopConfig) -> Replay:
         ):
             if size > stored:
                 raise ValueError(f"algo.{batch} {size} exceeds {key} {stored}.")
-        return bundle(
-            latest=latest(example, batch_size=cfg.batch_size, n_envs=n_envs),
-            on=uniform(example, capacity=cfg.on_capacity, batch_size=cfg.on_batch, n_envs=n_envs),
-            off=uniform(example, capacity=capacity, batch_size=cfg.off_batch, n_envs=n_envs),
+        return buffers.bundle(
+            latest=buffers.latest(example, batch_size=cfg.batch_size, n_envs=n_envs),
+            on=buffers.uniform(example, capacity=cfg.on_capacity, batch_size=cfg.on_batch, n_envs=n_envs),
+            off=buffers.uniform(example, capacity=capacity, batch_size=cfg.off_batch, n_envs=n_envs),
         )
 
     return replay
 
 
-def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, net: Networks) -> JointTable:
+def joint_table(
+    agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: dop_networks.Networks
+) -> types.JointTable:
     """Qᵢ, Q_tot of every joint action, and π without its ε floor in one first observation."""
     del key  # deterministic
     params, state = agent.params["critic"], observation.state[None]
-    q = local_values(net, params, state, observation.obs[None])
-    logits = unroll(net.actor, agent.params["actor"], first_inputs(observation))[0]
-    policy = probabilities(masked_log_softmax(logits, observation.avail), observation.avail)
-    return tabulate(q[0], policy, lambda action: mixed(net, params, take_actions(q, action[None]), state)[0])
+    q = dop_networks.local_values(net, params, state, observation.obs[None])
+    logits = agents.unroll(net.actor, agent.params["actor"], base.first_inputs(observation))[0]
+    policy = distributions.probabilities(distributions.masked_log_softmax(logits, observation.avail), observation.avail)
+    return base.tabulate(
+        q[0],
+        policy,
+        lambda action: dop_networks.mixed(net, params, distributions.take_actions(q, action[None]), state)[0],
+    )
 
 
-def dop(spec: EnvSpec, cfg: DopConfig, observe: ObserveFn) -> Algorithm:
+def make_dop(spec: types.EnvSpec, cfg: DopConfig, observe: buffers.ObserveFn) -> types.Algorithm:
     """Bind DOP for an environment.
 
     Args:
@@ -310,23 +310,23 @@ def dop(spec: EnvSpec, cfg: DopConfig, observe: ObserveFn) -> Algorithm:
       observe: turns a stored episode into a trajectory.
     """
     net = make_networks(spec, cfg)
-    optimizers = {group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")}
+    rules = base.make_optimizers(cfg, "critic", "actor")
 
-    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
+    def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
         del hyper
-        return counting(init_agent(init_params(net, spec, key), optimizers, ("critic",)))
+        return stepwise.counting(base.init_agent(dop_networks.init_params(net, spec, key), rules, ("critic",)))
 
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), "epsilon_sample")
-    return Algorithm(
+    outputs, floor = partial(base.network_outputs, net.actor), exploration.FLOORS[cfg.floor_over]
+    return types.Algorithm(
         name="dop",
-        hyper=hyper_of(cfg),
+        hyper=base.hyper_of(cfg),
         init=init,
         policy_params=lambda agent: agent.params["actor"],
         replay=three_replays(cfg),
-        update=make_dop_update(net, optimizers, observe, cfg.tree_steps),
-        refresh=copy_after_steps(cfg.target_interval),
+        update=make_dop_update(net, floor.policy, rules, observe, cfg.tree_steps),
+        refresh=stepwise.copy_after_steps(cfg.target_interval),
         joint_table=partial(joint_table, net=net),
-        **acting._asdict(),
+        **base.agent_acting(spec, cfg.hidden, outputs, floor.behave)._asdict(),
     )
 
 
@@ -334,7 +334,7 @@ ENTRIES = (
     Entry(
         name="dop",
         config=DopConfig,
-        factory=dop,
+        factory=make_dop,
         doc="DOP: local critics in a convex combination, trained on recent and old episodes; actors on the newest",
     ),
 )

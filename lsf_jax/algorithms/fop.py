@@ -1,7 +1,8 @@
 """FOP: factorises the soft-optimal joint policy, with local critics for the actors and a dueling mixer above them.
 
 The critics read one observation each, neither history nor state; two of them with a mixer each guard against
-overestimation. The temperature α follows a schedule. Read it as: `Forward` and `forward`, the two losses, the binding.
+overestimation. The temperature α follows a schedule. Read it as: `Forward` and `forward`, the targets and the two
+losses, settings and binding.
 
 Zhang et al. (2021), "FOP: Factorizing Optimal Joint Policy of Maximum-Entropy Multi-Agent Reinforcement Learning"; code
 liyheng/FOP.
@@ -10,94 +11,36 @@ liyheng/FOP.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.algorithms.base import (
-    agent_acting,
-    first_inputs,
-    hyper_of,
-    init_agent,
-    init_network,
-    network_outputs,
-    off_policy,
-    tabulate,
-    utility_metrics,
-)
-from lsf_jax.algorithms.configs import ValueConfig
+from lsf_jax import types
+from lsf_jax.algorithms import base, configs
 from lsf_jax.algorithms.q_learning import td_target
-from lsf_jax.engine.buffers import ObserveFn
-from lsf_jax.engine.distributions import (
-    entropy_of_choices,
-    expectation,
-    linear_schedule,
-    masked_log_softmax,
-    probabilities,
-    sample,
-    soft_value,
-    take_actions,
-)
-from lsf_jax.engine.learner import Learner, Terms, hard_copy, make_update
-from lsf_jax.engine.optimizers import OPTIMIZERS
-from lsf_jax.networks.agents import AgentNetwork, Mlp, run, trajectory_inputs, unroll
-from lsf_jax.networks.mixers import Mixer, soft_duplex_mixer
+from lsf_jax.engine import buffers, distributions, exploration, learner
+from lsf_jax.networks import agents, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
-from lsf_jax.types import (
-    AgentState,
-    Algorithm,
-    Clock,
-    EnvSpec,
-    Episode,
-    Hyper,
-    JointTable,
-    Metrics,
-    Observation,
-    Params,
-    PRNGKey,
-    Trajectory,
-    Update,
-)
 
-SoftValue = Callable[[Array, Array, Array], Array]
+SoftValue: TypeAlias = Callable[[Array, Array, Array], Array]
 """`(q [T, N, A], avail [T, N, A], α) -> v [T, N]`."""
-
-
-@dataclass(frozen=True)
-class FopConfig(ValueConfig):
-    """Settings of FOP."""
-
-    actor_lr: float = number(5e-4, low=0.0, doc="optimiser step of the actor; FOP")
-    alpha_start: float = number(0.5, above=0.0, doc="temperature α at env step 0; FOP")
-    alpha_finish: float = number(0.05, above=0.0, doc="temperature α at the end; FOP")
-    alpha_anneal: float = number(90_000.0, low=0.0, doc="env steps over which α falls linearly; FOP")
-
-    soft_mask: bool = setting(True, doc="soft values count available actions only; FOP's code counts all: false")
-    entropy_in_target: str = setting(
-        "inside",
-        choices=("inside", "after"),
-        doc="-α log π' in the bootstrap, or (FOP's code) added to the finished return, also where the game has ended",
-    )
-    critic_hidden: int = setting(64, low=1, doc="width of the critics' two hidden layers; FOP")
-    heads: int = setting(4, low=1, doc="K, heads of the mixers' importance weights; FOP")
-    mixer_embed: int = setting(32, low=1, doc="width of the hidden layer of the mixers' state value; FOP")
 
 
 class Networks(NamedTuple):
     """The actor, one critic with its mixer (their parameters come in pairs), and how local soft values are taken."""
 
-    actor: AgentNetwork
-    critic: Mlp
-    mixer: Mixer
+    actor: agents.AgentNetwork
+    critic: agents.Mlp
+    mixer: mixers.Mixer
     soft_value: SoftValue
 
 
 class Forward(NamedTuple):
-    """What the networks say about one trajectory. The first axis of length 2 is that of the critics."""
+    """Outputs of every network over one trajectory. The first axis of length 2 is that of the critics."""
 
     log_pi: Float[Array, "rows agents actions"]
     q: Float[Array, "2 time agents actions"]
@@ -110,168 +53,208 @@ class Forward(NamedTuple):
 # The local values q train nothing by themselves: critics learn through Q_tot alone, the actor takes q as given.
 OWNS = {"critic": ("q_total",), "actor": ("log_pi",)}
 
-Target = Callable[[Forward, Trajectory, Hyper], Float[Array, "time"]]
+Target: TypeAlias = Callable[[Forward, types.Trajectory, types.Hyper], Float[Array, "time"]]
 
 
 def soft_value_of_all(
     q: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"], alpha: Float[Array, ""]
 ) -> Float[Array, "*lead"]:
     """The soft value of all actions, available or not, as in FOP's code."""
-    return soft_value(q, jnp.ones_like(avail), alpha)
+    return distributions.soft_value(q, jnp.ones_like(avail), alpha)
 
 
-def make_networks(spec: EnvSpec, cfg: FopConfig) -> Networks:
-    """The networks that a config asks for."""
-    return Networks(
-        actor=AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
-        critic=Mlp((cfg.critic_hidden, cfg.critic_hidden, spec.n_actions)),
-        mixer=soft_duplex_mixer(spec, heads=cfg.heads, embed=cfg.mixer_embed),
-        soft_value=soft_value if cfg.soft_mask else soft_value_of_all,
-    )
-
-
-def init_params(net: Networks, spec: EnvSpec, key: PRNGKey, alpha: Float[Array, ""]) -> dict[str, Params]:
+def init_params(
+    net: Networks, spec: types.EnvSpec, key: types.PRNGKey, alpha: Float[Array, ""]
+) -> dict[str, types.Params]:
     """Parameters by group: critic {critic, mixer} with two of each on a leading axis, actor, temperature (α itself)."""
     key_actor, key_critics = jax.random.split(key)
 
-    def one(key_one: PRNGKey) -> dict[str, Params]:
+    def one(key_one: types.PRNGKey) -> dict[str, types.Params]:
         key_critic, key_mixer = jax.random.split(key_one)
         obs, ids = jnp.zeros((1, spec.n_agents, spec.obs_dim)), jnp.zeros((1, spec.n_agents, spec.n_agents))
         return {"critic": net.critic.init(key_critic, obs, ids)["params"], "mixer": net.mixer.init(key_mixer)}
 
     return {
         "critic": jax.vmap(one)(jax.random.split(key_critics)),
-        "actor": init_network(net.actor, key_actor, spec),
+        "actor": base.init_network(net.actor, key_actor, spec),
         "temperature": alpha,
     }
 
 
-def criticise(
-    net: Networks, params: Params, seen: Observation, action: Int[Array, "time agents"], alpha: Float[Array, ""]
+def evaluate_one(
+    net: Networks,
+    params: types.Params,
+    seen: types.Observation,
+    action: Int[Array, "time agents"],
+    alpha: Float[Array, ""],
 ) -> tuple[Float[Array, "time agents actions"], Float[Array, "time"]]:
     """One critic's local values at every row, and what its mixer makes of those of a joint action."""
-    q = run(net.critic, params["critic"], seen.obs, jnp.eye(seen.obs.shape[1])[None])
+    q = agents.run(net.critic, params["critic"], seen.obs, jnp.eye(seen.obs.shape[1])[None])
     value = net.soft_value(q, seen.avail, alpha)
     chosen = jax.nn.one_hot(action, q.shape[-1])
-    return q, net.mixer.mix(params["mixer"], take_actions(q, action), value, chosen, seen.state)
+    return q, net.mixer.mix(params["mixer"], distributions.take_actions(q, action), value, chosen, seen.state)
 
 
-def criticise_twice(
-    net: Networks, params: Params, seen: Observation, action: Int[Array, "time agents"], alpha: Float[Array, ""]
+def evaluate(
+    net: Networks,
+    params: types.Params,
+    seen: types.Observation,
+    action: Int[Array, "time agents"],
+    alpha: Float[Array, ""],
 ) -> tuple[Float[Array, "2 time agents actions"], Float[Array, "2 time"]]:
-    """`criticise` by both critics."""
-    return jax.vmap(partial(criticise, net), in_axes=(0, None, None, None))(params, seen, action, alpha)
+    """`evaluate_one` by both critics."""
+    return jax.vmap(partial(evaluate_one, net), in_axes=(0, None, None, None))(params, seen, action, alpha)
 
 
-def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks) -> Forward:
+def forward(params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks) -> Forward:
     """Run every network once over a trajectory; the next joint action is drawn from the current policy."""
     now = jax.tree.map(lambda leaf: leaf[:-1], trajectory.observation)
     following = jax.tree.map(lambda leaf: leaf[1:], trajectory.observation)
     alpha = params["temperature"]
-    logits = unroll(net.actor, params["actor"], trajectory_inputs(trajectory))
-    log_pi = masked_log_softmax(logits, trajectory.observation.avail)
-    next_action = sample(log_pi[1:], following.avail, key)
-    q, q_total = criticise_twice(net, params["critic"], now, trajectory.action, alpha)
+    logits = agents.unroll(net.actor, params["actor"], agents.trajectory_inputs(trajectory))
+    log_pi = distributions.masked_log_softmax(logits, trajectory.observation.avail)
+    next_action = distributions.sample(log_pi[1:], following.avail, key)
+    q, q_total = evaluate(net, params["critic"], now, trajectory.action, alpha)
     return Forward(
         log_pi=log_pi,
         q=q,
         q_total=q_total,
         next_action=next_action,
-        next_total=criticise_twice(net, targets["critic"], following, next_action, alpha)[1],
+        next_total=evaluate(net, targets["critic"], following, next_action, alpha)[1],
         alpha=alpha,
     )
 
 
-def surprise(f: Forward) -> Float[Array, "time"]:
+def sampled_entropy(f: Forward) -> Float[Array, "time"]:
     """-log π(u') of the next joint action, a mean over agents as in FOP's code (the joint policy's would be a sum)."""
-    return -take_actions(f.log_pi[1:], f.next_action).mean(axis=-1)
+    return -distributions.take_actions(f.log_pi[1:], f.next_action).mean(axis=-1)
 
 
-def target_with_entropy_inside(f: Forward, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
+def target_with_entropy_inside(f: Forward, t: types.Trajectory, hyper: types.Hyper) -> Float[Array, "time"]:
     """The soft TD(λ) return: -α log π(u') is discounted, counts whole for any λ, and not where the game has ended."""
-    return td_target(f.next_total.min(axis=0)[:, None], t, hyper, f.alpha * surprise(f))[:, 0]
+    return td_target(f.next_total.min(axis=0)[:, None], t, hyper, f.alpha * sampled_entropy(f))[:, 0]
 
 
-def target_with_entropy_after(f: Forward, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
+def target_with_entropy_after(f: Forward, t: types.Trajectory, hyper: types.Hyper) -> Float[Array, "time"]:
     """As FOP's code has it: the return of min Q_tot(s', u'), then one undiscounted -α log π(u') at every step.
 
     Over many steps the target networks carry 1 - λ of the bonus on, so critics are less soft than α says.
     """
-    return td_target(f.next_total.min(axis=0)[:, None], t, hyper)[:, 0] + f.alpha * surprise(f)
+    return td_target(f.next_total.min(axis=0)[:, None], t, hyper)[:, 0] + f.alpha * sampled_entropy(f)
 
 
 TARGETS: dict[str, Target] = {"inside": target_with_entropy_inside, "after": target_with_entropy_after}
 
 
-def critic_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, target: Target) -> Terms:
+def critic_loss(
+    f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper, *, target: Target
+) -> learner.Terms:
     """Σ (Q_tot - y)² over both critics, which share the target y."""
     del clock
     y = jax.lax.stop_gradient(target(f, t, hyper))
     return {"td": jnp.square(f.q_total - y[None]).sum(axis=0)}
 
 
-def policy_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
+def policy_loss(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """E_π[α log π - min(q₁, q₂)], a mean over agents: each learns from its own local values, not through the mixer."""
     del clock, hyper
     log_pi = f.log_pi[:-1]
-    pi = probabilities(log_pi, t.observation.avail[:-1])
-    return {"policy": expectation(pi, f.alpha * log_pi - f.q.min(axis=0)).mean(axis=-1)}
+    pi = distributions.probabilities(log_pi, t.observation.avail[:-1])
+    return {"policy": distributions.expectation(pi, f.alpha * log_pi - f.q.min(axis=0)).mean(axis=-1)}
 
 
-def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
+def diagnose(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """Per-step quantities for people, averaged over valid steps."""
     del clock, hyper
     log_pi, avail = f.log_pi[:-1], t.observation.avail[:-1]
     return {
         "alpha": jnp.full(t.reward.shape, f.alpha),
-        "entropy": entropy_of_choices(probabilities(log_pi, avail), log_pi, avail),
+        "entropy": distributions.entropy_of_choices(distributions.probabilities(log_pi, avail), log_pi, avail),
         "q_total": f.q_total.mean(axis=0),
-        **utility_metrics(f.q.mean(axis=0), avail, t.action),
+        **base.utility_metrics(f.q.mean(axis=0), avail, t.action),
         "reward": t.reward,
     }
 
 
-def temperature(clock: Clock, hyper: Hyper) -> Float[Array, ""]:
+def temperature(clock: types.Clock, hyper: types.Hyper) -> Float[Array, ""]:
     """α at this moment."""
-    return linear_schedule(hyper.alpha_start, hyper.alpha_finish, hyper.alpha_anneal, clock.env_steps)
+    return exploration.linear_schedule(hyper.alpha_start, hyper.alpha_finish, hyper.alpha_anneal, clock.env_steps)
 
 
-def at_temperature(learn: Update) -> Update:
+def at_temperature(learn: types.Update) -> types.Update:
     """`learn` with α as it is due.
 
-    α stands among the parameters, because Q_tot cannot be told without it: it belongs to the mixers' soft values.
+    α stands among the parameters, because Q_tot cannot be computed without it: it belongs to the mixers' soft values.
     """
 
     def update(
-        agent: AgentState, episodes: Episode, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
-    ) -> tuple[AgentState, Metrics]:
+        agent: types.AgentState,
+        episodes: types.Episode,
+        key: types.PRNGKey,
+        clock: types.Clock,
+        hyper: types.Hyper,
+        micro_batch: int = 0,
+    ) -> tuple[types.AgentState, types.Metrics]:
         params = {**agent.params, "temperature": temperature(clock, hyper)}
         return learn(agent._replace(params=params), episodes, key, clock, hyper, micro_batch)
 
     return update
 
 
-def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, net: Networks) -> JointTable:
+def joint_table(
+    agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks
+) -> types.JointTable:
     """Local values, Q_tot of every joint action (means over both critics) and π in one first observation."""
     del key  # deterministic
     seen = jax.tree.map(lambda leaf: leaf[None], observation)
-    judge = partial(criticise_twice, net, agent.params["critic"], seen)
+    evaluated = partial(evaluate, net, agent.params["critic"], seen)
 
     def value(action: Int[Array, "agents"]) -> Float[Array, ""]:
-        return judge(action[None], agent.params["temperature"])[1].mean()
+        return evaluated(action[None], agent.params["temperature"])[1].mean()
 
-    q, _ = judge(jnp.zeros((1, observation.avail.shape[0]), jnp.int32), agent.params["temperature"])
-    logits = unroll(net.actor, agent.params["actor"], first_inputs(observation))[0]
-    policy = probabilities(masked_log_softmax(logits, observation.avail), observation.avail)
-    return tabulate(q[:, 0].mean(axis=0), policy, value)
+    q, _ = evaluated(jnp.zeros((1, observation.avail.shape[0]), jnp.int32), agent.params["temperature"])
+    logits = agents.unroll(net.actor, agent.params["actor"], base.first_inputs(observation))[0]
+    log_pi = distributions.masked_log_softmax(logits, observation.avail)
+    policy = distributions.probabilities(log_pi, observation.avail)
+    return base.tabulate(q[:, 0].mean(axis=0), policy, value)
 
 
-def learning_rates(hyper: Hyper) -> dict[str, Array]:
+@dataclass(frozen=True)
+class FopConfig(configs.ValueConfig):
+    """Settings of FOP."""
+
+    actor_lr: float = number(5e-4, low=0.0, doc="optimiser step of the actor; FOP")
+    alpha_start: float = number(0.5, above=0.0, doc="temperature α at env step 0; FOP")
+    alpha_finish: float = number(0.05, above=0.0, doc="temperature α at the end; FOP")
+    alpha_anneal: float = number(90_000.0, low=0.0, doc="env steps over which α falls linearly; FOP")
+
+    soft_mask: bool = setting(True, doc="soft values count available actions only; FOP's code counts all: false")
+    entropy_in_target: str = setting(
+        "inside",
+        choices=tuple(TARGETS),
+        doc="-α log π' in the bootstrap, or (FOP's code) added to the finished return, also where the game has ended",
+    )
+    critic_hidden: int = setting(64, low=1, doc="width of the critics' two hidden layers; FOP")
+    heads: int = setting(4, low=1, doc="K, heads of the mixers' importance weights; FOP")
+    mixer_embed: int = setting(32, low=1, doc="width of the hidden layer of the mixers' state value; FOP")
+
+
+def make_networks(spec: types.EnvSpec, cfg: FopConfig) -> Networks:
+    """The networks that a config asks for."""
+    return Networks(
+        actor=agents.AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
+        critic=agents.Mlp((cfg.critic_hidden, cfg.critic_hidden, spec.n_actions)),
+        mixer=mixers.soft_duplex_mixer(spec, heads=cfg.heads, embed=cfg.mixer_embed),
+        soft_value=distributions.soft_value if cfg.soft_mask else soft_value_of_all,
+    )
+
+
+def learning_rates(hyper: types.Hyper) -> dict[str, Array]:
     """Step sizes by parameter group; the temperature takes no steps."""
     return {"critic": hyper.lr, "actor": hyper.actor_lr, "temperature": jnp.zeros(())}
 
 
-def fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn) -> Algorithm:
+def make_fop(spec: types.EnvSpec, cfg: FopConfig, observe: buffers.ObserveFn) -> types.Algorithm:
     """Bind FOP for an environment.
 
     Actor and critics step together, from one set of parameters; FOP's code moves the actor first, and clips the two
@@ -283,9 +266,9 @@ def fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn) -> Algorithm:
       observe: turns a stored episode into a trajectory.
     """
     net = make_networks(spec, cfg)
-    optimizers = {group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")}
+    optimizers = base.make_optimizers(cfg, "critic", "actor")
     optimizers["temperature"] = optax.set_to_zero()
-    learner = Learner(
+    parts = learner.Learner(
         forward=partial(forward, net=net),
         losses={"critic": partial(critic_loss, target=TARGETS[cfg.entropy_in_target]), "actor": policy_loss},
         owns=OWNS,
@@ -294,18 +277,20 @@ def fop(spec: EnvSpec, cfg: FopConfig, observe: ObserveFn) -> Algorithm:
         learning_rates=learning_rates,
     )
 
-    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
-        return init_agent(init_params(net, spec, key, hyper.alpha_start), optimizers, ("critic",))
+    def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
+        return base.init_agent(init_params(net, spec, key, hyper.alpha_start), optimizers, ("critic",))
 
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, net.actor), "epsilon_sample")
-    return Algorithm(
+    acting = base.agent_acting(
+        spec, cfg.hidden, partial(base.network_outputs, net.actor), exploration.behave_epsilon_sample
+    )
+    return types.Algorithm(
         name="fop",
-        hyper=hyper_of(cfg),
+        hyper=base.hyper_of(cfg),
         init=init,
         policy_params=lambda agent: agent.params["actor"],
-        replay=off_policy(cfg.batch_size),
-        update=at_temperature(make_update(learner, observe)),
-        refresh=hard_copy(cfg.target_interval, ("critic",)),
+        replay=base.off_policy(cfg.batch_size),
+        update=at_temperature(learner.make_update(parts, observe)),
+        refresh=learner.hard_copy(cfg.target_interval, ("critic",)),
         joint_table=partial(joint_table, net=net),
         **acting._asdict(),
     )
@@ -315,7 +300,8 @@ ENTRIES = (
     Entry(
         name="fop",
         config=FopConfig,
-        factory=fop,
-        doc="FOP: factorises the soft-optimal joint policy; local critics train actors, the temperature has a schedule",
+        factory=make_fop,
+        doc="FOP: factorises the soft-optimal joint policy; local critics train the actors, the temperature "
+        "follows a schedule",
     ),
 )

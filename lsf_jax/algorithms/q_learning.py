@@ -16,44 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lsf_jax.algorithms.base import (
-    agent_acting,
-    first_inputs,
-    greedy_policy,
-    hyper_of,
-    init_agent,
-    init_network,
-    network_outputs,
-    off_policy,
-    tabulate,
-    utility_metrics,
-)
-from lsf_jax.algorithms.configs import MixedValueConfig, MonotonicConfig, ValueConfig
-from lsf_jax.engine.buffers import ObserveFn
-from lsf_jax.engine.distributions import best_value, greedy, take_actions
-from lsf_jax.engine.learner import ForwardFn, Learner, LossFn, Terms, hard_copy, make_update
-from lsf_jax.engine.optimizers import OPTIMIZERS
-from lsf_jax.engine.returns import discounts, td_lambda, traces
-from lsf_jax.networks.agents import AgentNetwork, trajectory_inputs, unroll
-from lsf_jax.networks.mixers import Mixer, duplex_mixer, monotonic_mixer, sum_mixer
+from lsf_jax import types
+from lsf_jax.algorithms import base, configs
+from lsf_jax.engine import buffers, distributions, exploration, learner, returns
+from lsf_jax.networks import agents, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
-from lsf_jax.types import (
-    AgentState,
-    Algorithm,
-    Clock,
-    EnvSpec,
-    Hyper,
-    JointTable,
-    Observation,
-    Params,
-    PRNGKey,
-    Trajectory,
-)
 
 
 @dataclass(frozen=True)
-class QplexConfig(ValueConfig):
+class QplexConfig(configs.ValueConfig):
     """Settings of QPLEX."""
 
     heads: int = setting(4, low=1, doc="K, heads of the importance weights; QPLEX 4 on SMAC, 10 on matrix games")
@@ -64,12 +36,12 @@ class QplexConfig(ValueConfig):
 class Networks(NamedTuple):
     """What learns: the agents' utilities and, unless every agent learns alone, how they are mixed."""
 
-    agent: AgentNetwork
-    mixer: Mixer | None
+    agent: agents.AgentNetwork
+    mixer: mixers.Mixer | None
 
 
 class Forward(NamedTuple):
-    """What the networks say about one trajectory. G is 1, or N where every agent learns alone."""
+    """The networks' outputs for one trajectory. G is 1, or N where every agent learns alone."""
 
     q: Float[Array, "rows agents actions"]
     q_total: Float[Array, "time groups"]  # of the actions taken
@@ -79,35 +51,35 @@ class Forward(NamedTuple):
 class Parts(NamedTuple):
     """What `value_based` binds: an algorithm with one group of parameters, "q", whose entry "agent" acts."""
 
-    agent: AgentNetwork
-    init: Callable[[PRNGKey], dict[str, Params]]
-    forward: ForwardFn
-    loss: LossFn
+    agent: agents.AgentNetwork
+    init: Callable[[types.PRNGKey], dict[str, types.Params]]
+    forward: learner.ForwardFn
+    loss: learner.LossFn
     owned: tuple[str, ...]  # fields of Forward through which the parameters may learn
-    diagnose: LossFn
-    joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
+    diagnose: learner.LossFn
+    joint_table: Callable[[types.AgentState, types.Observation, types.PRNGKey], types.JointTable]
 
 
 OWNED = ("q", "q_total")
 
 
-def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]:
+def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict[str, types.Params]:
     """Parameters of agents and mixer."""
     key_agent, key_mixer = jax.random.split(key)
     mixer = net.mixer.init(key_mixer) if net.mixer else {}
-    return {"agent": init_network(net.agent, key_agent, spec), "mixer": mixer}
+    return {"agent": base.init_network(net.agent, key_agent, spec), "mixer": mixer}
 
 
 def mixed(
     net: Networks,
-    params: Params,
+    params: types.Params,
     q: Float[Array, "time agents actions"],
     best: Float[Array, "time agents"],
     action: Int[Array, "time agents"],
     state: Float[Array, "time state"],
 ) -> Float[Array, "time groups"]:
     """Q_tot of a joint action at every step, or without a mixer the agents' own values of it."""
-    chosen = take_actions(q, action)
+    chosen = distributions.take_actions(q, action)
     if net.mixer is None:
         return chosen
     return net.mixer.mix(params["mixer"], chosen, best, jax.nn.one_hot(action, q.shape[-1]), state)[:, None]
@@ -115,25 +87,25 @@ def mixed(
 
 def mixed_next(
     net: Networks,
-    params: Params,
+    params: types.Params,
     q: Float[Array, "rows agents actions"],
     target_q: Float[Array, "rows agents actions"],
-    t: Trajectory,
+    t: types.Trajectory,
 ) -> Float[Array, "time groups"]:
     """The bootstrap of double Q-learning at t+1: chosen by the online utilities, valued by the target networks."""
     avail, state = t.observation.avail[1:], t.observation.state[1:]
-    action = greedy(jax.lax.stop_gradient(q[1:]), avail)
-    return mixed(net, params, target_q[1:], best_value(target_q[1:], avail), action, state)
+    action = distributions.greedy(jax.lax.stop_gradient(q[1:]), avail)
+    return mixed(net, params, target_q[1:], distributions.best_value(target_q[1:], avail), action, state)
 
 
-def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks) -> Forward:
+def forward(params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks) -> Forward:
     """Run every network once over a trajectory, from a zero hidden state at t = 0."""
     del key  # deterministic
-    inputs = trajectory_inputs(trajectory)
+    inputs = agents.trajectory_inputs(trajectory)
     avail, state = trajectory.observation.avail[:-1], trajectory.observation.state[:-1]
-    q = unroll(net.agent, params["q"]["agent"], inputs)
-    target_q = unroll(net.agent, targets["q"]["agent"], inputs)
-    best = best_value(jax.lax.stop_gradient(q[:-1]), avail)
+    q = agents.unroll(net.agent, params["q"]["agent"], inputs)
+    target_q = agents.unroll(net.agent, targets["q"]["agent"], inputs)
+    best = distributions.best_value(jax.lax.stop_gradient(q[:-1]), avail)
     return Forward(
         q=q,
         q_total=mixed(net, params["q"], q[:-1], best, trajectory.action, state),
@@ -143,18 +115,18 @@ def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *
 
 def td_target(
     next_total: Float[Array, "time groups"],
-    t: Trajectory,
-    hyper: Hyper,
+    t: types.Trajectory,
+    hyper: types.Hyper,
     next_bonus: Float[Array, "time"] | None = None,
 ) -> Float[Array, "time groups"]:
     """y: the TD(λ) return of every group's bootstrap values, and of an entropy bonus common to all; no gradient."""
-    reward, discount = hyper.reward_scale * t.reward, discounts(t.terminal, hyper.discount)
-    trace = traces(t.valid, hyper.trace)
-    returns = jax.vmap(lambda value: td_lambda(reward, discount, value, trace, next_bonus), in_axes=1, out_axes=1)
-    return jax.lax.stop_gradient(returns(next_total))
+    reward, discount = hyper.reward_scale * t.reward, returns.discounts(t.terminal, hyper.discount)
+    trace = returns.traces(t.valid, hyper.trace)
+    of_group = lambda value: returns.td_lambda(reward, discount, value, trace, next_bonus)
+    return jax.lax.stop_gradient(jax.vmap(of_group, in_axes=1, out_axes=1)(next_total))
 
 
-def squared_error(f: Any, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
+def squared_error(f: Any, t: types.Trajectory, hyper: types.Hyper) -> Float[Array, "time"]:
     """(Q_tot(τ, u) - y)², y the TD(λ) return of the target networks' value of the online greedy joint action.
 
     With λ > 0 this is Peng's Q(λ), as in pymarl2; pymarl has λ = 0.
@@ -162,54 +134,56 @@ def squared_error(f: Any, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
     return jnp.square(f.q_total - td_target(f.next_total, t, hyper)).mean(axis=-1)
 
 
-def td_loss(f: Any, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
-    """Half the squared error, as in pymarl2; pymarl does not halve it, which clipping and RMSprop's ε notice."""
+def td_loss(f: Any, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
+    """Half the squared error, as in pymarl2. pymarl does not halve it, hence half its norm and ε in preset `pymarl`."""
     del clock
     return {"td": 0.5 * squared_error(f, t, hyper)}
 
 
-def diagnose(f: Any, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
+def diagnose(f: Any, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """Per-step quantities for people, averaged over valid steps."""
     del clock, hyper
     return {
         "q_total": f.q_total.mean(axis=-1),
-        **utility_metrics(f.q[:-1], t.observation.avail[:-1], t.action),
+        **base.utility_metrics(f.q[:-1], t.observation.avail[:-1], t.action),
         "reward": t.reward,
     }
 
 
-def joint_table(agent: AgentState, observation: Observation, key: PRNGKey, *, net: Networks) -> JointTable:
+def joint_table(
+    agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks
+) -> types.JointTable:
     """Utilities and Q_tot of every joint action in one first observation; no Q_tot where every agent learns alone."""
     del key  # deterministic
     params = agent.params["q"]
-    q = unroll(net.agent, params["agent"], first_inputs(observation))
-    best = best_value(q, observation.avail[None])
+    q = agents.unroll(net.agent, params["agent"], base.first_inputs(observation))
+    best = distributions.best_value(q, observation.avail[None])
 
     def value(action: Int[Array, "agents"]) -> Float[Array, ""]:
         total = mixed(net, params, q, best, action[None], observation.state[None])
         return total[0, 0] if net.mixer else jnp.full((), jnp.nan)
 
-    return tabulate(q[0], greedy_policy(q[0], observation.avail), value)
+    return base.tabulate(q[0], base.greedy_policy(q[0], observation.avail), value)
 
 
-def learning_rates(hyper: Hyper) -> dict[str, Array]:
+def learning_rates(hyper: types.Hyper) -> dict[str, Array]:
     """Step sizes by parameter group."""
     return {"q": hyper.lr}
 
 
-def make_agent(spec: EnvSpec, cfg: Any) -> AgentNetwork:
+def make_agent(spec: types.EnvSpec, cfg: Any) -> agents.AgentNetwork:
     """The network of the agents' utilities that a config asks for."""
-    return AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat)
+    return agents.AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat)
 
 
 def q_mixing(
-    spec: EnvSpec,
+    spec: types.EnvSpec,
     cfg: Any,
-    observe: ObserveFn,
+    observe: buffers.ObserveFn,
     *,
     name: str,
-    mixer: Callable[[EnvSpec, Any], Mixer | None],
-) -> Algorithm:
+    mixer: Callable[[types.EnvSpec, Any], mixers.Mixer | None],
+) -> types.Algorithm:
     """Bind value factorisation for an environment.
 
     Args:
@@ -232,7 +206,9 @@ def q_mixing(
     return value_based(spec, cfg, observe, name=name, parts=parts)
 
 
-def value_based(spec: EnvSpec, cfg: Any, observe: ObserveFn, *, name: str, parts: Parts) -> Algorithm:
+def value_based(
+    spec: types.EnvSpec, cfg: Any, observe: buffers.ObserveFn, *, name: str, parts: Parts
+) -> types.Algorithm:
     """Bind off-policy learning of values for an environment: ε-greedy acting, uniform replay, hard target copies.
 
     Args:
@@ -242,61 +218,61 @@ def value_based(spec: EnvSpec, cfg: Any, observe: ObserveFn, *, name: str, parts
       name: registered name.
       parts: networks and losses.
     """
-    optimizers = {"q": OPTIMIZERS[cfg.optimizer](cfg.grad_clip)}
-    learner = Learner(
+    rules = base.make_optimizers(cfg, "q")
+    learning = learner.Learner(
         forward=parts.forward,
         losses={"q": parts.loss},
         owns={"q": parts.owned},
         diagnose=parts.diagnose,
-        optimizers=optimizers,
+        optimizers=rules,
         learning_rates=learning_rates,
     )
 
-    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
+    def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
         del hyper
-        return init_agent({"q": parts.init(key)}, optimizers, ("q",))
+        return base.init_agent({"q": parts.init(key)}, rules, ("q",))
 
-    acting = agent_acting(spec, cfg.hidden, partial(network_outputs, parts.agent), "epsilon_greedy", stochastic=False)
-    return Algorithm(
+    outputs, behave = partial(base.network_outputs, parts.agent), exploration.behave_epsilon_greedy
+    return types.Algorithm(
         name=name,
-        hyper=hyper_of(cfg),
+        hyper=base.hyper_of(cfg),
         init=init,
         policy_params=lambda agent: agent.params["q"]["agent"],
-        replay=off_policy(cfg.batch_size),
-        update=make_update(learner, observe),
-        refresh=hard_copy(cfg.target_interval, ("q",)),
+        replay=base.off_policy(cfg.batch_size),
+        update=learner.make_update(learning, observe),
+        refresh=learner.hard_copy(cfg.target_interval, ("q",)),
         joint_table=parts.joint_table,
-        **acting._asdict(),
+        **base.agent_acting(spec, cfg.hidden, outputs, behave, stochastic=False)._asdict(),
     )
 
 
-def qmix_mixer(spec: EnvSpec, cfg: MonotonicConfig) -> Mixer:
+def qmix_mixer(spec: types.EnvSpec, cfg: configs.MonotonicConfig) -> mixers.Mixer:
     """QMIX's mixer with the settings' widths."""
-    return monotonic_mixer(spec, embed=cfg.mixer_embed, hyper_hidden=cfg.hyper_hidden)
+    return mixers.monotonic_mixer(spec, embed=cfg.mixer_embed, hyper_hidden=cfg.hyper_hidden)
 
 
-def _qplex_mixer(spec: EnvSpec, cfg: QplexConfig) -> Mixer:
-    return duplex_mixer(spec, heads=cfg.heads, layers=cfg.adv_layers, hidden=cfg.hyper_hidden)
+def _qplex_mixer(spec: types.EnvSpec, cfg: QplexConfig) -> mixers.Mixer:
+    return mixers.duplex_mixer(spec, heads=cfg.heads, layers=cfg.adv_layers, hidden=cfg.hyper_hidden)
 
 
 ENTRIES = (
     Entry(
         name="iql",
-        config=ValueConfig,
+        config=configs.ValueConfig,
         factory=partial(q_mixing, name="iql", mixer=lambda spec, cfg: None),
         doc="IQL: every agent learns its own value of the team reward, as if the others were part of the environment",
         acts="values",
     ),
     Entry(
         name="vdn",
-        config=ValueConfig,
-        factory=partial(q_mixing, name="vdn", mixer=lambda spec, cfg: sum_mixer(spec)),
+        config=configs.ValueConfig,
+        factory=partial(q_mixing, name="vdn", mixer=lambda spec, cfg: mixers.sum_mixer(spec)),
         doc="VDN: Q_tot is the sum of the agents' utilities",
         acts="values",
     ),
     Entry(
         name="qmix",
-        config=MixedValueConfig,
+        config=configs.MixedValueConfig,
         factory=partial(q_mixing, name="qmix", mixer=qmix_mixer),
         doc="QMIX: Q_tot is a monotone mixture of the agents' utilities, with weights of the state",
         acts="values",
@@ -305,7 +281,8 @@ ENTRIES = (
         name="qplex",
         config=QplexConfig,
         factory=partial(q_mixing, name="qplex", mixer=_qplex_mixer),
-        doc="QPLEX: dueling mixture: every joint value whose best joint action is made of the agents' own best",
+        doc="QPLEX: dueling mixture of the agents' utilities, every value whose best joint action is that of the "
+        "agents' own",
         acts="values",
     ),
 )

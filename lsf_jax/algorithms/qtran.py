@@ -6,7 +6,8 @@ nowhere negative. Q_jt learns by TD; the losses "opt" and "nopt" bring utilities
 beside what the others did. Read it as: the table of what differs (`Variant`), the forward pass, the loss, the binding.
 
 Son et al. (2019); code oxwhirl/pymarl `qtran_learner.py` (base), starry-sky6688/MARL-Algorithms `qtran_alt.py` (alt).
-Hidden states are `[T, N, H]` throughout; pymarl2's learner takes agents for time steps when it reshapes them.
+Hidden states are `[T, N, H]` throughout; pymarl2's learner takes agents for time steps when it reshapes them. Target
+networks run from t = 0; those of MARL-Algorithms (alt) start one observation late, without the history of t = 0.
 """
 
 from collections.abc import Callable
@@ -18,33 +19,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lsf_jax.algorithms.base import first_inputs, greedy_policy, init_network, tabulate, utility_metrics
-from lsf_jax.algorithms.configs import CommonConfig, TargetConfig
-from lsf_jax.algorithms.q_learning import Parts, value_based
-from lsf_jax.algorithms.qtran_networks import CounterfactualCritic, HistoryValue, JointCritic, StateValue
-from lsf_jax.engine.buffers import ObserveFn
-from lsf_jax.engine.distributions import best_value, greedy, take_actions
-from lsf_jax.engine.learner import Terms
-from lsf_jax.engine.returns import discounts
-from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll_features
+from lsf_jax import types
+from lsf_jax.algorithms import base, configs, q_learning, qtran_networks
+from lsf_jax.engine import buffers, distributions, learner, returns
+from lsf_jax.networks import agents
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
-from lsf_jax.types import (
-    AgentState,
-    Algorithm,
-    Clock,
-    EnvSpec,
-    Hyper,
-    JointTable,
-    Observation,
-    Params,
-    PRNGKey,
-    Trajectory,
-)
 
 
 @dataclass(frozen=True)
-class QtranConfig(TargetConfig, CommonConfig):
+class QtranConfig(configs.TargetConfig, configs.CommonConfig):
     """Settings of QTRAN-base. There is no λ: Q_jt learns from one-step targets, as in every QTRAN."""
 
     opt_weight: float = number(1.0, low=0.0, doc="weight of the equality at the agents' own best actions; pymarl 1")
@@ -63,13 +47,13 @@ class QtranAltConfig(QtranConfig):
 class Networks(NamedTuple):
     """What learns: the agents' utilities, the joint value and the state value."""
 
-    agent: AgentNetwork
-    joint: JointCritic | CounterfactualCritic
-    value: StateValue | HistoryValue
+    agent: agents.AgentNetwork
+    joint: qtran_networks.JointCritic | qtran_networks.CounterfactualCritic
+    value: qtran_networks.StateValue | qtran_networks.HistoryValue
 
 
 class Forward(NamedTuple):
-    """What the networks say about one trajectory. G estimates of Q_jt: 1 in base, in alt one by each agent."""
+    """The networks' outputs for one trajectory. G estimates of Q_jt: 1 in base, in alt one by each agent."""
 
     q: Float[Array, "rows agents actions"]
     value: Float[Array, "time"]  # V
@@ -85,70 +69,70 @@ OWNED = ("q", "value", "joint")
 class Variant(NamedTuple):
     """What differs between QTRAN-base and QTRAN-alt."""
 
-    joint: type[JointCritic] | type[CounterfactualCritic]
-    value: type[StateValue] | type[HistoryValue]
-    of_action: Callable[[Array, Array], Array]  # what `criticise` says, action -> its values [T, G]
-    judge: Callable[[Array, Array], Array]  # online q, target q -> those whose argmax bootstraps
-    nopt: Callable[[Forward, Trajectory], Array]  # unweighted loss [T]
+    joint: type[qtran_networks.JointCritic] | type[qtran_networks.CounterfactualCritic]
+    value: type[qtran_networks.StateValue] | type[qtran_networks.HistoryValue]
+    of_action: Callable[[Array, Array], Array]  # output of `joint_outputs`, action -> its values [T, G]
+    chooser: Callable[[Array, Array], Array]  # online q, target q -> those whose argmax bootstraps
+    nopt: Callable[[Forward, types.Trajectory], Array]  # unweighted loss [T]
 
 
-def make_networks(spec: EnvSpec, cfg: QtranConfig, variant: Variant) -> Networks:
+def make_networks(spec: types.EnvSpec, cfg: QtranConfig, variant: Variant) -> Networks:
     """The modules that a config asks for."""
     return Networks(
-        agent=AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
+        agent=agents.AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
         joint=variant.joint(cfg.joint_hidden, cfg.joint_layers),
         value=variant.value(cfg.joint_hidden, cfg.joint_layers),
     )
 
 
-def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]:
+def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict[str, types.Params]:
     """Parameters of agents, joint value and state value."""
     key_agent, key_joint, key_value = jax.random.split(key, 3)
     state, features = jnp.zeros((1, spec.state_dim)), jnp.zeros((1, spec.n_agents, net.agent.hidden))
     action = jnp.zeros((1, spec.n_agents, spec.n_actions))
     return {
-        "agent": init_network(net.agent, key_agent, spec),
+        "agent": base.init_network(net.agent, key_agent, spec),
         "joint": net.joint.init(key_joint, state, features, action)["params"],
         "value": net.value.init(key_value, state, features)["params"],
     }
 
 
-def criticise(
+def joint_outputs(
     net: Networks,
-    params: Params,
+    params: types.Params,
     state: Float[Array, "time state"],
     features: Float[Array, "time agents hidden"],
     action: Int[Array, "time agents"],
 ) -> Float[Array, "time *row"]:
-    """What the joint critic says of a joint action at every step: Q_jt `[T]`, or in alt the rows `[T, N, A]`."""
-    return run(net.joint, params, state, features, jax.nn.one_hot(action, net.agent.outputs))
+    """The joint critic's output for a joint action at every step: Q_jt `[T]`, or in alt the rows `[T, N, A]`."""
+    return agents.run(net.joint, params, state, features, jax.nn.one_hot(action, net.agent.outputs))
 
 
 def forward(
-    params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks, variant: Variant
+    params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks, variant: Variant
 ) -> Forward:
     """Run every network over a trajectory, agents once and from a zero hidden state at t = 0."""
     del key  # deterministic
     online, target, action = params["q"], targets["q"], trajectory.action
-    inputs, (_, state, avail) = trajectory_inputs(trajectory), trajectory.observation
-    features, q = unroll_features(net.agent, online["agent"], inputs)
-    target_features, target_q = unroll_features(net.agent, target["agent"], inputs)
-    best = greedy(jax.lax.stop_gradient(q[:-1]), avail[:-1])
-    next_best = greedy(jax.lax.stop_gradient(variant.judge(q, target_q)[1:]), avail[1:])
-    said = criticise(net, online["joint"], state[:-1], features[:-1], action)
-    best_said = criticise(net, online["joint"], state[:-1], features[:-1], best)
-    next_said = criticise(net, target["joint"], state[1:], target_features[1:], next_best)
+    inputs, (_, state, avail) = agents.trajectory_inputs(trajectory), trajectory.observation
+    features, q = agents.unroll_features(net.agent, online["agent"], inputs)
+    target_features, target_q = agents.unroll_features(net.agent, target["agent"], inputs)
+    best = distributions.greedy(jax.lax.stop_gradient(q[:-1]), avail[:-1])
+    next_best = distributions.greedy(jax.lax.stop_gradient(variant.chooser(q, target_q)[1:]), avail[1:])
+    output = joint_outputs(net, online["joint"], state[:-1], features[:-1], action)
+    best_output = joint_outputs(net, online["joint"], state[:-1], features[:-1], best)
+    next_output = joint_outputs(net, target["joint"], state[1:], target_features[1:], next_best)
     return Forward(
         q=q,
-        value=run(net.value, online["value"], state[:-1], features[:-1]),
-        joint=variant.of_action(said, action),
-        row=said,
-        best_joint=variant.of_action(best_said, best),
-        next_joint=variant.of_action(next_said, next_best),
+        value=agents.run(net.value, online["value"], state[:-1], features[:-1]),
+        joint=variant.of_action(output, action),
+        row=output,
+        best_joint=variant.of_action(best_output, best),
+        next_joint=variant.of_action(next_output, next_best),
     )
 
 
-def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, variant: Variant) -> Terms:
+def loss(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper, *, variant: Variant) -> learner.Terms:
     """The three losses, errors squared and not halved, means over the estimates of the joint value.
 
         td   = (Q_jt(τ, u) - [r + γ Q_jt⁻(τ', ū')])²
@@ -159,9 +143,9 @@ def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, variant: Vari
     utilities and V, for `best_joint` and `row` carry no gradient.
     """
     del clock
-    discount = discounts(t.terminal, hyper.discount)[:, None]
+    discount = returns.discounts(t.terminal, hyper.discount)[:, None]
     target = hyper.reward_scale * t.reward[:, None] + discount * f.next_joint
-    best = best_value(f.q[:-1], t.observation.avail[:-1]).sum(axis=-1)
+    best = distributions.best_value(f.q[:-1], t.observation.avail[:-1]).sum(axis=-1)
     return {
         "td": jnp.square(f.joint - target).mean(axis=-1),
         "opt": hyper.opt_weight * jnp.square((best + f.value)[:, None] - f.best_joint).mean(axis=-1),
@@ -169,40 +153,40 @@ def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, variant: Vari
     }
 
 
-def nopt_taken(f: Forward, t: Trajectory) -> Float[Array, "time"]:
+def nopt_taken(f: Forward, t: types.Trajectory) -> Float[Array, "time"]:
     """QTRAN-base: the squared slack of the joint action taken, where it is negative."""
-    slack = take_actions(f.q[:-1], t.action).sum(axis=-1) - f.row + f.value
+    slack = distributions.take_actions(f.q[:-1], t.action).sum(axis=-1) - f.row + f.value
     return jnp.square(jnp.minimum(slack, 0.0))
 
 
-def nopt_counterfactual(f: Forward, t: Trajectory) -> Float[Array, "time"]:
+def nopt_counterfactual(f: Forward, t: types.Trajectory) -> Float[Array, "time"]:
     """QTRAN-alt: the squared smallest slack of an agent's available actions beside what the others did; mean of agents.
 
         (minₐ {qᵢ(a) + Σ_{j≠i} qⱼ(uⱼ) - sg Q_jt(τ, a, u₋ᵢ) + V})²
 
     Positive slack costs too, so that some action of every agent meets the bound: tighter than base.
     """
-    chosen = take_actions(f.q[:-1], t.action)
+    chosen = distributions.take_actions(f.q[:-1], t.action)
     others = chosen.sum(axis=-1, keepdims=True) - chosen
     slack = f.q[:-1] + others[..., None] - f.row + f.value[:, None, None]
-    return jnp.square(best_value(-slack, t.observation.avail[:-1])).mean(axis=-1)
+    return jnp.square(distributions.best_value(-slack, t.observation.avail[:-1])).mean(axis=-1)
 
 
-def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
+def diagnose(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """Per-step quantities for people: Q' = Σ qᵢ is "q_total", Q_jt "q_joint"; they differ by V at ū."""
     del clock, hyper
     return {
-        "q_total": take_actions(f.q[:-1], t.action).sum(axis=-1),
+        "q_total": distributions.take_actions(f.q[:-1], t.action).sum(axis=-1),
         "q_joint": f.joint.mean(axis=-1),
         "state_value": f.value,
-        **utility_metrics(f.q[:-1], t.observation.avail[:-1], t.action),
+        **base.utility_metrics(f.q[:-1], t.observation.avail[:-1], t.action),
         "reward": t.reward,
     }
 
 
 def joint_table(
-    agent: AgentState, observation: Observation, key: PRNGKey, *, net: Networks, variant: Variant
-) -> JointTable:
+    agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks, variant: Variant
+) -> types.JointTable:
     """Utilities and Q' = Σ qᵢ of every joint action in one first observation: what QTRAN's and the paper's tables show.
 
     Q' is no estimate: by construction Q' + V is Q_jt at the agents' own best actions, no less elsewhere. Q_jt, which
@@ -210,17 +194,19 @@ def joint_table(
     """
     del key  # deterministic
     params = agent.params["q"]
-    features, q = unroll_features(net.agent, params["agent"], first_inputs(observation))
+    features, q = agents.unroll_features(net.agent, params["agent"], base.first_inputs(observation))
 
     def joint_value(action: Int[Array, "agents"]) -> Float[Array, ""]:
-        said = criticise(net, params["joint"], observation.state[None], features, action[None])
-        return variant.of_action(said, action[None]).mean()
+        output = joint_outputs(net, params["joint"], observation.state[None], features, action[None])
+        return variant.of_action(output, action[None]).mean()
 
-    policy = greedy_policy(q[0], observation.avail)
-    return tabulate(q[0], policy, lambda action: take_actions(q[0], action).sum(), joint_value)
+    policy = base.greedy_policy(q[0], observation.avail)
+    return base.tabulate(q[0], policy, lambda action: distributions.take_actions(q[0], action).sum(), joint_value)
 
 
-def qtran(spec: EnvSpec, cfg: QtranConfig, observe: ObserveFn, *, name: str, variant: Variant) -> Algorithm:
+def make_qtran(
+    spec: types.EnvSpec, cfg: QtranConfig, observe: buffers.ObserveFn, *, name: str, variant: Variant
+) -> types.Algorithm:
     """Bind QTRAN for an environment.
 
     Args:
@@ -231,7 +217,7 @@ def qtran(spec: EnvSpec, cfg: QtranConfig, observe: ObserveFn, *, name: str, var
       variant: `BASE` or `ALT`.
     """
     net = make_networks(spec, cfg, variant)
-    parts = Parts(
+    parts = q_learning.Parts(
         agent=net.agent,
         init=partial(init_params, net, spec),
         forward=partial(forward, net=net, variant=variant),
@@ -240,35 +226,35 @@ def qtran(spec: EnvSpec, cfg: QtranConfig, observe: ObserveFn, *, name: str, var
         diagnose=diagnose,
         joint_table=partial(joint_table, net=net, variant=variant),
     )
-    return value_based(spec, cfg, observe, name=name, parts=parts)
+    return q_learning.value_based(spec, cfg, observe, name=name, parts=parts)
 
 
 BASE = Variant(
-    joint=JointCritic,
-    value=StateValue,
-    of_action=lambda said, action: said[:, None],
-    judge=lambda q, target_q: q,  # double Q-learning
+    joint=qtran_networks.JointCritic,
+    value=qtran_networks.StateValue,
+    of_action=lambda output, action: output[:, None],
+    chooser=lambda q, target_q: q,  # double Q-learning
     nopt=nopt_taken,
 )
 ALT = Variant(
-    joint=CounterfactualCritic,
-    value=HistoryValue,
-    of_action=take_actions,
-    judge=lambda q, target_q: target_q,  # MARL-Algorithms has no double Q-learning
+    joint=qtran_networks.CounterfactualCritic,
+    value=qtran_networks.HistoryValue,
+    of_action=distributions.take_actions,
+    chooser=lambda q, target_q: target_q,  # MARL-Algorithms has no double Q-learning
     nopt=nopt_counterfactual,
 )
 ENTRIES = (
     Entry(
         name="qtran",
         config=QtranConfig,
-        factory=partial(qtran, name="qtran", variant=BASE),
+        factory=partial(make_qtran, name="qtran", variant=BASE),
         doc="QTRAN-base: a free joint value, and utilities whose own best actions are best for it; one-step targets",
         acts="values",
     ),
     Entry(
         name="qtran_alt",
         config=QtranAltConfig,
-        factory=partial(qtran, name="qtran_alt", variant=ALT),
+        factory=partial(make_qtran, name="qtran_alt", variant=ALT),
         doc="QTRAN-alt: QTRAN with a counterfactual joint value for every agent and a tighter inequality",
         acts="values",
     ),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from lsf_jax.networks.agents import Mlp
+from lsf_jax.networks import agents
 
 
 class JointCritic(nn.Module):
@@ -31,8 +31,8 @@ class JointCritic(nn.Module):
     ) -> Float[Array, "*lead"]:
         """Value of one joint action (one-hot) in each row."""
         width = features.shape[-1] + action.shape[-1]
-        pair = Mlp((width, width), name="pair")(features, action).sum(axis=-2)
-        return Mlp((self.hidden,) * self.layers + (1,), name="joint")(state, pair)[..., 0]
+        pair = agents.Mlp((width, width), name="pair")(features, action).sum(axis=-2)
+        return agents.Mlp((self.hidden,) * self.layers + (1,), name="joint")(state, pair)[..., 0]
 
 
 class StateValue(nn.Module):
@@ -50,7 +50,7 @@ class StateValue(nn.Module):
     ) -> Float[Array, "*lead"]:
         """Value of each row."""
         del features  # in pymarl V sees the state alone
-        return Mlp((self.hidden,) * self.layers + (1,))(state)[..., 0]
+        return agents.Mlp((self.hidden,) * self.layers + (1,))(state)[..., 0]
 
 
 class CounterfactualCritic(nn.Module):
@@ -78,7 +78,7 @@ class CounterfactualCritic(nn.Module):
         ids = jnp.broadcast_to(jnp.eye(n_agents), (*action.shape[:-1], n_agents))
         others = (1.0 - ids) @ _encode(action, "action")
         widths = (self.hidden,) * self.layers + (n_actions,)
-        return Mlp(widths, name="joint")(state[..., None, :], history, ids, others)
+        return agents.Mlp(widths, name="joint")(state[..., None, :], history, ids, others)
 
 
 class HistoryValue(nn.Module):
@@ -96,9 +96,9 @@ class HistoryValue(nn.Module):
     ) -> Float[Array, "*lead"]:
         """Value of each row."""
         history = _encode(features, "history").sum(axis=-2)
-        return Mlp((self.hidden,) * self.layers + (1,), name="value")(state, history)[..., 0]
+        return agents.Mlp((self.hidden,) * self.layers + (1,), name="value")(state, history)[..., 0]
 
 
 def _encode(inputs: Array, name: str) -> Array:
     """A layer with ReLU and one without, both as wide as the input."""
-    return Mlp((inputs.shape[-1],) * 2, name=name)(inputs)
+    return agents.Mlp((inputs.shape[-1],) * 2, name=name)(inputs)

@@ -8,20 +8,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.engine.learner import Refresh, optimizer_step, sum_over_valid
-from lsf_jax.types import AgentState, Clock, Params
+from lsf_jax import types
+from lsf_jax.engine import learner
 
 SINCE_COPY = "since_copy"
 """Key of `AgentState.opt_state`: optimiser steps of the critic since its target was copied."""
 
-LossAt: TypeAlias = Callable[[Params, Any], tuple[Float[Array, "episodes"], Any]]
+LossAt: TypeAlias = Callable[[types.Params, Any], tuple[Float[Array, "episodes"], Any]]
 """`(params, inputs of one time step [B, ...]) -> (loss of each episode [B], what the caller wants to see [B, ...])`."""
 
 
 class Steps(NamedTuple):
     """Where a pass over a batch's time steps has led, and what was seen on the way."""
 
-    params: Params
+    params: types.Params
     opt_state: Any
     outputs: Any  # [B, T, ...]: the second result of `loss_at` in every step, at the parameters just before that step
     loss: Float[Array, ""]  # mean over valid steps, each at the parameters just before it
@@ -33,7 +33,7 @@ def critic_steps(
     loss_at: LossAt,
     optimizer: optax.GradientTransformation,
     rate: Float[Array, ""],
-    params: Params,
+    params: types.Params,
     opt_state: Any,
     inputs: Any,
     valid: Bool[Array, "episodes time"],
@@ -57,14 +57,14 @@ def critic_steps(
       reverse: from the last time step to the first (COMA), or from the first to the last (DOP).
     """
 
-    def loss(params: Params, row: Any, valid_row: Array) -> tuple[Array, tuple[Array, Any]]:
+    def loss(params: types.Params, row: Any, valid_row: Array) -> tuple[Array, tuple[Array, Any]]:
         losses, outputs = loss_at(params, row)
-        total = sum_over_valid(losses, valid_row)
+        total = learner.sum_over_valid(losses, valid_row)
         return total * (1.0 / jnp.maximum(valid_row.sum(), 1).astype(jnp.float32)), (total, outputs)
 
-    def step(carry: tuple[Params, Any], rows: tuple[Any, Array]) -> tuple[tuple[Params, Any], tuple]:
+    def step(carry: tuple[types.Params, Any], rows: tuple[Any, Array]) -> tuple[tuple[types.Params, Any], tuple]:
         gradients, (total, outputs) = jax.grad(loss, has_aux=True)(carry[0], *rows)
-        moved = optimizer_step(optimizer, rate, *carry, gradients)
+        moved = learner.optimizer_step(optimizer, rate, *carry, gradients)
         taken = rows[1].any()
         carry = jax.tree.map(lambda new, old: jnp.where(taken, new, old), moved, carry)
         return carry, (outputs, total, jnp.where(taken, optax.tree.norm(gradients), 0.0))
@@ -82,19 +82,19 @@ def critic_steps(
     )
 
 
-def counting(agent: AgentState) -> AgentState:
+def counting(agent: types.AgentState) -> types.AgentState:
     """A fresh agent whose critic's steps since the last target copy are counted, beside the optimisers' states."""
     return agent._replace(opt_state={**agent.opt_state, SINCE_COPY: jnp.int32(0)})
 
 
-def copy_after_steps(every: int) -> Refresh:
+def copy_after_steps(every: int) -> learner.Refresh:
     """Copy the critic to its target once it has taken `every` steps since the last copy, at the end of an iteration.
 
     Steps are a seed's own, as episodes end when they end. So this is a selection and no `cond`, which would become one
     under the seed axis anyway; beside a critic's pass over all time steps it costs nothing.
     """
 
-    def refresh(agent: AgentState, clock: Clock, previous: Clock) -> AgentState:
+    def refresh(agent: types.AgentState, clock: types.Clock, previous: types.Clock) -> types.AgentState:
         del clock, previous
         due = agent.opt_state[SINCE_COPY] >= every
         kept, current = agent.targets["critic"], agent.params["critic"]

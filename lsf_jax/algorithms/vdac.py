@@ -1,11 +1,12 @@
 """VDAC: actor-critic whose state value is factored over agents, by a sum or by QMIX's mixer; and the paper's MAA2C.
 
 On-policy: the advantage of a joint action is its TD(λ) return minus V_tot, the mixture of the agents' own state values,
-and every agent's policy gradient uses that one number. In VDAC one network says policy and value, in MAA2C (Ablation 3
+and every agent's policy gradient uses that one number. In VDAC one network gives policy and value, in MAA2C (Ablation 3
 of the LSF-SAC paper) two do. Read it as: `Forward` and the two forward passes, the losses, and the binding.
 
 Su, Adams, Beling (2021); code hahayonghuming/VDACs, hijkzzz/pymarl2 (vmix). Acting takes a uniform action with
-probability ε. In the latter code what learns knows nothing of it, in the former it is part of π: see `learned_policy`.
+probability ε. In the latter code what learns knows nothing of it (`algo.epsilon_floor=outside`), in the former it is
+part of π, over all actions (`algo.floor_over=all`, in preset `pymarl`); ours is part of π, over the available ones.
 """
 
 from collections.abc import Callable
@@ -15,54 +16,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from lsf_jax.algorithms.base import (
-    Outputs,
-    agent_acting,
-    epsilon_of,
-    first_policy,
-    hyper_of,
-    init_agent,
-    init_network,
-    network_outputs,
-    on_policy,
-    tabulate,
-)
-from lsf_jax.algorithms.configs import CommonConfig, FloorConfig, MonotonicConfig, TraceConfig
-from lsf_jax.algorithms.q_learning import qmix_mixer, td_target
-from lsf_jax.engine.buffers import ObserveFn
-from lsf_jax.engine.distributions import (
-    entropy,
-    entropy_of_choices,
-    log_of,
-    masked_log_softmax,
-    mix_uniform,
-    probabilities,
-    take_actions,
-)
-from lsf_jax.engine.learner import Learner, Terms, make_update
-from lsf_jax.engine.optimizers import OPTIMIZERS
-from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll
-from lsf_jax.networks.mixers import Mixer, sum_mixer
+from lsf_jax import types
+from lsf_jax.algorithms import base, configs, q_learning
+from lsf_jax.engine import buffers, distributions, exploration, learner
+from lsf_jax.networks import agents, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
-from lsf_jax.types import (
-    AgentState,
-    Algorithm,
-    Clock,
-    EnvSpec,
-    Hyper,
-    JointTable,
-    Observation,
-    Params,
-    PRNGKey,
-    Trajectory,
-)
 
 
 @dataclass(frozen=True)
-class VdacConfig(FloorConfig, TraceConfig, CommonConfig):
+class VdacConfig(configs.LearnedFloorConfig, configs.TraceConfig, configs.CommonConfig):
     """Settings of VDAC: the shared ones with on-policy defaults, and the weights of its loss."""
 
     batch_size: int = setting(8, low=1, doc="newest episodes, all in one update; train.n_envs or a multiple of it")
@@ -75,7 +40,7 @@ class VdacConfig(FloorConfig, TraceConfig, CommonConfig):
 
 
 @dataclass(frozen=True)
-class VdacMixConfig(MonotonicConfig, VdacConfig):
+class VdacMixConfig(configs.MonotonicConfig, VdacConfig):
     """Settings of VDAC with QMIX's mixer."""
 
 
@@ -87,21 +52,27 @@ class Maa2cConfig(VdacMixConfig):
 
 
 class Forward(NamedTuple):
-    """What the networks say about one trajectory."""
+    """The networks' outputs for one trajectory."""
 
-    log_pi: Float[Array, "time agents actions"]
+    logits: Float[Array, "time agents actions"]
     value_total: Float[Array, "rows"]  # V_tot, also of the row after the last step
 
 
 def forward_shared(
-    params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, agent: AgentNetwork, mixer: Mixer
+    params: dict,
+    targets: dict,
+    trajectory: types.Trajectory,
+    key: types.PRNGKey,
+    *,
+    agent: agents.AgentNetwork,
+    mixer: mixers.Mixer,
 ) -> Forward:
     """VDAC: one network, its first A outputs the logits of πᵢ, its last one Vᵢ."""
     del targets, key  # no target network; deterministic
     group = params["actor_critic"]
-    outputs = unroll(agent, group["agent"], trajectory_inputs(trajectory))
+    outputs = agents.unroll(agent, group["agent"], agents.trajectory_inputs(trajectory))
     return Forward(
-        log_pi=masked_log_softmax(outputs[:-1, :, :-1], trajectory.observation.avail[:-1]),
+        logits=outputs[:-1, :, :-1],
         value_total=mixed_values(mixer, group["mixer"], outputs[..., -1], trajectory.observation.state),
     )
 
@@ -109,114 +80,101 @@ def forward_shared(
 def forward_apart(
     params: dict,
     targets: dict,
-    trajectory: Trajectory,
-    key: PRNGKey,
+    trajectory: types.Trajectory,
+    key: types.PRNGKey,
     *,
-    actor: AgentNetwork,
-    critic: AgentNetwork,
-    mixer: Mixer,
+    actor: agents.AgentNetwork,
+    critic: agents.AgentNetwork,
+    mixer: mixers.Mixer,
 ) -> Forward:
     """MAA2C: an actor, and a critic of the same inputs with the single output Vᵢ."""
     del targets, key  # no target network; deterministic
-    inputs, group = trajectory_inputs(trajectory), params["critic"]
-    values = unroll(critic, group["agent"], inputs)[..., 0]
+    inputs, group = agents.trajectory_inputs(trajectory), params["critic"]
+    values = agents.unroll(critic, group["agent"], inputs)[..., 0]
     return Forward(
-        log_pi=masked_log_softmax(unroll(actor, params["actor"], inputs)[:-1], trajectory.observation.avail[:-1]),
+        logits=agents.unroll(actor, params["actor"], inputs)[:-1],
         value_total=mixed_values(mixer, group["mixer"], values, trajectory.observation.state),
     )
 
 
 def mixed_values(
-    mixer: Mixer, params: Params, values: Float[Array, "rows agents"], state: Float[Array, "rows state"]
+    mixer: mixers.Mixer, params: types.Params, values: Float[Array, "rows agents"], state: Float[Array, "rows state"]
 ) -> Float[Array, "rows"]:
     """V_tot of V₁..V_N by a mixer that needs no actions."""
     no_action = jnp.zeros((*values.shape, 0))
     return mixer.mix(params, values, values, no_action, state)
 
 
-def value_target(f: Forward, t: Trajectory, hyper: Hyper) -> Float[Array, "time"]:
+def value_target(f: Forward, t: types.Trajectory, hyper: types.Hyper) -> Float[Array, "time"]:
     """y: the TD(λ) return of V_tot, from the network that learns it, without gradient."""
-    return td_target(f.value_total[1:, None], t, hyper)[:, 0]
+    return q_learning.td_target(f.value_total[1:, None], t, hyper)[:, 0]
 
 
-def value_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper) -> Terms:
+def value_loss(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper) -> learner.Terms:
     """w_V (V_tot(s) - y)²; w_V only matters beside the policy loss of a shared network."""
     del clock
     return {"td": hyper.value_weight * jnp.square(f.value_total[:-1] - value_target(f, t, hyper))}
 
 
-def policy_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: VdacConfig) -> Terms:
+def policy_loss(
+    f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper, *, policy: exploration.Policy
+) -> learner.Terms:
     """-A meanᵢ log πᵢ(uᵢ) - w_H meanᵢ H(πᵢ), A = y - V_tot(s) the same for all agents and without gradient.
 
     Both means are over all agents, as in pymarl2; one with a single available action has log π = 0 and adds nothing to
     either. The original's entropy takes probabilities for logits; ours does not.
     """
     avail = t.observation.avail[:-1]
-    pi, log_pi = learned_policy(f.log_pi, avail, clock, hyper, cfg)
+    pi, log_pi = policy(f.logits, avail, clock, hyper)
     advantage = jax.lax.stop_gradient(value_target(f, t, hyper) - f.value_total[:-1])
-    bonus = hyper.entropy_weight * entropy(pi, log_pi).mean(axis=-1)
-    return {"policy": -advantage * take_actions(log_pi, t.action).mean(axis=-1), "entropy_bonus": -bonus}
+    bonus = hyper.entropy_weight * distributions.entropy(pi, log_pi).mean(axis=-1)
+    return {"policy": -advantage * distributions.take_actions(log_pi, t.action).mean(axis=-1), "entropy_bonus": -bonus}
 
 
-def actor_critic_loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: VdacConfig) -> Terms:
-    """Both losses, for a network that says both."""
-    return {**policy_loss(f, t, clock, hyper, cfg=cfg), **value_loss(f, t, clock, hyper)}
+def actor_critic_loss(
+    f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper, *, policy: exploration.Policy
+) -> learner.Terms:
+    """Both losses, for a network that gives both."""
+    return {**policy_loss(f, t, clock, hyper, policy=policy), **value_loss(f, t, clock, hyper)}
 
 
-def learned_policy(
-    log_pi: Float[Array, "time agents actions"],
-    avail: Bool[Array, "time agents actions"],
-    clock: Clock,
-    hyper: Hyper,
-    cfg: VdacConfig,
-) -> tuple[Float[Array, "time agents actions"], Float[Array, "time agents actions"]]:
-    """π of which the loss takes the gradient, and log π.
-
-    With the floor inside it is the policy that acted. Outside, a uniform action counts as if π had chosen it: while ε
-    is large, the gradient favours what π does often already over what is best.
-    """
-    pi = probabilities(log_pi, avail)
-    if cfg.epsilon_floor == "outside":
-        return pi, log_pi
-    pi = mix_uniform(pi, avail, epsilon_of(clock, hyper))
-    return pi, log_of(pi, avail)
-
-
-def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, cfg: VdacConfig) -> Terms:
+def diagnose(
+    f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper, *, policy: exploration.Policy
+) -> learner.Terms:
     """Per-step quantities for people, averaged over valid steps."""
     avail = t.observation.avail[:-1]
     return {
         "value_total": f.value_total[:-1],
-        "entropy": entropy_of_choices(*learned_policy(f.log_pi, avail, clock, hyper, cfg), avail),
+        "entropy": distributions.entropy_of_choices(*policy(f.logits, avail, clock, hyper), avail),
         "reward": t.reward,
     }
 
 
 def joint_table(
-    agent: AgentState, observation: Observation, key: PRNGKey, *, policy: Callable[..., Array]
-) -> JointTable:
-    """π in one first observation. State values say nothing about actions: utilities and Q_tot are NaN."""
+    agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, policy: Callable[..., Array]
+) -> types.JointTable:
+    """π in one first observation. State values rank no actions: utilities and Q_tot are NaN."""
     pi = policy(agent, observation, key)
-    return tabulate(jnp.full(pi.shape, jnp.nan), pi, lambda action: jnp.full((), jnp.nan))
+    return base.tabulate(jnp.full(pi.shape, jnp.nan), pi, lambda action: jnp.full((), jnp.nan))
 
 
 class Parts(NamedTuple):
     """Where VDAC and MAA2C differ."""
 
-    learner: Learner
-    init_params: Callable[[PRNGKey], dict[str, Params]]
-    policy_params: Callable[[AgentState], Params]
-    outputs: Outputs
+    learning: learner.Learner
+    init_params: Callable[[types.PRNGKey], dict[str, types.Params]]
+    policy_params: Callable[[types.AgentState], types.Params]
+    outputs: base.Outputs
 
 
-def vdac(
-    spec: EnvSpec,
+def make_vdac(
+    spec: types.EnvSpec,
     cfg: Any,
-    observe: ObserveFn,
+    observe: buffers.ObserveFn,
     *,
     name: str,
-    mixer: Callable[[EnvSpec, Any], Mixer],
-) -> Algorithm:
+    mixer: Callable[[types.EnvSpec, Any], mixers.Mixer],
+) -> types.Algorithm:
     """Bind VDAC for an environment.
 
     Args:
@@ -226,23 +184,23 @@ def vdac(
       name: registered name.
       mixer: makes the mixer from spec and settings.
     """
-    agent, mixing = _network(cfg, spec.n_actions + 1), mixer(spec, cfg)
-    learner = Learner(
+    agent, mixing, policy = _network(cfg, spec.n_actions + 1), mixer(spec, cfg), base.learned_policy(cfg)
+    learning = learner.Learner(
         forward=partial(forward_shared, agent=agent, mixer=mixing),
-        losses={"actor_critic": partial(actor_critic_loss, cfg=cfg)},
-        owns={"actor_critic": ("log_pi", "value_total")},
-        diagnose=partial(diagnose, cfg=cfg),
-        optimizers={"actor_critic": OPTIMIZERS[cfg.optimizer](cfg.grad_clip)},
+        losses={"actor_critic": partial(actor_critic_loss, policy=policy)},
+        owns={"actor_critic": ("logits", "value_total")},
+        diagnose=partial(diagnose, policy=policy),
+        optimizers=base.make_optimizers(cfg, "actor_critic"),
         learning_rates=lambda hyper: {"actor_critic": hyper.lr},
     )
 
-    def logits(params: Params, hidden: Array, inputs: Array, key: PRNGKey) -> tuple[Array, Array]:
+    def logits(params: types.Params, hidden: Array, inputs: Array, key: types.PRNGKey) -> tuple[Array, Array]:
         del key  # deterministic
-        hidden, outputs = run(agent, params, hidden, inputs)
+        hidden, outputs = agents.run(agent, params, hidden, inputs)
         return hidden, outputs[..., :-1]
 
     parts = Parts(
-        learner=learner,
+        learning=learning,
         init_params=lambda key: {"actor_critic": _init_valued(agent, mixing, spec, key)},
         policy_params=lambda agent: agent.params["actor_critic"]["agent"],
         outputs=logits,
@@ -250,65 +208,68 @@ def vdac(
     return _bind(name, spec, cfg, observe, parts)
 
 
-def maa2c(spec: EnvSpec, cfg: Maa2cConfig, observe: ObserveFn) -> Algorithm:
-    """Bind MAA2C for an environment; arguments as in `vdac`. Another algorithm than epymarl's of the same name."""
-    actor, critic, mixing = _network(cfg, spec.n_actions), _network(cfg, 1), qmix_mixer(spec, cfg)
-    learner = Learner(
+def make_maa2c(spec: types.EnvSpec, cfg: Maa2cConfig, observe: buffers.ObserveFn) -> types.Algorithm:
+    """Bind MAA2C for an environment; arguments as in `make_vdac`. Another algorithm than epymarl's of the same name."""
+    actor, critic, mixing = _network(cfg, spec.n_actions), _network(cfg, 1), q_learning.qmix_mixer(spec, cfg)
+    policy = base.learned_policy(cfg)
+    learning = learner.Learner(
         forward=partial(forward_apart, actor=actor, critic=critic, mixer=mixing),
-        losses={"critic": value_loss, "actor": partial(policy_loss, cfg=cfg)},
-        owns={"critic": ("value_total",), "actor": ("log_pi",)},
-        diagnose=partial(diagnose, cfg=cfg),
-        optimizers={group: OPTIMIZERS[cfg.optimizer](cfg.grad_clip) for group in ("critic", "actor")},
+        losses={"critic": value_loss, "actor": partial(policy_loss, policy=policy)},
+        owns={"critic": ("value_total",), "actor": ("logits",)},
+        diagnose=partial(diagnose, policy=policy),
+        optimizers=base.make_optimizers(cfg, "critic", "actor"),
         learning_rates=lambda hyper: {"critic": hyper.lr, "actor": hyper.actor_lr},
     )
 
-    def init_params(key: PRNGKey) -> dict[str, Params]:
+    def init_params(key: types.PRNGKey) -> dict[str, types.Params]:
         key_critic, key_actor = jax.random.split(key)
         valued = _init_valued(critic, mixing, spec, key_critic)
-        return {"critic": valued, "actor": init_network(actor, key_actor, spec)}
+        return {"critic": valued, "actor": base.init_network(actor, key_actor, spec)}
 
     parts = Parts(
-        learner=learner,
+        learning=learning,
         init_params=init_params,
         policy_params=lambda agent: agent.params["actor"],
-        outputs=partial(network_outputs, actor),
+        outputs=partial(base.network_outputs, actor),
     )
     return _bind("maa2c", spec, cfg, observe, parts)
 
 
-def _network(cfg: VdacConfig, outputs: int) -> AgentNetwork:
-    return AgentNetwork(cfg.hidden, outputs, recurrent=cfg.recurrent, remat=cfg.remat)
+def _network(cfg: VdacConfig, outputs: int) -> agents.AgentNetwork:
+    return agents.AgentNetwork(cfg.hidden, outputs, recurrent=cfg.recurrent, remat=cfg.remat)
 
 
-def _init_valued(agent: AgentNetwork, mixer: Mixer, spec: EnvSpec, key: PRNGKey) -> Params:
-    """Parameters of a network that says state values, and of what mixes them."""
+def _init_valued(
+    agent: agents.AgentNetwork, mixer: mixers.Mixer, spec: types.EnvSpec, key: types.PRNGKey
+) -> types.Params:
+    """Parameters of a network that gives state values, and of what mixes them."""
     key_agent, key_mixer = jax.random.split(key)
-    return {"agent": init_network(agent, key_agent, spec), "mixer": mixer.init(key_mixer)}
+    return {"agent": base.init_network(agent, key_agent, spec), "mixer": mixer.init(key_mixer)}
 
 
-def _bind(name: str, spec: EnvSpec, cfg: VdacConfig, observe: ObserveFn, parts: Parts) -> Algorithm:
-    def init(key: PRNGKey, hyper: Hyper) -> AgentState:
+def _bind(name: str, spec: types.EnvSpec, cfg: VdacConfig, observe: buffers.ObserveFn, parts: Parts) -> types.Algorithm:
+    def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
         del hyper
-        return init_agent(parts.init_params(key), parts.learner.optimizers, ())
+        return base.init_agent(parts.init_params(key), parts.learning.optimizers, ())
 
-    def refresh(agent: AgentState, clock: Clock, previous: Clock) -> AgentState:
+    def refresh(agent: types.AgentState, clock: types.Clock, previous: types.Clock) -> types.AgentState:
         del clock, previous  # no targets
         return agent
 
-    def policy(agent: AgentState, observation: Observation, key: PRNGKey) -> Array:
-        return first_policy(parts.outputs, parts.policy_params(agent), cfg.hidden, observation, key)
+    def policy(agent: types.AgentState, observation: types.Observation, key: types.PRNGKey) -> Array:
+        return base.first_policy(parts.outputs, parts.policy_params(agent), cfg.hidden, observation, key)
 
-    acting = agent_acting(spec, cfg.hidden, parts.outputs, "epsilon_sample")
-    return Algorithm(
+    behave = exploration.FLOORS[cfg.floor_over].behave
+    return types.Algorithm(
         name=name,
-        hyper=hyper_of(cfg),
+        hyper=base.hyper_of(cfg),
         init=init,
         policy_params=parts.policy_params,
-        replay=on_policy(cfg.batch_size),
-        update=make_update(parts.learner, observe),
+        replay=base.on_policy(cfg.batch_size),
+        update=learner.make_update(parts.learning, observe),
         refresh=refresh,
         joint_table=partial(joint_table, policy=policy),
-        **acting._asdict(),
+        **base.agent_acting(spec, cfg.hidden, parts.outputs, behave)._asdict(),
     )
 
 
@@ -316,19 +277,20 @@ ENTRIES = (
     Entry(
         name="vdac_sum",
         config=VdacConfig,
-        factory=partial(vdac, name="vdac_sum", mixer=lambda spec, cfg: sum_mixer(spec)),
+        factory=partial(make_vdac, name="vdac_sum", mixer=lambda spec, cfg: mixers.sum_mixer(spec)),
         doc="VDAC-sum: on-policy actor-critic with a value summed over agents; one network for policy and value",
     ),
     Entry(
         name="vdac_mix",
         config=VdacMixConfig,
-        factory=partial(vdac, name="vdac_mix", mixer=qmix_mixer),
-        doc="VDAC-mix: on-policy actor-critic with values mixed as in QMIX; one network for policy and value",
+        factory=partial(make_vdac, name="vdac_mix", mixer=q_learning.qmix_mixer),
+        doc="VDAC-mix: on-policy actor-critic whose agents' values QMIX's mixer mixes; one network for policy "
+        "and value",
     ),
     Entry(
         name="maa2c",
         config=Maa2cConfig,
-        factory=maa2c,
+        factory=make_maa2c,
         doc="MAA2C of the paper's Ablation 3: VDAC-mix with an actor and a critic apart",
     ),
 )

@@ -1,8 +1,8 @@
 """Weighted QMIX: QMIX whose error counts less where it does not matter which action is best.
 
 Beside QMIX's branch learns a central one, Q*: utilities of its own and a mixer without sign constraint. Q* gives the
-targets of both, at the joint action that QMIX's branch would take. A step counts in full where the rule says that QMIX
-must be right there, else α times: `optimistic` (OW-QMIX) or `centrally_weighted` (CW-QMIX). Read it as: `Forward` and
+targets of both, at the joint action that QMIX's branch would take. A step counts in full where by the rule QMIX
+must be right, else α times: `optimistic` (OW-QMIX) or `centrally_weighted` (CW-QMIX). Read it as: `Forward` and
 `forward`, the two rules, the loss, the binding; the rest is `q_mixing`'s.
 
 Rashid et al. (2020), "Weighted QMIX"; code oxwhirl/wqmix `max_q_learner.py`, hijkzzz/pymarl2.
@@ -17,20 +17,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.algorithms import q_learning
-from lsf_jax.algorithms.configs import MixedValueConfig
-from lsf_jax.engine.buffers import ObserveFn
-from lsf_jax.engine.distributions import best_value, greedy
-from lsf_jax.engine.learner import Terms
-from lsf_jax.networks.agents import trajectory_inputs, unroll
-from lsf_jax.networks.mixers import free_mixer
+from lsf_jax import types
+from lsf_jax.algorithms import configs, q_learning
+from lsf_jax.engine import buffers, distributions, learner
+from lsf_jax.networks import agents, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
-from lsf_jax.types import Algorithm, Clock, EnvSpec, Hyper, Observation, Params, PRNGKey, Trajectory
 
 
 @dataclass(frozen=True)
-class WeightedQmixConfig(MixedValueConfig):
+class WeightedQmixConfig(configs.MixedValueConfig):
     """Settings of weighted QMIX: QMIX's and its own."""
 
     weight: float = number(0.1, low=0.0, high=1.0, doc="α of steps that count in part; WQMIX 0.1, on SMAC OW 0.5")
@@ -46,7 +42,7 @@ class Networks(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What the networks say about one trajectory. G is 1; ū are QMIX's own best available actions."""
+    """The networks' outputs for one trajectory. G is 1; ū are QMIX's own best available actions."""
 
     q: Float[Array, "rows agents actions"]  # QMIX's utilities
     q_total: Float[Array, "time groups"]  # Q_tot(τ, u) of the actions taken
@@ -57,11 +53,11 @@ class Forward(NamedTuple):
 
 OWNED = ("q", "q_total", "central_total")
 
-Rule = Callable[[Forward, Trajectory, Float[Array, "time groups"]], Bool[Array, "time groups"]]
-"""Which steps count in full, by what the networks say, what was done, and the target y."""
+Rule = Callable[[Forward, types.Trajectory, Float[Array, "time groups"]], Bool[Array, "time groups"]]
+"""`(outputs, trajectory, target y) -> which steps count in full`."""
 
 
-def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]:
+def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict[str, types.Params]:
     """Parameters of QMIX's agents and mixer, and under "central" those of the other branch."""
     key_monotonic, key_central = jax.random.split(key)
     central = q_learning.init_params(net.central, spec, key_central)
@@ -70,25 +66,25 @@ def init_params(net: Networks, spec: EnvSpec, key: PRNGKey) -> dict[str, Params]
 
 def total(
     net: q_learning.Networks,
-    params: Params,
+    params: types.Params,
     q: Float[Array, "time agents actions"],
-    seen: Observation,
+    seen: types.Observation,
     action: Int[Array, "time agents"],
 ) -> Float[Array, "time groups"]:
-    """What one branch makes of a joint action at every step."""
-    return q_learning.mixed(net, params, q, best_value(q, seen.avail), action, seen.state)
+    """The value that one branch gives a joint action at every step."""
+    return q_learning.mixed(net, params, q, distributions.best_value(q, seen.avail), action, seen.state)
 
 
-def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks) -> Forward:
+def forward(params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks) -> Forward:
     """Run every network once over a trajectory, from a zero hidden state at t = 0."""
     del key  # deterministic
     online, target = params["q"], targets["q"]["central"]
-    inputs, seen = trajectory_inputs(trajectory), trajectory.observation
+    inputs, seen = agents.trajectory_inputs(trajectory), trajectory.observation
     now = jax.tree.map(lambda leaf: leaf[:-1], seen)
-    q = unroll(net.monotonic.agent, online["agent"], inputs)
-    central_q = unroll(net.central.agent, online["central"]["agent"], inputs)
-    target_q = unroll(net.central.agent, target["agent"], inputs)
-    best_action = greedy(jax.lax.stop_gradient(q), seen.avail)
+    q = agents.unroll(net.monotonic.agent, online["agent"], inputs)
+    central_q = agents.unroll(net.central.agent, online["central"]["agent"], inputs)
+    target_q = agents.unroll(net.central.agent, target["agent"], inputs)
+    best_action = distributions.greedy(jax.lax.stop_gradient(q), seen.avail)
     return Forward(
         q=q,
         q_total=total(net.monotonic, online, q[:-1], now, trajectory.action),
@@ -98,31 +94,32 @@ def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *
     )
 
 
-def optimistic(f: Forward, t: Trajectory, y: Float[Array, "time groups"]) -> Bool[Array, "time groups"]:
+def optimistic(f: Forward, t: types.Trajectory, y: Float[Array, "time groups"]) -> Bool[Array, "time groups"]:
     """OW: where Q_tot underestimates, Q_tot(τ, u) < y."""
     del t
     return f.q_total < y
 
 
-def centrally_weighted(f: Forward, t: Trajectory, y: Float[Array, "time groups"]) -> Bool[Array, "time groups"]:
+def centrally_weighted(f: Forward, t: types.Trajectory, y: Float[Array, "time groups"]) -> Bool[Array, "time groups"]:
     """CW: where u = ū, or where u may be better than ū, y > Q*(τ, ū) of the target network."""
     is_best = (t.action == f.best_action[:-1]).all(axis=-1, keepdims=True)
     return is_best | (y > f.best_total[:-1])
 
 
 def targets_and_weights(
-    f: Forward, t: Trajectory, hyper: Hyper, rule: Rule
+    f: Forward, t: types.Trajectory, hyper: types.Hyper, rule: Rule
 ) -> tuple[Float[Array, "time groups"], Float[Array, "time groups"]]:
     """y, the TD(λ) return of Q*(τ', ū') by the target network, and w; nothing learns through either."""
     y = q_learning.td_target(f.best_total[1:], t, hyper)
     return y, jnp.where(rule(f, t, y), 1.0, hyper.weight)
 
 
-def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, rule: Rule) -> Terms:
+def loss(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper, *, rule: Rule) -> learner.Terms:
     """½ w (Q_tot(τ, u) - y)² and ½ c (Q*(τ, u) - y)², c the central weight.
 
     WQMIX has λ = 0 and halves neither square, pymarl2 the central one alone (c = 0.5 here). The branches share the
-    target and no parameters, so c and the halves matter to clipping alone, if the optimiser is blind to scale.
+    target and no parameters, so c and the halves matter to clipping and the optimiser's ε alone; in preset `pymarl`
+    both are halved too.
     """
     del clock
     y, weight = targets_and_weights(f, t, hyper, rule)
@@ -132,7 +129,7 @@ def loss(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, rule: Rule) -
     }
 
 
-def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, rule: Rule) -> Terms:
+def diagnose(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper, *, rule: Rule) -> learner.Terms:
     """Per-step quantities for people, averaged over valid steps."""
     return {
         **q_learning.diagnose(f, t, clock, hyper),
@@ -141,7 +138,9 @@ def diagnose(f: Forward, t: Trajectory, clock: Clock, hyper: Hyper, *, rule: Rul
     }
 
 
-def weighted_qmix(spec: EnvSpec, cfg: WeightedQmixConfig, observe: ObserveFn, *, name: str, rule: Rule) -> Algorithm:
+def make_weighted_qmix(
+    spec: types.EnvSpec, cfg: WeightedQmixConfig, observe: buffers.ObserveFn, *, name: str, rule: Rule
+) -> types.Algorithm:
     """Bind weighted QMIX for an environment.
 
     Args:
@@ -154,7 +153,7 @@ def weighted_qmix(spec: EnvSpec, cfg: WeightedQmixConfig, observe: ObserveFn, *,
     agent = q_learning.make_agent(spec, cfg)
     net = Networks(
         monotonic=q_learning.Networks(agent=agent, mixer=q_learning.qmix_mixer(spec, cfg)),
-        central=q_learning.Networks(agent=agent, mixer=free_mixer(spec, hidden=cfg.central_hidden)),
+        central=q_learning.Networks(agent=agent, mixer=mixers.free_mixer(spec, hidden=cfg.central_hidden)),
     )
     parts = q_learning.Parts(
         agent=agent,
@@ -172,15 +171,17 @@ ENTRIES = (
     Entry(
         name="ow_qmix",
         config=WeightedQmixConfig,
-        factory=partial(weighted_qmix, name="ow_qmix", rule=optimistic),
-        doc="OW-QMIX (the paper's WQMIX): QMIX, a step in full where it underestimates; targets of a free central Q*",
+        factory=partial(make_weighted_qmix, name="ow_qmix", rule=optimistic),
+        doc="OW-QMIX (the paper's WQMIX): QMIX that counts a step in full where it underestimates, with targets of a "
+        "free central Q*",
         acts="values",
     ),
     Entry(
         name="cw_qmix",
         config=WeightedQmixConfig,
-        factory=partial(weighted_qmix, name="cw_qmix", rule=centrally_weighted),
-        doc="CW-QMIX: as OW-QMIX, but a step in full where the joint action is QMIX's best or may be better",
+        factory=partial(make_weighted_qmix, name="cw_qmix", rule=centrally_weighted),
+        doc="CW-QMIX: as OW-QMIX, but a step counts in full where the joint action is QMIX's best or may be better "
+        "than it",
         acts="values",
     ),
 )

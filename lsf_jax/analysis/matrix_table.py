@@ -3,14 +3,18 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from lsf_jax.analysis.frames import Run, grid_labels
 from lsf_jax.analysis.plots import save
+from lsf_jax.config import yaml12
+from lsf_jax.config.files import config_folder
+from lsf_jax.settings import ConfigError, freeze, type_problem
 
 UNIFORM, OWN = "uniform", "own"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -19,7 +23,7 @@ OTHERS = "others"
 
 
 class PaperRow(NamedTuple):
-    """One row of the paper's Table I (§VI.A); rows of `q_total` are the first agent's actions."""
+    """One system in the paper's Table I (§VI.A); rows of `q_total` are the first agent's actions."""
 
     q_1: tuple[float, ...]
     q_2: tuple[float, ...]
@@ -27,20 +31,37 @@ class PaperRow(NamedTuple):
     greedy: str
 
 
-PAPER = {
-    "qtran": PaperRow((3.8, -2.1, -2.3), (4.2, 2.3, 2.3), ((8.0, 6.13, 6.1), (2.1, 0.2, 0.2), (1.9, 0, 0)), "AA"),
-    "lsf_sac": PaperRow(
-        (0.4, -9.9, -9.5), (1.7, -11.5, -12.7), ((8.1, -6.2, -6.0), (-6.0, -5.9, -6.1), (-5.9, -6.0, -6.0)), "AA"
-    ),
-    "vdn": PaperRow(
-        (-2.3, -1.2, -0.7), (-3.1, -2.3, -2.4), ((-5.4, -4.6, -4.7), (-4.4, -3.5, -3.6), (-3.9, -3.0, -3.1)), "CB"
-    ),
-    "qmix": PaperRow((-1.0, 0.1, 0.1), (-0.9, 0, 0), ((-8.1, -8.1, -8.1), (-8.1, 0, 0), (-8.1, 0, 0)), "BB"),
-    "dop": PaperRow(
-        (-1.0, 0.1, 0.1), (-2.5, -1.3, 0), ((-7.8, -6.0, -4.2), (-6.1, -4.4, -2.6), (-4.2, -2.4, -0.7)), "CC"
-    ),
-}
-"""The paper's numbers; VDN's second agent with the sign that its own Q_tot needs (the first entry is printed +3.1)."""
+@cache
+def paper_rows(path: Path | None = None) -> dict[str, PaperRow]:
+    """The paper's Table I by algorithm.
+
+    Args:
+      path: a YAML file laid out like the shipped one; None: that one, configs/paper/table1.yaml.
+
+    Raises:
+      ConfigError: for missing or unknown keys, and for entries that are no numbers or do not fit each other.
+    """
+    path = path or config_folder() / "paper" / "table1.yaml"
+    content = yaml12.parse(path.read_text(encoding="utf-8"), path.name)
+    return {name: _paper_row(name, row, path.name) for name, row in content.items()}
+
+
+def _paper_row(name: str, row: Any, source: str) -> PaperRow:
+    expected = get_type_hints(PaperRow)
+    if not isinstance(row, dict) or set(row) != set(expected):
+        raise ConfigError(f"{name} is {yaml12.shorten(row)}; expected {', '.join(expected)} below it (in {source})")
+    for key, value in row.items():
+        problem = type_problem(expected[key], value)
+        if problem:
+            raise ConfigError(f"{name}.{key} is {yaml12.shorten(value)}; expected {problem} (in {source})")
+    made = PaperRow(**{key: freeze(expected[key], value) for key, value in row.items()})
+    lengths = [len(made.q_2)] * len(made.q_1)
+    if [len(values) for values in made.q_total] != lengths:
+        raise ConfigError(f"{name}.q_total does not have an entry for each of q_1 and q_2 (in {source})")
+    actions = LETTERS[: len(made.q_1)], LETTERS[: len(made.q_2)]
+    if len(made.greedy) != 2 or any(one not in letters for one, letters in zip(made.greedy, actions)):
+        raise ConfigError(f"{name}.greedy is {made.greedy}; expected the letters of two actions (in {source})")
+    return made
 
 
 class Outcome(NamedTuple):
@@ -167,7 +188,7 @@ def _q_lines(outcome: Outcome, env: str) -> list[str]:
     side = outcome.utilities.shape[-1]
     q_1, q_2 = outcome.utilities[0]
     all_seeds, modal = (table[0].reshape(side, side) for table in (outcome.q_total, outcome.modal_q_total))
-    published = PAPER.get(outcome.algorithm) if env == "matrix_game" else None
+    published = paper_rows().get(outcome.algorithm) if env == "matrix_game" else None
     label, share = next(iter(outcome.shares.items()))
     heads = [
         f"`{outcome.algorithm}`, {outcome.exploration}: all",

@@ -7,19 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsf_jax.analysis.battle import draw_battle, unpack_battle
-from lsf_jax.analysis.render import Picture, caption_text, draw_board, draw_text, unpack_board
+from lsf_jax.analysis.render import Pixels, draw_text, paint
 from lsf_jax.config.composition import Config
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
 from lsf_jax.engine.rollouts import rollout
-from lsf_jax.envs.smax_scenarios import SCENARIOS
 from lsf_jax.programs.compiled import jit_evaluate, jit_init
 from lsf_jax.programs.hosted import EVALUATE, behaviour_of
 from lsf_jax.programs.parts import Program, Rows, bind, make_rows, take_rows
 from lsf_jax.runs import columns, params_file
 from lsf_jax.runs.folder import read_run
 from lsf_jax.settings import ConfigError
-from lsf_jax.types import Carry, Clock, Episode, EpisodeStats, Hyper, Observation, PRNGKey, Snapshot
+from lsf_jax.types import Carry, Clock, Env, Episode, EpisodeStats, Hyper, Observation, PRNGKey, Snapshot
 
 
 class Policies(NamedTuple):
@@ -156,15 +154,14 @@ def episode_moments(episode: Episode) -> list[Snapshot]:
     return [jax.tree.map(lambda leaf, t=t: np.asarray(leaf[t]), episode.world) for t in range(length + 1)]
 
 
-def episode_frames(policies: Policies, episode: Episode) -> list[Picture]:
-    """A picture of each moment of a recorded episode, the last state included."""
-    draw = {"predator_prey": _hunt_frame, "smax": _battle_frame}.get(policies.config.env_name, _text_frame)
+def episode_frames(env: Env, episode: Episode) -> list[Pixels]:
+    """A picture of each moment of a recorded episode, the last state included: drawn by `env`, else in characters."""
     length = int(episode.valid.sum())
     sums = {name: _before_each(values[:length]) for name, values in episode.info.items()}
     sums["return"] = _before_each(episode.reward[:length])
     return [
-        draw(policies, moment, t, {name: float(values[t]) for name, values in sums.items()})
-        for t, moment in enumerate(episode_moments(episode))
+        _frame(env, moment, step, {name: float(values[step]) for name, values in sums.items()})
+        for step, moment in enumerate(episode_moments(episode))
     ]
 
 
@@ -172,20 +169,7 @@ def _before_each(values: Any) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(np.asarray(values))])
 
 
-def _text_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:
-    return draw_text(f"{policies.program.env.render(moment)}\n\nstep {t} return {sums['return']:g}")
-
-
-def _hunt_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:
-    cfg = policies.config.env
-    board = unpack_board(moment, cfg.n_predators, cfg.n_prey, cfg.grid_size)
-    return draw_board(board, caption_text(t, int(sums["captures"]), cfg.n_prey, sums["return"]))
-
-
-def _battle_frame(policies: Policies, moment: Snapshot, t: int, sums: dict[str, float]) -> Picture:
-    scenario = SCENARIOS[policies.config.env.scenario]
-    return draw_battle(
-        unpack_battle(moment, scenario),
-        f"step {t} · allies down {sums['dead_allies']:.0f}/{len(scenario.allies)} · "
-        f"enemies down {sums['dead_enemies']:.0f}/{len(scenario.enemies)} · return {sums['return']:.1f}",
-    )
+def _frame(env: Env, moment: Snapshot, step: int, sums: dict[str, float]) -> Pixels:
+    if env.draw is None:
+        return draw_text(f"{env.render(moment)}\n\nstep {step} return {sums['return']:g}")
+    return paint(env.draw(moment, step, sums))

@@ -1,112 +1,116 @@
-"""Pictures of episodes: a predator-prey board, or any ASCII picture, as RGB arrays and animated GIFs.
-
-`analysis.battle` draws SMAX.
-"""
+"""Pictures of episodes: what an environment draws, or any ASCII picture, as RGB arrays and animated GIFs."""
 
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import matplotlib
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-Picture: TypeAlias = UInt8[np.ndarray, "height width 3"]
+from lsf_jax.types import Cross, Disc, Line, Picture, Rectangle
 
-CELL = 36  # pixels per side of a board's cell
+Pixels: TypeAlias = UInt8[np.ndarray, "height width 3"]
+
 MARGIN = 14
 _CAPTION_HEIGHT = 30
 SCALE = 3  # drawn this much larger, then reduced: Pillow's circles have no smooth edges
-_WHITE, _LINE, _INK = (255, 255, 255), (222, 226, 230), (33, 37, 41)
-_PREDATOR, _PREY = (0, 114, 178), (213, 94, 0)
+_WHITE, _INK = (255, 255, 255), (33, 37, 41)
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "ally": (0, 114, 178),
+    "enemy": (213, 94, 0),
+    "ally_shot": (140, 190, 222),
+    "enemy_shot": (238, 178, 140),
+    "ground": (248, 249, 250),
+    "wall": (173, 181, 189),
+    "grid": (222, 226, 230),
+    "fallen": (206, 212, 218),
+}
+"""What each role is painted in."""
+_EMPTY = COLOURS["grid"]  # the missing part of a bar
 
 
-class Board(NamedTuple):
-    """One moment of predator-prey, unpacked. A cell is `row * grid_size + column`, row 0 on top."""
-
-    predators: Int[np.ndarray, " predators"]  # cells
-    active: Bool[np.ndarray, " predators"]  # False: frozen, off the board
-    prey: Int[np.ndarray, " prey"]  # cells
-    alive: Bool[np.ndarray, " prey"]  # False: caught, off the board
-    grid_size: int  # cells per side
-
-
-def unpack_board(snapshot: Any, n_predators: int, n_prey: int, grid_size: int) -> Board:
-    """The board of a predator-prey snapshot.
-
-    Args:
-      snapshot: has `predator` and `prey` (cells) and `active` and `alive` (bits, first one lowest), as arrays.
-      n_predators: how many of the bits are predators.
-      n_prey: how many of the bits are prey.
-      grid_size: cells per side.
+def paint(picture: Picture) -> Pixels:
+    """A picture as pixels, its caption below it.
 
     Returns:
-      The board, in NumPy arrays.
-    """
-    return Board(
-        predators=np.asarray(snapshot.predator).astype(np.int64),
-        active=np.unpackbits(np.asarray(snapshot.active), count=n_predators, bitorder="little").astype(bool),
-        prey=np.asarray(snapshot.prey).astype(np.int64),
-        alive=np.unpackbits(np.asarray(snapshot.alive), count=n_prey, bitorder="little").astype(bool),
-        grid_size=grid_size,
-    )
-
-
-def caption_text(step: int, captured: int, n_prey: int, episode_return: float) -> str:
-    """The line under a board.
-
-    Args:
-      step: steps since reset.
-      captured: prey caught so far.
-      n_prey: prey there were.
-      episode_return: reward summed so far.
-
-    Returns:
-      For example "step 12 · caught 1/8 · return 10".
-    """
-    return f"step {step} · caught {captured}/{n_prey} · return {episode_return:g}"
-
-
-def draw_board(board: Board, caption: str = "") -> Picture:
-    """A board as a picture: predators blue and numbered, prey orange, cells in light lines, the caption below.
-
-    Args:
-      board: what to draw; frozen predators and caught prey are left out, because they are off the board.
-      caption: one line of text.
-
-    Returns:
-      RGB picture; its size depends on the grid and on nothing else, so that frames of an episode fit together.
+      RGB; its size depends on the picture's width, height and scale alone, so that frames of an episode fit together.
 
     Raises:
-      ValueError: a grid without cells, or a cell outside it.
+      ValueError: a picture without a size, or a colour that is none.
     """
-    n = board.grid_size
-    cells = np.concatenate([board.predators[board.active], board.prey[board.alive]])
-    if n < 1 or (cells.size and (cells.min() < 0 or cells.max() >= n * n)):
-        raise ValueError(f"board has cells {cells.tolist()}, outside its {n}x{n} grid; check grid_size.")
-    side = n * CELL + 2 * MARGIN
-    large = Image.new("RGB", (side * SCALE, side * SCALE), _WHITE)
+    unit = picture.scale * SCALE
+    size = [round(side * picture.scale) + 2 * MARGIN for side in (picture.width, picture.height)]
+    if min(picture.width, picture.height, picture.scale) <= 0:
+        raise ValueError(
+            f"picture is {picture.width} by {picture.height} at {picture.scale} pixels; expected sizes above 0."
+        )
+    large = Image.new("RGB", (size[0] * SCALE, size[1] * SCALE), _WHITE)
     draw = ImageDraw.Draw(large)
-    _draw_grid(draw, n)
-    for cell in board.prey[board.alive]:
-        _draw_piece(draw, int(cell), n, _PREY, "")
-    for name in np.flatnonzero(board.active):
-        _draw_piece(draw, int(board.predators[name]), n, _PREDATOR, str(name))
-    return reduce_and_caption(large, caption)
+    for shape in picture.shapes:
+        match shape:
+            case Disc():
+                _draw_disc(draw, shape, unit)
+            case Cross():
+                _draw_cross(draw, shape, unit)
+            case Line():
+                ends = [*_place(*shape.start, unit), *_place(*shape.end, unit)]
+                draw.line(ends, fill=_colour(shape.colour), width=shape.width * SCALE)
+            case Rectangle():
+                _draw_rectangle(draw, shape, unit)
+    return _reduce_and_caption(large, size, picture.caption)
 
 
-def reduce_and_caption(large: Image.Image, caption: str) -> Picture:
-    """A square drawing at `SCALE` times its size, brought to its size, with a line of text below."""
-    side = large.width // SCALE
-    picture = Image.new("RGB", (side, side + _CAPTION_HEIGHT), _WHITE)
-    picture.paste(large.resize((side, side), Image.Resampling.LANCZOS), (0, 0))
-    _draw_caption(ImageDraw.Draw(picture), caption, side)
-    return np.asarray(picture)
+def _place(x: float | int, y: float | int, unit: int) -> tuple[float, float]:
+    corner = float(MARGIN * SCALE)
+    return corner + x * unit, corner + y * unit
 
 
-def draw_text(text: str, size: int = 18) -> Picture:
+def _colour(role: str) -> tuple[int, int, int]:
+    if role not in COLOURS:
+        raise ValueError(f"colour is {role!r}; expected one of {', '.join(COLOURS)}.")
+    return COLOURS[role]
+
+
+def _draw_disc(draw: ImageDraw.ImageDraw, disc: Disc, unit: int) -> None:
+    (x, y), radius, colour = _place(disc.x, disc.y, unit), disc.radius * unit, _colour(disc.colour)
+    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+    if disc.label:
+        font = find_font(round(disc.label_size * radius), bold=True)
+        draw.text((x, y), disc.label, fill=_WHITE, font=font, anchor="mm")
+    if disc.bar is not None:
+        top, height = y - radius - 4 * SCALE, 2 * SCALE
+        draw.rectangle([x - radius, top - height, x + radius, top], fill=_EMPTY)
+        draw.rectangle([x - radius, top - height, x - radius + 2 * radius * disc.bar, top], fill=colour)
+
+
+def _draw_cross(draw: ImageDraw.ImageDraw, cross: Cross, unit: int) -> None:
+    (x, y), half, colour = _place(cross.x, cross.y, unit), cross.radius * unit, _colour(cross.colour)
+    draw.line([x - half, y - half, x + half, y + half], fill=colour, width=2 * SCALE)
+    draw.line([x - half, y + half, x + half, y - half], fill=colour, width=2 * SCALE)
+
+
+def _draw_rectangle(draw: ImageDraw.ImageDraw, box: Rectangle, unit: int) -> None:
+    corners = [*_place(box.x, box.y, unit), *_place(box.x + box.width, box.y + box.height, unit)]
+    edge = None if box.edge is None else _colour(box.edge)
+    draw.rectangle(corners, fill=_colour(box.colour), outline=edge, width=2 * SCALE)
+
+
+def _reduce_and_caption(large: Image.Image, size: Sequence[int], caption: str) -> Pixels:
+    """A drawing at `SCALE` times its size, brought to its size, with a line of text below."""
+    width, height = size
+    pixels = Image.new("RGB", (width, height + _CAPTION_HEIGHT), _WHITE)
+    pixels.paste(large.resize((width, height), Image.Resampling.LANCZOS), (0, 0))
+    draw, letters = ImageDraw.Draw(pixels), 15
+    while letters > 7 and draw.textlength(caption, font=find_font(letters, mono=False)) > width - 2 * MARGIN:
+        letters -= 1
+    draw.text((MARGIN, height), caption, fill=_INK, font=find_font(letters, mono=False))
+    return np.asarray(pixels)
+
+
+def draw_text(text: str, size: int = 18) -> Pixels:
     """An ASCII picture in a monospaced font, each character in a cell of its own.
 
     Args:
@@ -157,7 +161,7 @@ def frames_to_gif(frames: Sequence[str | np.ndarray], path: str | Path, fps: flo
     return path
 
 
-def save_picture(picture: Picture, path: str | Path) -> Path:
+def save_picture(picture: Pixels, path: str | Path) -> Path:
     """Writes one picture as PNG.
 
     Args:
@@ -171,30 +175,6 @@ def save_picture(picture: Picture, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path, format="PNG")
     return path
-
-
-def _draw_grid(draw: ImageDraw.ImageDraw, n: int) -> None:
-    start, end = MARGIN * SCALE, (MARGIN + n * CELL) * SCALE
-    for line in range(n + 1):
-        at = (MARGIN + line * CELL) * SCALE
-        draw.line([(start, at), (end, at)], fill=_LINE, width=SCALE)
-        draw.line([(at, start), (at, end)], fill=_LINE, width=SCALE)
-
-
-def _draw_piece(draw: ImageDraw.ImageDraw, cell: int, n: int, colour: tuple[int, int, int], name: str) -> None:
-    row, column = divmod(cell, n)
-    x, y = ((MARGIN + (index + 0.5) * CELL) * SCALE for index in (column, row))
-    radius = 0.36 * CELL * SCALE
-    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
-    if name:
-        draw.text((x, y), name, fill=_WHITE, font=find_font(round(0.42 * CELL * SCALE), bold=True), anchor="mm")
-
-
-def _draw_caption(draw: ImageDraw.ImageDraw, caption: str, side: int) -> None:
-    size = 15
-    while size > 7 and draw.textlength(caption, font=find_font(size, mono=False)) > side - 2 * MARGIN:
-        size -= 1
-    draw.text((MARGIN, side), caption, fill=_INK, font=find_font(size, mono=False))
 
 
 @cache

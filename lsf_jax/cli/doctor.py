@@ -1,5 +1,6 @@
 """`lsf-jax doctor`: versions, devices, cache, and what is missing for what."""
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import platform
@@ -9,10 +10,9 @@ import jax
 import psutil
 
 from lsf_jax.config.composition import compose
-from lsf_jax.config.layers import config_folder
+from lsf_jax.config.files import config_folder
 from lsf_jax.config.train import TrainConfig
-from lsf_jax.envs.smac import check
-from lsf_jax.envs.smac.maps import MAPS
+from lsf_jax.envs import ENVS
 from lsf_jax.programs.planner import size_text
 from lsf_jax.programs.runtime import cache_folder
 
@@ -29,13 +29,13 @@ def examine(overrides: Sequence[str] = ()) -> tuple[list[str], bool]:
     """Look at the installation and the machine.
 
     Args:
-      overrides: settings of real SMAC, for example "env.python=~/smac/bin/python".
+      overrides: settings of environments with games on the host, for example "env.python=~/smac/bin/python".
 
     Returns:
-      Lines for people, and whether everything that training needs is there (StarCraft II is not needed).
+      Lines for people, and whether everything that training needs is there (no games on the host are needed).
 
     Raises:
-      ConfigError: for overrides that are none of real SMAC's settings.
+      ConfigError: for overrides that are settings of none of them.
     """
     lines, healthy = ["packages"], True
     lines.append(f"  {'python':<18} {platform.python_version()}  ({platform.system()} {platform.machine()})")
@@ -59,9 +59,7 @@ def examine(overrides: Sequence[str] = ()) -> tuple[list[str], bool]:
         "",
         "configurations",
         f"  {config_folder()}",
-        "",
-        "StarCraft II, for --env smac/3m and so on",
-        *_starcraft_lines(overrides),
+        *_host_lines(overrides),
     ]
     return lines, healthy
 
@@ -90,9 +88,19 @@ def _accelerator_lines() -> list[str]:
     return ["  accelerator        none seen by JAX; for a GPU: pip install 'lsf-jax[cuda]', for a TPU: [tpu]"]
 
 
-def _starcraft_lines(overrides: Sequence[str]) -> list[str]:
-    findings = check.examine(compose(env="smac", overrides=overrides).env, MAPS)
-    return [f"  {each.name:<18} {'' if each.good else 'missing: '}{each.text}" for each in findings]
+def _host_lines(overrides: Sequence[str]) -> list[str]:
+    """What the games of every environment on the host need."""
+    hosted = {entry.name: entry.hosted for entry in ENVS.values() if entry.hosted is not None}
+    keys = {name: {f"env.{field.name}" for field in dataclasses.fields(ENVS[name].config)} for name in hosted}
+    known = set().union(*keys.values())
+    lines = []
+    for name, describe in hosted.items():
+        foreign = known - keys[name]  # settings of another one; what nobody knows is refused below
+        own = [word for word in overrides if word.partition("=")[0].strip() not in foreign]
+        games = describe(compose(env=name, overrides=own).env)
+        found = [f"  {each.name:<18} {'' if each.good else 'missing: '}{each.text}" for each in games.examine()]
+        lines += ["", games.title or f"games of --env {name}", *found]
+    return lines
 
 
 def _cache_line() -> str:

@@ -1,54 +1,30 @@
 """Commands over several runs, `suite` and `matrix-table`; heavy imports wait for the call."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-FINISHED, INTERRUPTED = 0, 130
+from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_config_dirs, positive
+from lsf_jax.settings import ConfigError
 
-EPILOG = {
-    "suite": """examples:
+SUITE = """examples:
   lsf-jax suite predator_prey_p2
   lsf-jax suite predator_prey_p2 --algo qmix --algo qplex train.env_steps=2000000
   lsf-jax suite mine.yaml --folder runs/mine
-The same command again continues what was stopped, skips what is finished and extends what has a larger budget.""",
-    "matrix-table": """examples:
+The same command again continues what was stopped, skips what is finished and extends what has a larger budget."""
+TABLE = """examples:
   lsf-jax matrix-table --seeds 64
   lsf-jax matrix-table --seeds 1000 --game all --folder runs/table
   lsf-jax matrix-table --seeds 64 --algo lsf_sac --algo qmix algo.lr=3e-3
 The same command again continues what was stopped. The games: matrix_game (the paper's), climbing, penalty, two_state,
 two_state_aliased, two_state_opposed. Exploration falls over 40,000 env steps: with a budget near that, the rows of
-uniform data and of an algorithm's own are alike.""",
-}
+uniform data and of an algorithm's own are alike."""
 
 
-def add_commands(command: Callable[[str, str], argparse.ArgumentParser], positive: Callable[[str], int]) -> None:
-    """Add the parsers of both commands; `command(name, summary)` makes one."""
-    suite = command("suite", "train several algorithms through one protocol; summary and curves at the end")
-    suite.add_argument("suite", help="a name from `lsf-jax list suite`, or a YAML file of your own")
-    table = command("matrix-table", "Table I with statistics: what every algorithm ends with in small games")
-    table.add_argument("--seeds", type=positive, default=64, help="seeds of each algorithm (default 64)")
-    table.add_argument("--game", action="append", default=[], help="a game, or all (default matrix_game); repeatable")
-    table.add_argument(
-        "--with",
-        action="append",
-        default=[],
-        dest="earlier",
-        metavar="FILE",
-        help="a table-GAME.json from elsewhere: its rows join in, for algorithms that are not run; repeatable",
-    )
-    for parser in (suite, table):
-        parser.add_argument("--algo", action="append", default=[], help="only this algorithm; repeatable")
-        parser.add_argument("--folder", default="", help="folder of the runs (default runs/NAME)")
-        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings for every algorithm")
-    suite.epilog, table.epilog = EPILOG["suite"], EPILOG["matrix-table"]
-
-
-def run_suite(options: argparse.Namespace) -> int:
+def _run_suite(options: argparse.Namespace) -> int:
     """`lsf-jax suite`."""
     from lsf_jax.runs import suite
 
-    chosen = suite.read_suite(options.suite)
+    chosen = suite.read_suite(options.suite, options.config_dirs)
     folder = Path(options.folder or f"runs/{chosen.name}")
     runs = suite.members(chosen, folder, algorithms=options.algo, overrides=options.overrides)
     if not _train(runs):
@@ -58,15 +34,14 @@ def run_suite(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def matrix_table(options: argparse.Namespace) -> int:
+def _matrix_table(options: argparse.Namespace) -> int:
     """`lsf-jax matrix-table`."""
     from lsf_jax.analysis.frames import load_run
     from lsf_jax.analysis.matrix_table import outcomes_of, read_outcomes, write_table
     from lsf_jax.config.composition import make_env
     from lsf_jax.runs import suite
-    from lsf_jax.settings import ConfigError
 
-    chosen = suite.read_suite("matrix_table")
+    chosen = suite.read_suite("matrix_table", options.config_dirs)
     for game in options.game:
         if game not in (*chosen.envs, "all"):
             raise ConfigError(f"--game is {game!r}; expected all or one of {', '.join(chosen.envs)}")
@@ -120,3 +95,47 @@ def _summarise(runs: list, folder: Path, env: str) -> None:
     target.write_text(table + "\n", encoding="utf-8")
     plot_curves(loaded, path=folder / f"curves-{env}.png")
     print(f"\n{table}\n\nwrote {target}, {folder / f'curves-{env}.png'}")
+
+
+def _add_suite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("suite", help="a name from `lsf-jax list suite`, or a YAML file of your own")
+    _add_shared(parser)
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=positive, default=64, help="seeds of each algorithm (default 64)")
+    parser.add_argument("--game", action="append", default=[], help="a game, or all (default matrix_game); repeatable")
+    parser.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        dest="earlier",
+        metavar="FILE",
+        help="a table-GAME.json from elsewhere: its rows join in, for algorithms that are not run; repeatable",
+    )
+    _add_shared(parser)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--algo", action="append", default=[], help="only this algorithm; repeatable")
+    parser.add_argument("--folder", default="", help="folder of the runs (default runs/NAME)")
+    add_config_dirs(parser)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings for every algorithm")
+
+
+COMMANDS = (
+    Command(
+        "suite",
+        "train several algorithms through one protocol; summary and curves at the end",
+        _add_suite,
+        _run_suite,
+        SUITE,
+    ),
+    Command(
+        "matrix-table",
+        "Table I with statistics: what every algorithm ends with in small games",
+        _add_table,
+        _matrix_table,
+        TABLE,
+    ),
+)

@@ -1,45 +1,34 @@
 """Configurations: YAML files and command-line words in, one checked and frozen `Config` out.
 
-Later layers win: defaults of the dataclasses < `configs/algo/<algo>.yaml` < `configs/env/<env>.yaml` <
-`configs/train/<train>.yaml` < presets in order < the user's files in order < overrides such as `algo.lr=3e-4`.
+Later layers win: defaults of the dataclasses < `env/<env>.yaml` < `train/<train>.yaml` < presets in order < the user's
+files in order < overrides such as `algo.lr=3e-4`. Named files are looked for in `configs` and the user's own folders.
 """
 
 import dataclasses
-import inspect
 import itertools
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from lsf_jax.config import layers, yaml12
-from lsf_jax.config.layers import Given, Layer, Sweep, config_folder, list_configs
-from lsf_jax.config.train import MAY_CHANGE_ON_RESUME, TrainConfig
+from lsf_jax.config.files import named_files, refuse_shadows
+from lsf_jax.config.layers import Given, Layer, Sweep
+from lsf_jax.config.train import TrainConfig
 from lsf_jax.envs.host import Hosted
-from lsf_jax.settings import ConfigError, env_label, freeze, range_problem, range_text, type_problem, type_text
+from lsf_jax.settings import ConfigError, env_label, freeze, range_problem, type_problem
 from lsf_jax.types import Env
 
-__all__ = [
-    "MAY_CHANGE_ON_RESUME",
-    "Config",
-    "ConfigError",
-    "TrainConfig",
-    "check",
-    "compose",
-    "config_folder",
-    "describe",
-    "differences",
-    "flat_settings",
-    "from_yaml",
-    "grid_points",
-    "list_configs",
-    "make_env",
-    "make_hosted",
-    "replace",
-    "swept_keys",
-    "to_yaml",
-    "updates_per_iteration",
-]
+
+class Retired(NamedTuple):
+    """What became of a key that runs of an earlier version have in their config.yaml."""
+
+    key: tuple[str, str]  # the section and key that hold its value now
+    unset: Any  # the value that meant: as that key says
+
+
+RETIRED = {("train", "updates_per_iteration"): Retired(("algo", "updates"), unset=0)}
+"""Old place -> what it became. `from_yaml` alone still reads these, so that old runs stay readable."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +50,6 @@ class Config:
         return env_label(self.env_name, vars(self.env))
 
 
-class KeyDoc(NamedTuple):
-    """One line of documentation about one setting."""
-
-    key: str  # with its section: "algo.lr"
-    default: str  # as YAML
-    doc: str  # what it means, with the unit
-    allowed: str  # type and range in words
-    swept: bool  # a traced number: may be given as a comma list, and changing it compiles nothing
-
-
 def compose(
     algo: str | None = None,
     env: str | None = None,
@@ -78,20 +57,22 @@ def compose(
     presets: Sequence[str] = (),
     files: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
+    config_dirs: Sequence[str | Path] = (),
 ) -> Config:
     """The configuration that names, files and overrides add up to; later layers win (see the module's docstring).
 
     Args:
-      algo: name of a file in configs/algo or of a registered algorithm; None: what presets and files say,
-        else "lsf_sac".
-      env: likewise for environments; else "predator_prey".
-      train: name of a file in configs/train.
-      presets: names of files in configs/preset, each holding any of the sections algo, env and train. One that names no
+      algo: name of a registered algorithm; None: what presets and files say, else "lsf_sac".
+      env: name of a registered environment or of a file in env/; None: likewise, else "predator_prey".
+      train: name of a file in train/.
+      presets: names of files in preset/, each holding any of the sections algo, env and train. One that names no
         algorithm is for any: its keys that only other algorithms have are left out, and its section `algorithms` may
         say what is different for one of them.
       files: the user's own YAML files, of the same form; a run's config.yaml is one.
       overrides: "section.key=value" with a YAML 1.2 value; "seeds=" and "seed=" are short for "train.seeds=" and
         "train.seed=". A comma list on a traced number of the algorithm ("algo.lr=1e-3,3e-4") makes a grid.
+      config_dirs: folders of the user's own with env/, train/ and preset/, searched beside the shipped one and those
+        that the environment variable LSF_JAX_CONFIGS names.
 
     Returns:
       A checked, frozen configuration.
@@ -99,42 +80,35 @@ def compose(
     Raises:
       ConfigError: one line that names the key, the value, what was expected and the remedy.
     """
-    shared = [layers.preset_layer(name) for name in presets]
+    found = named_files(config_dirs)
+    refuse_shadows(layers.entries_of("env"), found)
+    shared = [layers.preset_layer(found, name) for name in presets]
     stack = list(shared)
     stack += [layers.file_layer(file) for file in files]
     stack += [layers.override_layer(word) for word in overrides]
-    algo_name, merged = layers.named_file("algo", layers.choose("algo", algo, "lsf_sac", stack))
-    shared = [layers.preset_layer(name, algo_name) for name in presets]  # now with what they say about this algorithm
+    algo_name, _ = layers.named_file(found, "algo", layers.choose(found, "algo", algo, "lsf_sac", stack))
+    shared = [layers.preset_layer(found, name, algo_name) for name in presets]  # now with what they say about it
     stack[: len(shared)] = shared
-    env_name, env_layer = layers.named_file("env", layers.choose("env", env, "predator_prey", stack))
-    merged = merged | env_layer | layers.named_file("train", train)[1]
+    env_name, env_layer = layers.named_file(found, "env", layers.choose(found, "env", env, "predator_prey", stack))
+    merged = env_layer | layers.named_file(found, "train", train)[1]
     names = {"algo": algo_name, "env": env_name, "train": train}
-    lacking = set(layers.algorithm_keys()) - set(_fields(layers.registry("algo")[algo_name].config))
+    lacking = set(layers.algorithm_keys()) - set(_fields(layers.entries_of("algo")[algo_name].config))
     for number, layer in enumerate(stack):
         if number < len(shared) and ("algo", "name") not in layer:  # a protocol for any algorithm
             layer = {place: given for place, given in layer.items() if place not in {("algo", key) for key in lacking}}
-        merged |= {place: given for place, given in layer.items() if layers.applies(layer, place[0], names[place[0]])}
+        about = {section for section, name in names.items() if layers.applies(found, layer, section, name)}
+        merged |= {place: given for place, given in layer.items() if place[0] in about}
     return _build(algo_name, env_name, merged)
 
 
-def to_yaml(config: Config) -> str:
-    """Every setting of a configuration as YAML 1.2 text; `from_yaml` gives back an equal configuration."""
-    content: dict[str, Any] = {
-        "algo": {"name": config.algo_name, **_settings(config.algo)},
-        "env": {"name": config.env_name, **_settings(config.env)},
-        "train": _settings(config.train),
-    }
-    if config.grid:
-        content["grid"] = {f"algo.{key}": list(values) for key, values in config.grid}
-    return "# Fully resolved configuration; pass it to --config to repeat the run.\n" + yaml12.dump(content)
-
-
-def from_yaml(text: str, source: str = "config.yaml") -> Config:
-    """The configuration written by `to_yaml`, without looking at any file.
+def from_yaml(text: str, source: str = "config.yaml", overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a run's config.yaml, without looking at any other file.
 
     Args:
-      text: YAML with `algo.name` and `env.name`; settings left out take the dataclasses' defaults.
+      text: YAML with `algo.name` and `env.name`; settings left out take the dataclasses' defaults, and those that have
+        gone since are read as what they became (`RETIRED`).
       source: named in errors.
+      overrides: laid over the text, as in `compose`; they cannot change a name.
 
     Returns:
       A checked configuration.
@@ -144,8 +118,22 @@ def from_yaml(text: str, source: str = "config.yaml") -> Config:
     """
     layer = layers.mapping_layer(yaml12.parse(text, source), source)
     missing = Given(None, source)
-    names = [layers.known(section, layer.get((section, "name"), missing).value, source) for section in ("algo", "env")]
-    return _build(names[0], names[1], layer)
+    named = {place: layer.get(place, missing) for place in (("algo", "name"), ("env", "name"))}
+    names = [layers.known(section, given.value, source) for (section, _), given in named.items()]
+    merged = _renewed(layer)
+    for word in overrides:
+        merged |= layers.override_layer(word)
+    for (section, key), given in named.items():
+        if merged[section, key].value != given.value:
+            shown = yaml12.shorten(merged[section, key].value)
+            raise ConfigError(f"{section}.name is {shown}; expected {given.value}, as in {source}; leave it alone")
+    return _build(names[0], names[1], merged)
+
+
+def _renewed(layer: Layer) -> Layer:
+    kept = {place: given for place, given in layer.items() if place not in RETIRED}
+    old = [(RETIRED[place], given) for place, given in layer.items() if place in RETIRED]
+    return kept | {became.key: given for became, given in old if given.value != became.unset}
 
 
 def check(config: Config) -> None:
@@ -167,11 +155,6 @@ def grid_points(config: Config) -> tuple[dict[str, float | int], ...]:
     return tuple(dict(zip(keys, values)) for values in itertools.product(*(values for _, values in config.grid)))
 
 
-def updates_per_iteration(config: Config) -> int:
-    """Updates after each collection of train.n_envs episodes."""
-    return config.train.updates_per_iteration or config.algo.updates
-
-
 def make_env(config: Config) -> Env:
     """The environment that a configuration describes.
 
@@ -179,7 +162,7 @@ def make_env(config: Config) -> Env:
       ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent.
     """
     try:
-        return layers.registry("env")[config.env_name].factory(config.env)
+        return layers.entries_of("env")[config.env_name].factory(config.env)
     except ValueError as error:
         message = " ".join(str(error).split())
         raise ConfigError(message if message.startswith("env.") else f"env {config.env_name}: {message}") from None
@@ -187,7 +170,7 @@ def make_env(config: Config) -> Env:
 
 def make_hosted(config: Config) -> Hosted | None:
     """How to open the games of an environment that lives on the host, or None if it lives on the device."""
-    hosted = layers.registry("env")[config.env_name].hosted
+    hosted = layers.entries_of("env")[config.env_name].hosted
     return None if hosted is None else hosted(config.env)
 
 
@@ -205,62 +188,37 @@ def replace(config: Config, key: str, value: Any) -> Config:
 
 def swept_keys(algo_name: str) -> tuple[str, ...]:
     """Settings of an algorithm that are traced numbers: these may form a grid and never cause a compilation."""
-    entry = layers.registry("algo")[algo_name]
+    entry = layers.entries_of("algo")[algo_name]
     return tuple(key for key in _fields(entry.config) if key in entry.hyper._fields)
 
 
 def differences(saved: Config, wanted: Config) -> list[str]:
     """What forbids to resume a run with another configuration, one line each: "algo.lr: 0.001 -> 0.0003".
 
-    Settings in `MAY_CHANGE_ON_RESUME` are not compared.
+    Settings declared `resumable` are not compared.
     """
     before, after = flat_settings(saved), flat_settings(wanted)
-    keys = [key for key in {**before, **after} if key not in MAY_CHANGE_ON_RESUME]
+    free = resumable_keys(saved) | resumable_keys(wanted)
+    keys = [key for key in {**before, **after} if key not in free]
     changed = [key for key in keys if key not in before or key not in after or before[key] != after[key]]
     return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in changed]
 
 
-def describe(section: str, config_class: type, swept: Iterable[str] = ()) -> list[KeyDoc]:
-    """Documentation of every setting of a section: what its declaration, or the comment on its line, says.
-
-    Args:
-      section: "algo", "env" or "train".
-      config_class: the section's frozen dataclass.
-      swept: keys that are traced numbers (`swept_keys`).
-
-    Returns:
-      One entry per setting, in the order of declaration.
-    """
-    return [
-        KeyDoc(
-            key=f"{section}.{key}",
-            default=yaml12.shorten(field.default),
-            doc=field.metadata.get("doc") or _comment(config_class, key),
-            allowed=range_text(field) or type_text(typing.get_type_hints(config_class)[key]),
-            swept=key in set(swept),
-        )
-        for key, field in _fields(config_class).items()
-    ]
+def resumable_keys(config: Config) -> set[str]:
+    """The dotted keys of settings that a resumed run may have other values of, by their declarations."""
+    sections = (("algo", config.algo), ("env", config.env), ("train", config.train))
+    fields = [(section, field) for section, part in sections for field in _fields(type(part)).values()]
+    return {f"{section}.{field.name}" for section, field in fields if field.metadata.get("resumable")}
 
 
 def _fields(config_class: type) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(config_class)}
 
 
-def _comment(config_class: type, key: str) -> str:
-    lines = inspect.getsource(config_class).splitlines()
-    line = next((line for line in lines if line.strip().startswith(f"{key}:")), "")
-    return line.partition("  # ")[2].strip()
-
-
-def _settings(part: Any) -> dict[str, Any]:
-    return {key: getattr(part, key) for key in _fields(type(part))}
-
-
 def flat_settings(config: Config) -> dict[str, Any]:
     """Every setting by its dotted key, the names of algorithm and environment and the grid's keys included."""
     sections = (("algo", config.algo), ("env", config.env), ("train", config.train))
-    settings = {f"{section}.{key}": value for section, part in sections for key, value in _settings(part).items()}
+    settings = {f"{section}.{key}": value for section, part in sections for key, value in vars(part).items()}
     grid = {f"grid algo.{key}": values for key, values in config.grid}
     return {"algo.name": config.algo_name, "env.name": config.env_name, **settings, **grid}
 
@@ -271,8 +229,8 @@ def _shown(flat: dict[str, Any], key: str) -> str:
 
 def _build(algo_name: str, env_name: str, merged: Layer) -> Config:
     classes = {
-        "algo": layers.registry("algo")[algo_name].config,
-        "env": layers.registry("env")[env_name].config,
+        "algo": layers.entries_of("algo")[algo_name].config,
+        "env": layers.entries_of("env")[env_name].config,
         "train": TrainConfig,
     }
     settings: dict[str, dict[str, Any]] = {section: {} for section in classes}
@@ -297,6 +255,9 @@ def _build(algo_name: str, env_name: str, merged: Layer) -> Config:
 
 
 def _values(section: str, config_class: type, key: str, given: Given, algo_name: str) -> tuple[Any, ...]:
+    if (section, key) in RETIRED:
+        now = ".".join(RETIRED[section, key].key)
+        raise ConfigError(f"unknown key {section}.{key}; it is {now} now{layers.place_text(given.source)}")
     if key not in _fields(config_class):
         advice = layers.nearest(key, _fields(config_class), prefix=f"{section}.")
         whose = f" of {algo_name}" if section == "algo" else ""

@@ -1,4 +1,4 @@
-"""Layers of settings: the shipped YAML files, the user's own and the words of a command line, not yet checked.
+"""Layers of settings: named YAML files, the user's own and the words of a command line, not yet checked.
 
 A layer maps (section, key) to a value with its source. `composition` lays them over each other and builds the
 configuration.
@@ -6,16 +6,17 @@ configuration.
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from lsf_jax import algorithms, envs
 from lsf_jax.config import yaml12
-from lsf_jax.settings import ConfigError
+from lsf_jax.config.files import Files, source_of, text_of
+from lsf_jax.settings import ConfigError, nearest
 
 SECTIONS = ("algo", "env", "train")
-"""The parts of a configuration: spelt alike in folders, keys and messages."""
+"""The parts of a configuration: spelt alike in keys and messages."""
 SHORTHAND = {"seeds": "train.seeds", "seed": "train.seed"}
 """Keys that may be written without their section."""
 OVERRIDE = "an override"
@@ -40,50 +41,21 @@ Layer: TypeAlias = dict[tuple[str, str], Given]
 """(section, key) -> value; the key "name" of algo and env chooses what the section is about."""
 
 
-def config_folder() -> Path:
-    """The folder with the shipped YAML files: inside an installed package, beside the package in a checkout.
-
-    Returns:
-      A folder with the subfolders algo, env, train and preset.
-
-    Raises:
-      ConfigError: if there is neither.
-    """
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "train" / "default.yaml").is_file():
-            return folder
-    raise ConfigError(
-        f"no configs folder in or beside {package}; expected one with train/default.yaml; reinstall lsf-jax"
-    )
-
-
-def config_files(section: str) -> dict[str, Path]:
-    """Name -> path of the shipped files of a section (see `list_configs`); names may contain "/"."""
-    folder = config_folder() / section
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
-
-
-def list_configs() -> dict[str, list[tuple[str, str]]]:
-    """Names of the shipped files by section, "preset" and "suite" included, each with its file's first comment line."""
-    sections = (*SECTIONS, "preset", "suite")
-    return {section: [(name, _headline(path)) for name, path in config_files(section).items()] for section in sections}
-
-
-def registry(section: str) -> dict[str, Any]:
+def entries_of(section: str) -> dict[str, Any]:
     """The registered algorithms (section "algo") or environments (section "env") by name."""
     return algorithms.ALGORITHMS if section == "algo" else envs.ENVS
 
 
 def algorithm_keys() -> set[str]:
     """Every setting that any registered algorithm has."""
-    return {field.name for entry in registry("algo").values() for field in dataclasses.fields(entry.config)}
+    return {field.name for entry in entries_of("algo").values() for field in dataclasses.fields(entry.config)}
 
 
-def named_file(section: str, name: str, source: str = "") -> tuple[str, Layer]:
-    """The shipped file of a section, or the bare registered name where there is no file.
+def named_file(found: Files, section: str, name: str, source: str = "") -> tuple[str, Layer]:
+    """The file of a section that bears a name, or the bare registered name where there is no file.
 
     Args:
+      found: the files that can be asked for.
       section: "algo", "env" or "train".
       name: a file's name without ".yaml", or a registered name.
       source: where the name was given, for errors.
@@ -94,39 +66,36 @@ def named_file(section: str, name: str, source: str = "") -> tuple[str, Layer]:
     Raises:
       ConfigError: if there is neither, or the file names nothing registered.
     """
-    files = config_files(section)
-    names = list(files) if section == "train" else [*files, *(key for key in registry(section) if key not in files)]
+    named = found.get(section, {})
+    names = list(named) if section == "train" else sorted([*named, *entries_of(section)])
     if name not in names:
         raise ConfigError(f"unknown {section} {name!r}{nearest(name, names)}{place_text(source)}")
-    if name not in files:
+    if name not in named:
         return name, {}
-    source = f"configs/{section}/{name}.yaml"
-    content = yaml12.parse(files[name].read_text(encoding="utf-8"), source)
-    if section == "train":
-        return name, {(section, key): Given(value, source) for key, value in content.items()}
-    registered = known(section, content.pop("name", None), source)
+    source = source_of(named[name])
+    content = yaml12.parse(text_of(named[name]), source)
+    registered = name if section == "train" else known(section, content.pop("name", None), source)
     return registered, {(section, key): Given(value, source) for key, value in content.items()}
 
 
-def preset_layer(name: str, algo: str | None = None) -> Layer:
-    """The settings of configs/preset/<name>.yaml.
+def preset_layer(found: Files, name: str, algo: str | None = None) -> Layer:
+    """The settings of a preset.
 
     Args:
-      name: of the file.
+      found: the files that can be asked for.
+      name: of the preset's file, without ".yaml".
       algo: a registered algorithm, whose entry below `algorithms` is laid over the rest; None: the rest alone.
 
     Raises:
       ConfigError: if there is no such preset (with the nearest name) or it is not a valid layer.
     """
-    files = config_files("preset")
-    if name not in files:
-        raise ConfigError(f"unknown preset {name!r}{nearest(name, files)}")
-    source = f"configs/preset/{name}.yaml"
-    content = yaml12.parse(files[name].read_text(encoding="utf-8"), source)
-    special = content.pop("algorithms", None) or {}
-    for each in special:
-        known("algo", each, source)
-    return mapping_layer(content, source) | mapping_layer(special.get(algo) or {}, source)
+    if name not in found["preset"]:
+        raise ConfigError(f"unknown preset {name!r}{nearest(name, found['preset'])}")
+    source = source_of(found["preset"][name])
+    content = yaml12.parse(text_of(found["preset"][name]), source)
+    special = _lines("algorithms", content.pop("algorithms", None), source)
+    theirs = {known("algo", each, source): _lines(f"algorithms {each}", of, source) for each, of in special.items()}
+    return mapping_layer(content, source) | mapping_layer(theirs.get(algo or "", {}), source)
 
 
 def file_layer(path: str | Path) -> Layer:
@@ -135,12 +104,7 @@ def file_layer(path: str | Path) -> Layer:
     Raises:
       ConfigError: if the file cannot be read, is not YAML 1.2, or has keys outside the sections.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"cannot read config {path}: {reason}; expected a readable YAML file") from None
-    return mapping_layer(yaml12.parse(text, str(path)), str(path))
+    return mapping_layer(yaml12.parse(text_of(Path(path)), str(path)), str(path))
 
 
 def override_layer(word: str) -> Layer:
@@ -174,23 +138,21 @@ def mapping_layer(content: dict[str, Any], source: str) -> Layer:
     for key, value in content.items():
         if key not in (*SECTIONS, "grid"):
             layer[_place(key, source)] = Given(value, source)
-        elif value is not None and not isinstance(value, dict):
-            raise ConfigError(
-                f"{key} is {yaml12.shorten(value)}; expected 'key: value' lines below it{place_text(source)}"
-            )
         elif key != "grid":
-            layer |= {(key, inner): Given(each, source) for inner, each in (value or {}).items()}
-    for key, values in (content.get("grid") or {}).items():  # last: it overrides the section's single value
+            layer |= {(key, inner): Given(each, source) for inner, each in _lines(key, value, source).items()}
+    grid = _lines("grid", content.get("grid"), source)
+    for key, values in grid.items():  # last: it overrides the section's single value
         if not isinstance(values, list) or not values:
             raise ConfigError(f"grid {key} is {yaml12.shorten(values)}; expected a list of numbers{place_text(source)}")
         layer[_place(key, source)] = Given(Sweep(tuple(values)), source)
     return layer
 
 
-def choose(section: str, asked: str | None, default: str, layers: Sequence[Layer]) -> str:
+def choose(found: Files, section: str, asked: str | None, default: str, layers: Sequence[Layer]) -> str:
     """The name that a section ends up with: what was asked for, else the last name that a layer gives, else a default.
 
     Args:
+      found: the files that can be asked for.
       section: "algo" or "env".
       asked: name given outright, or None.
       default: name if nobody gives one.
@@ -205,7 +167,7 @@ def choose(section: str, asked: str | None, default: str, layers: Sequence[Layer
     chosen = asked
     for layer in layers:
         given = layer.get((section, "name"))
-        if given is None or (chosen is not None and given.value in (chosen, named_file(section, chosen)[0])):
+        if given is None or (chosen is not None and given.value in (chosen, named_file(found, section, chosen)[0])):
             continue
         if not isinstance(given.value, str):
             raise ConfigError(
@@ -215,15 +177,15 @@ def choose(section: str, asked: str | None, default: str, layers: Sequence[Layer
             raise ConfigError(
                 f"{section} {asked!r} was asked for, but {given.source} is for {section} {given.value!r}; leave out one"
             )
-        named_file(section, given.value, given.source)
+        named_file(found, section, given.value, given.source)
         chosen = given.value
     return default if chosen is None else chosen
 
 
-def applies(layer: Layer, section: str, registered: str) -> bool:
+def applies(found: Files, layer: Layer, section: str, registered: str) -> bool:
     """Whether a layer's settings of a section are about the registered name: unless it names another, they are."""
     given = layer.get((section, "name")) if section in ("algo", "env") else None
-    return given is None or named_file(section, given.value)[0] == registered
+    return given is None or named_file(found, section, given.value)[0] == registered
 
 
 def known(section: str, name: Any, source: str) -> str:
@@ -232,31 +194,22 @@ def known(section: str, name: Any, source: str) -> str:
     Raises:
       ConfigError: if not, with the nearest name.
     """
-    names = list(registry(section))
+    names = list(entries_of(section))
     if name in names:
         return name
     shown = yaml12.shorten(name) if name is not None else "missing"
     raise ConfigError(f"{section}.name is {shown}{nearest(str(name), names)}{place_text(source)}")
 
 
-def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
-    """The end of an error message about an unknown word: the nearest known one, else all of them.
-
-    Args:
-      word: what was given; its case does not matter here.
-      words: what is known.
-      prefix: what all of them are shown with; it would make any two look alike.
-    """
-    known_as = {candidate.lower(): candidate for candidate in words}
-    close = difflib.get_close_matches(word.lower(), known_as, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {prefix}{known_as[close[0]]}?"
-    return f"; expected one of {', '.join(prefix + name for name in known_as.values())}"
-
-
 def place_text(source: str) -> str:
     """The end of an error message: where the value was given; "" for a configuration built in Python."""
     return f" (in {source})" if source else ""
+
+
+def _lines(key: str, value: Any, source: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{key} is {yaml12.shorten(value)}; expected 'key: value' lines below it{place_text(source)}")
+    return value or {}
 
 
 def _place(key: str, source: str) -> tuple[str, str]:
@@ -269,8 +222,3 @@ def _place(key: str, source: str) -> tuple[str, str]:
         raise ConfigError(f"unknown key {key}{nearest(key, [*SECTIONS, *SHORTHAND])}{place_text(source)}")
     advice = " or ".join(f"{section}.{key}" for section in SECTIONS)
     raise ConfigError(f"unknown key {key}; expected its section too: {advice}{place_text(source)}")
-
-
-def _headline(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""

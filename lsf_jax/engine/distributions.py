@@ -1,4 +1,4 @@
-"""Policies over discrete actions with availability: probabilities, sampling, greedy choice, exploration, entropy."""
+"""Policies over discrete actions with availability: probabilities, sampling, greedy choice, entropy."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,9 @@ def probabilities(
 
 
 def mix_uniform(
-    pi: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"], epsilon: Float[Array, ""]
+    pi: Float[Array, "*lead actions"],
+    avail: Bool[Array, "*lead actions"],
+    epsilon: Float[Array, ""] | Float[Array, "*lead 1"],
 ) -> Float[Array, "*lead actions"]:
     """(1 - ε) π + ε · uniform over available actions, exactly zero elsewhere: exploration as part of the policy.
 
@@ -40,6 +42,22 @@ def mix_uniform(
     """
     n_available = jnp.maximum(avail.sum(axis=-1, keepdims=True), 1).astype(pi.dtype)
     return jnp.where(avail, (1.0 - epsilon) * pi + epsilon / n_available, 0.0)
+
+
+def epsilon_over_available(
+    logits: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"], epsilon: Float[Array, ""]
+) -> Float[Array, "*lead 1"]:
+    """The ε′ of a floor over available actions that equals a floor ε over all of them, the available renormalised.
+
+        ε′ = ε u / ((1 - ε) p + ε u),   u = n / A the available share of the uniform policy,
+                                        p = Σ_available softmax(logits) that of the policy over all actions
+
+    So the agent explores the more, the more probability its logits put on what it cannot do. Written so that where both
+    vanish (ε = 0, and p too small for a float32) nothing is divided by zero: ε′ = 0 there.
+    """
+    share = avail.sum(axis=-1, keepdims=True).astype(logits.dtype) * (1.0 / logits.shape[-1])
+    likely = jnp.where(avail, jax.nn.softmax(logits, axis=-1), 0.0).sum(axis=-1, keepdims=True)
+    return epsilon * share / jnp.maximum((1.0 - epsilon) * likely + epsilon * share, TINY)
 
 
 def soft_value(
@@ -81,27 +99,6 @@ def sample(
 ) -> Int[Array, "*lead"]:
     """An available action a ~ π."""
     return jax.random.categorical(key, jnp.where(avail, log_pi, -jnp.inf), axis=-1).astype(jnp.int32)
-
-
-def epsilon_greedy(
-    values: Float[Array, "agents actions"],
-    avail: Bool[Array, "agents actions"],
-    epsilon: Float[Array, ""],
-    key: PRNGKey,
-) -> Int[Array, "agents"]:
-    """With probability ε, drawn for each agent apart, a uniform available action; otherwise the greedy one."""
-    key_explore, key_action = jax.random.split(key)
-    uniform = sample(jnp.zeros_like(values), avail, key_action)
-    explore = jax.random.uniform(key_explore, uniform.shape) < epsilon
-    return jnp.where(explore, uniform, greedy(values, avail))
-
-
-def linear_schedule(
-    start: Float[Array, ""], finish: Float[Array, ""], anneal_steps: Float[Array, ""], env_steps: Int[Array, ""]
-) -> Float[Array, ""]:
-    """From `start` to `finish` over `anneal_steps` env steps, then constant (pymarl's ε schedule)."""
-    progress = jnp.clip(env_steps.astype(jnp.float32) / jnp.maximum(anneal_steps, 1.0), 0.0, 1.0)
-    return start + (finish - start) * progress
 
 
 def entropy(pi: Float[Array, "*lead actions"], log_pi: Float[Array, "*lead actions"]) -> Float[Array, "*lead"]:

@@ -16,7 +16,7 @@ from lsf_jax.engine.buffers import ObserveFn
 from lsf_jax.types import AgentState, Clock, Episode, Hyper, Metrics, Params, PRNGKey, Trajectory, Update
 
 Forward = Any
-"""An algorithm's NamedTuple of everything its networks say about one trajectory."""
+"""An algorithm's NamedTuple of everything its networks give for one trajectory."""
 Terms = dict[str, Float[Array, "time"]]
 """Named per-step loss terms; their sum is the loss, their means over valid steps are the metrics."""
 ForwardFn = Callable[[dict[str, Params], dict[str, Params], Trajectory, PRNGKey], Forward]

@@ -19,9 +19,9 @@ def clip_norm(gradients: Any, clip: float) -> Any:
     return jax.tree.map(lambda leaf: leaf * scale, gradients)
 
 
-def adam(clip: float) -> optax.GradientTransformation:
-    """Adam (β 0.9/0.999, ε 1e-8, PyTorch's defaults) after clipping the global norm; `clip` 0 leaves it out."""
-    decay, decay_square, smallest = 0.9, 0.999, 1e-8
+def adam(clip: float, *, epsilon: float = 1e-8) -> optax.GradientTransformation:
+    """Adam (β 0.9/0.999, PyTorch's defaults as is ε) after clipping the global norm; `clip` 0 leaves it out."""
+    decay, decay_square = 0.9, 0.999
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
         del params
@@ -32,7 +32,7 @@ def adam(clip: float) -> optax.GradientTransformation:
         age = count.astype(jnp.float32)
         unbias, unbias_square = 1.0 / (1.0 - decay**age), 1.0 / (1.0 - decay_square**age)
         steps = jax.tree.map(
-            lambda first, second: first * unbias / (jnp.sqrt(second * unbias_square) + smallest), mean, square
+            lambda first, second: first * unbias / (jnp.sqrt(second * unbias_square) + epsilon), mean, square
         )
         return steps, optax.ScaleByAdamState(count=count, mu=mean, nu=square)
 
@@ -62,5 +62,17 @@ def rmsprop(clip: float, *, decay: float = 0.99, epsilon: float = 1e-5) -> optax
     return optax.GradientTransformation(optax.scale_by_rms(initial_scale=0.0).init, update)
 
 
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {"adam": adam, "rmsprop": rmsprop}
-"""By name, as configurations choose; each takes the largest global norm of the gradients."""
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "rmsprop": rmsprop}
+"""By name, as configurations choose; each takes the largest global norm of the gradients and its ε."""
+
+
+def make_optimizer(name: str, clip: float, epsilon: float) -> optax.GradientTransformation:
+    """The optimiser that a configuration asks for.
+
+    Args:
+      name: a key of `OPTIMIZERS`.
+      clip: largest global norm of the gradients; 0 leaves them as they are.
+      epsilon: its ε; 0 is the optimiser's own.
+    """
+    chosen = {"epsilon": epsilon} if epsilon else {}
+    return OPTIMIZERS[name](clip, **chosen)

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from lsf_jax.envs.base import nearest, require
+from lsf_jax.envs.base import require
 from lsf_jax.registry import Entry, collect
-from lsf_jax.settings import freeze, range_problem, type_problem
+from lsf_jax.settings import freeze, nearest, range_problem, type_problem
 from lsf_jax.types import Env
 
 ENVS: dict[str, Entry] = collect(__name__, __path__)
@@ -26,13 +26,13 @@ def make(name: str, **settings: Any) -> Env:
       ValueError: for an unknown name or setting (with the nearest valid one), or a value that is not allowed.
     """
     if name not in ENVS:
-        raise ValueError(f"env is {name!r}; {nearest(name, list(ENVS))}.")
+        raise ValueError(f"env is {name!r}{nearest(name, ENVS)}")
     entry = ENVS[name]
     fields = {field.name: field for field in dataclasses.fields(entry.config)}
     chosen = {}
     for key, value in settings.items():
         if key not in fields:
-            raise ValueError(f"env.{key} is not a setting of {name}; {nearest(key, list(fields))}.")
+            raise ValueError(f"env.{key} is not a setting of {name}{nearest(key, fields)}")
         problem = type_problem(fields[key].type, value) or range_problem(fields[key], value)
         require(problem is None, key, value, problem or "")
         chosen[key] = freeze(fields[key].type, value)

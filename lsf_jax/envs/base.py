@@ -1,8 +1,6 @@
 """What every environment shares: the checks of settings and sizes."""
 
 import dataclasses
-from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from lsf_jax.settings import ConfigError, range_problem, type_problem
@@ -25,13 +23,6 @@ def check_settings(cfg: Any) -> None:
         value = getattr(cfg, field.name)
         problem = type_problem(field.type, value) or range_problem(field, value)
         require(problem is None, field.name, value, problem or "")
-
-
-def nearest(name: str, valid: Sequence[str]) -> str:
-    """A hint that ends an error message about an unknown name: the nearest valid one, and all of them."""
-    matches = get_close_matches(name, valid, n=1, cutoff=0.4)
-    suggestion = f"did you mean {matches[0]!r}? " if matches else ""
-    return f"{suggestion}valid names are {', '.join(sorted(valid))}"
 
 
 def check_spec(spec: EnvSpec) -> EnvSpec:

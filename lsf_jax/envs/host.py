@@ -86,6 +86,14 @@ class HostEnv(Protocol):
         ...
 
 
+class Finding(NamedTuple):
+    """One thing that games on the host need, as `lsf-jax doctor` shows it."""
+
+    name: str
+    good: bool
+    text: str  # what there is; where it is not good, also what to do
+
+
 class Hosted(NamedTuple):
     """How games on the host are opened and what they report: the impure companion of an `Env` that has only shapes."""
 
@@ -95,6 +103,8 @@ class Hosted(NamedTuple):
     min_ready: int  # workers that must have answered before agents act again
     check: Callable[[], None]  # raises HostError where something needed is missing; launches nothing
     open: Callable[[int, int], HostEnv]  # (workers, root seed) -> games, not launched yet
+    examine: Callable[[], list[Finding]] = list  # all that the games of this kind need, there or not
+    title: str = ""  # of the findings: what is needed, and which environments need it
 
 
 class PackedObservation(NamedTuple):
@@ -106,7 +116,7 @@ class PackedObservation(NamedTuple):
 
 
 def hosted_env(spec: EnvSpec, *, success: Callable[[EpisodeStats], Array], max_return: float, version: str) -> Env:
-    """The `Env` of games on the host: sizes, unpacking and judging; it cannot be reset or stepped in a program.
+    """The `Env` of games on the host: sizes, unpacking and success; it cannot be reset or stepped in a program.
 
     Args:
       spec: sizes.

@@ -64,7 +64,7 @@ class JaxmarlConfig:
     game: str = setting("MPE_simple_spread_v3", choices=tuple(GAMES), doc="JaxMARL's name of the game")
 
 
-def jaxmarl_game(cfg: JaxmarlConfig) -> Env:
+def make_jaxmarl_game(cfg: JaxmarlConfig) -> Env:
     """One of `GAMES` with JaxMARL's own settings; its limit (25 steps in particle worlds) truncates.
 
     Raises:
@@ -91,7 +91,7 @@ ENTRIES = (
     Entry(
         name="jaxmarl",
         config=JaxmarlConfig,
-        factory=jaxmarl_game,
+        factory=make_jaxmarl_game,
         doc="Other cooperative games of JaxMARL: particle worlds and the switch riddle; env.game=... for another one",
     ),
 )

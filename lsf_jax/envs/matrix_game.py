@@ -72,12 +72,12 @@ class MStepConfig:
     good_branches: int = setting(2, choices=(2, 4), doc="branches that pay: 2 (00 and 11) or all 4; MAVEN")
 
 
-def matrix_game(cfg: MatrixGameConfig) -> Env:
+def make_matrix_game(cfg: MatrixGameConfig) -> Env:
     """A game of one payoff table; by default the paper's, in which both agents must risk -12 to find 8."""
     return _play(_one_table(cfg))
 
 
-def two_state(cfg: TwoStateConfig) -> Env:
+def make_two_state(cfg: TwoStateConfig) -> Env:
     """One step in one of two equally likely games.
 
     seen: both agents see which one it is. aliased: the first agent sees ones, the second and the critic see which. No
@@ -87,32 +87,32 @@ def two_state(cfg: TwoStateConfig) -> Env:
     return _play(_two_state(cfg))
 
 
-def climbing(cfg: RepeatedConfig) -> Env:
+def make_climbing(cfg: RepeatedConfig) -> Env:
     """Climbing game (Claus & Boutilier 1998): 11 at (0, 0) behind -30; the safe choices earn 5 to 7."""
     return _play(_classic(CLIMBING, cfg))
 
 
-def linear_game(cfg: RepeatedConfig) -> Env:
+def make_linear_game(cfg: RepeatedConfig) -> Env:
     """A sum of one term per agent: what additive factorisation represents exactly."""
     return _play(_classic(LINEAR, cfg))
 
 
-def nonlinear_game(cfg: RepeatedConfig) -> Env:
+def make_nonlinear_game(cfg: RepeatedConfig) -> Env:
     """Monotone in each agent's choice but not additive."""
     return _play(_classic(NONLINEAR, cfg))
 
 
-def penalty(cfg: PenaltyConfig) -> Env:
+def make_penalty(cfg: PenaltyConfig) -> Env:
     """Penalty game (Claus & Boutilier 1998): 10 at two corners, -k at the other two, a safe 2 in the middle."""
     return _play(_penalty(cfg))
 
 
-def two_step(cfg: TwoStepConfig) -> Env:
+def make_two_step(cfg: TwoStepConfig) -> Env:
     """QMIX's two-step game: the first agent chooses between a sure 7 and a game worth 8 if both coordinate."""
     return _play(_two_step(cfg))
 
 
-def m_step(cfg: MStepConfig) -> Env:
+def make_m_step(cfg: MStepConfig) -> Env:
     """MAVEN's m-step game: the first joint action chooses a branch that must be repeated for 1 a step.
 
     Leaving the branch pays 0 and ends the game, as does a first choice of a branch that is not good. In branch 0 the
@@ -260,49 +260,51 @@ ENTRIES = (
     Entry(
         name="matrix_game",
         config=MatrixGameConfig,
-        factory=matrix_game,
-        doc="One-step game of one payoff table, by default the paper's: both must risk -12 to find 8; or your own",
+        factory=make_matrix_game,
+        doc="One-step game of one payoff table, by default the paper's: both agents must risk -12 to find 8; bring "
+        "your own table",
     ),
     Entry(
         name="two_state",
         config=TwoStateConfig,
-        factory=two_state,
+        factory=make_two_state,
         doc="Two states, two agents, one step; both see the state (our realisation of the paper's multi-state problem)",
     ),
     Entry(
         name="two_step",
         config=TwoStepConfig,
-        factory=two_step,
+        factory=make_two_step,
         doc="QMIX's two-step game: the first agent chooses between a safe 7 and a table with an 8",
     ),
     Entry(
         name="climbing",
         config=RepeatedConfig,
-        factory=climbing,
+        factory=make_climbing,
         doc="Climbing game: 11 for the best joint action, -30 beside it, 5 to 7 for the safe ones",
     ),
     Entry(
         name="penalty",
         config=PenaltyConfig,
-        factory=penalty,
+        factory=make_penalty,
         doc="Penalty game: two optima of 10 that punish failing to agree by k = 100, and a safe 2",
     ),
     Entry(
         name="linear_game",
         config=RepeatedConfig,
-        factory=linear_game,
+        factory=make_linear_game,
         doc="One-step game with an additive payoff: every factorisation can represent it",
     ),
     Entry(
         name="nonlinear_game",
         config=RepeatedConfig,
-        factory=nonlinear_game,
+        factory=make_nonlinear_game,
         doc="One-step game with a monotone payoff that is not additive: QMIX can represent it, VDN cannot",
     ),
     Entry(
         name="m_step",
         config=MStepConfig,
-        factory=m_step,
-        doc="MAVEN's m-step game: the first joint action fixes a branch; the best pays 4 on the last of 10 steps",
+        factory=make_m_step,
+        doc="MAVEN's m-step game: the first joint action fixes a branch; the best one pays 4 on the last of "
+        "m = 10 steps",
     ),
 )

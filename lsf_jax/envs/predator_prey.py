@@ -9,7 +9,6 @@ Everything is comparisons of cell numbers: on CPUs, XLA's scatters and gathers a
 Reference: Böhmer et al. (2020), Deep Coordination Graphs, relative overgeneralisation task; Li et al. LSF-SAC §VI.B.
 """
 
-import string
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
 from lsf_jax.envs.base import check_settings, check_spec, require
+from lsf_jax.envs.predator_prey_picture import draw_board, render_board, unpack_board
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
 from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, PRNGKey, TimeStep
@@ -31,7 +31,6 @@ _ROW_STEP = np.array([0, 1, 0, -1, 0, 0], np.int32)
 _COLUMN_STEP = np.array([1, 0, -1, 0, 0, 0], np.int32)
 _NOWHERE = -1  # the cell of a frozen predator or a dead prey
 _NO_TARGET = -2  # the target of who does not move; differs from _NOWHERE so that the two never match
-_MARKS = string.digits + string.ascii_letters  # predators in a rendered board
 _FEATURES = 3  # predators, prey, and the hares of the original, always absent here
 
 
@@ -88,7 +87,7 @@ class Snapshot(NamedTuple):
     alive: UInt8[Array, "*lead prey_bytes"]
 
 
-def predator_prey(cfg: PredatorPreyConfig) -> Env:
+def make_predator_prey(cfg: PredatorPreyConfig) -> Env:
     """The game as an `Env`.
 
     `TimeStep.terminal` is the original's stored flag: game over and not step `episode_limit`. So a hunt that ends
@@ -110,13 +109,15 @@ def predator_prey(cfg: PredatorPreyConfig) -> Env:
         state_dim=_FEATURES * cfg.grid_size**2,
         episode_limit=cfg.episode_limit,
     )
+    board = partial(unpack_board, n_predators=cfg.n_predators, n_prey=cfg.n_prey, grid_size=cfg.grid_size)
     return Env(
         spec=check_spec(spec),
         reset=partial(_reset, cfg=cfg),
         step=partial(_step, cfg=cfg),
         snapshot=partial(take_snapshot, cfg=cfg),
         observe=partial(_observe, cfg=cfg),
-        render=partial(_render, cfg=cfg),
+        render=lambda snapshot: render_board(board(snapshot)),
+        draw=lambda moment, step, sums: draw_board(board(moment), step, sums),
         success=partial(_success, most=most),
         max_return=cfg.capture_reward * most + max(cfg.punishment, 0.0) * cfg.n_prey * cfg.episode_limit,
     )
@@ -385,24 +386,12 @@ def _success(stats: EpisodeStats, *, most: int) -> Array:
     return jnp.asarray(stats.info["captures"]) >= most
 
 
-def _render(snapshot: Snapshot, *, cfg: PredatorPreyConfig) -> str:
-    """The board with predators as digits, then letters, and prey as `*`; below it, who has left the board."""
-    active = np.unpackbits(np.asarray(snapshot.active), count=cfg.n_predators, bitorder="little").astype(bool)
-    alive = np.unpackbits(np.asarray(snapshot.alive), count=cfg.n_prey, bitorder="little").astype(bool)
-    board = np.full(cfg.grid_size**2, ".")
-    board[np.asarray(snapshot.prey)[alive]] = "*"
-    names = np.array([_MARKS[index % len(_MARKS)] for index in range(cfg.n_predators)])
-    board[np.asarray(snapshot.predator)[active]] = names[active]
-    rows = [" ".join(row) for row in board.reshape(cfg.grid_size, cfg.grid_size)]
-    frozen = " ".join(names[~active]) or "none"
-    return "\n".join([*rows, f"prey caught: {int((~alive).sum())} of {cfg.n_prey}; predators frozen: {frozen}"])
-
-
 ENTRIES = (
     Entry(
         name="predator_prey",
         config=PredatorPreyConfig,
-        factory=predator_prey,
-        doc="Predator-prey (stag hunt), 10x10, 8 predators, 8 prey; env.punishment is p, what a lone catch earns",
+        factory=make_predator_prey,
+        doc="Predator-prey (stag hunt) of deep coordination graphs: 10x10, 8 predators, 8 prey; a lone catch costs "
+        "p = 0 (env.punishment; predator_prey_p2: -2)",
     ),
 )

@@ -28,6 +28,7 @@ from jaxtyping import Array
 
 from lsf_jax.envs.base import check_settings
 from lsf_jax.envs.jaxmarl import Game, Rules, Transition, from_jaxmarl, jaxmarl_version, lenient, load_jaxmarl
+from lsf_jax.envs.smax_picture import draw_moment
 from lsf_jax.envs.smax_scenarios import SCENARIOS, UNITS, Scenario
 from lsf_jax.envs.smax_view import MAP_SIZE, Snapshot, living, smax_view
 from lsf_jax.registry import Entry
@@ -56,7 +57,7 @@ class SmaxConfig:
     )
 
 
-def smax(cfg: SmaxConfig) -> Env:
+def make_smax(cfg: SmaxConfig) -> Env:
     """A battle as an `Env`; agents are the allies.
 
     `info` has, each step, `win` (1 in the step that wins), `dead_allies` and `dead_enemies` (units that died in it);
@@ -81,6 +82,7 @@ def smax(cfg: SmaxConfig) -> Env:
     )
     return env._replace(
         render=partial(_render, scenario=scenario),
+        draw=partial(draw_moment, scenario=scenario),
         success=_success,
         ends_early=True,
         version=f"{OUR_VERSION}, jaxmarl {jaxmarl_version()}",
@@ -180,7 +182,7 @@ ENTRIES = (
     Entry(
         name="smax",
         config=SmaxConfig,
-        factory=smax,
+        factory=make_smax,
         doc="SMAX, JaxMARL's StarCraft-like battles (not SMAC): 3 marines against 3; smax/<scenario> for the others",
     ),
 )

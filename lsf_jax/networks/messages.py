@@ -1,6 +1,7 @@
 """Latent state messages: encoder, sampling, routing, decoder, and the information-bottleneck terms of eq. (12)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,13 @@ from lsf_jax.types import PRNGKey
 
 Route = Callable[[Float[Array, "time agents out"]], Float[Array, "time receivers received"]]
 """Who reads what: `[T, N, out]` sent to `[T, N, received]`, or `[T, 1, received]` where all receive alike."""
+
+
+class Routing(NamedTuple):
+    """A route, and how many messages of D numbers an agent sends for it, of the number of agents."""
+
+    route: Route
+    blocks: Callable[[int], int]
 
 
 class MessageEncoder(nn.Module):
@@ -75,6 +83,12 @@ def route_per_receiver(sent: Float[Array, "time agents blocks"]) -> Float[Array,
     time, n_agents, width = sent.shape
     blocks = sent.reshape(time, n_agents, n_agents, width // n_agents)  # [T, sender, receiver, D]
     return jnp.swapaxes(blocks, 1, 2).reshape(time, n_agents, width)
+
+
+ROUTINGS = {
+    "broadcast": Routing(route_broadcast, blocks=lambda n_agents: 1),
+    "per_receiver": Routing(route_per_receiver, blocks=lambda n_agents: n_agents),
+}
 
 
 def kl_to_standard_normal(mean: Float[Array, "time agents out"]) -> Float[Array, "time"]:

@@ -1,11 +1,12 @@
-"""Mixers: how Q_tot is made of per-agent values, each a `Mixer` of pure functions.
+"""Mixers: how Q_tot is made of per-agent values, one after another, each a `Mixer` of pure functions.
 
-VDN sums them, QMIX mixes them monotonically, QPLEX and FOP weigh their advantages with positive importances that may
-depend on the joint action, WQMIX's central branch maps them freely, DOP takes a convex combination.
+VDN sums the values, QMIX mixes them monotonically, QPLEX and FOP weigh their advantages with positive importances that
+may depend on the joint action, WQMIX's central branch maps them freely, DOP takes a convex combination.
 
-A hypernetwork turns the state into weights once, and `mix` is arithmetic on them: so one pass of the hypernetwork
-serves every loss of an update (the weights are a field of `Forward` that a loss may `stop_gradient`), and mixing other
-values costs a few multiplications.
+In most of them a hypernetwork turns the state into weights, and mixing is arithmetic on these. An algorithm that mixes
+several values of one state calls the two apart (`MonotonicHypernetwork`, then `mix`): one pass of the hypernetwork then
+serves every loss of an update, the weights are a field of `Forward` on which a loss may `stop_gradient`, and mixing
+other values costs a few multiplications.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from lsf_jax.networks.agents import Linear, Mlp, run
 from lsf_jax.types import EnvSpec, Params, PRNGKey
 
 TINY = 1e-10
-"""Keeps weights above zero where an absolute value is zero (QPLEX's, FOP's)."""
+"""Keeps weights above zero where an absolute value is zero (QPLEX's, FOP's, DOP's)."""
 
 
 class Mixer(NamedTuple):
@@ -35,95 +36,15 @@ class Mixer(NamedTuple):
     mix: Callable[[Params, Array, Array, Array, Array], Array]  # chosen, value [T, N], action [T, N, A], state [T, S]
 
 
-class ConvexMixer(NamedTuple):
-    """A `Mixer` that also tells its weights, which DOP's actor needs."""
-
-    init: Callable[[PRNGKey], Params]
-    mix: Callable[[Params, Array, Array, Array, Array], Array]  # as in Mixer
-    weights: Callable[[Params, Array], Array]  # k(s): [T, S] to [T, N], non-negative, rows sum to 1
-
-
 def sum_mixer(spec: EnvSpec) -> Mixer:
     """VDN: Q_tot = Σᵢ qᵢ, no parameters. Reference: Sunehag et al. (2018); oxwhirl/pymarl `vdn.py`."""
     del spec  # a sum has no sizes
     return Mixer(init=lambda key: {}, mix=_mix_sum)
 
 
-def monotonic_mixer(spec: EnvSpec, *, embed: int = 32, hyper_hidden: int = 64) -> Mixer:
-    """QMIX: `mix` with the weights of `MonotonicHypernetwork`.
-
-    Args:
-      spec: sizes of the environment.
-      embed: width of the mixer's hidden layer.
-      hyper_hidden: width of the hypernetworks' hidden layer; 0 makes them single linear layers.
-    Reference: Rashid et al. (2018); oxwhirl/pymarl `qmix.py`.
-    """
-    network = MonotonicHypernetwork(spec.n_agents, embed, hyper_hidden)
-    return Mixer(init=partial(_init, network, ((spec.state_dim,),)), mix=partial(_mix_monotonic, network))
-
-
-def duplex_mixer(spec: EnvSpec, *, heads: int = 4, layers: int = 2, hidden: int = 64) -> Mixer:
-    """QPLEX: a state-dependent affine map of every utility, then dueling with weights of the joint action.
-
-    The defaults are pymarl2's for SMAC; QPLEX's own are 4 heads of 1 layer there, 10 heads of 3 layers in matrix games.
-
-    Args:
-      spec: sizes of the environment.
-      heads: K, terms of λ.
-      layers: linear layers of each head's three networks; 1 is a single linear layer.
-      hidden: width of all hidden layers.
-
-    Raises:
-      ValueError: a size is below 1; unlike QMIX's, the affine map always has a hidden layer.
-    Reference: Wang et al. (2021), QPLEX; wjh720/QPLEX `dmaq_general.py`, with all its switches on.
-    """
-    for name, size in {"heads": heads, "layers": layers, "hidden": hidden}.items():
-        if size < 1:
-            raise ValueError(f"{name} {size} of the duplex mixer: expected an integer of at least 1.")
-    network = DuplexHypernetwork(spec.n_agents, heads, layers, hidden)
-    return Mixer(init=partial(_init, network, _state_and_action(spec)), mix=partial(_mix_duplex, network))
-
-
-def soft_duplex_mixer(spec: EnvSpec, *, heads: int = 4, embed: int = 32) -> Mixer:
-    """FOP: Q_tot = V(s) + Σᵢ qᵢ + Σᵢ (λᵢ - 1) sg(qᵢ - vᵢ); λ as in QPLEX, from single linear layers.
-
-    Each advantage qᵢ - vᵢ counts λᵢ(s, u) > 0 times, so its sign survives. The best joint action need not consist of
-    the agents' own best ones, because λ depends on u and the soft value vᵢ is not maxₐ qᵢ.
-
-    Args:
-      spec: sizes of the environment.
-      heads: K, terms of λ.
-      embed: width of V's hidden layer.
-    Reference: Zhang et al. (2021); liyheng/FOP `fop.py`.
-    """
-    network = SoftDuplexHypernetwork(spec.n_agents, heads, embed)
-    return Mixer(init=partial(_init, network, _state_and_action(spec)), mix=partial(_mix_duplex, network))
-
-
-def free_mixer(spec: EnvSpec, *, hidden: int = 256) -> Mixer:
-    """WQMIX's central mixer Q*: a network of the state and all values, with no sign constraint (see `FreeNetwork`).
-
-    Args:
-      spec: sizes of the environment.
-      hidden: width of all hidden layers.
-    """
-    network = FreeNetwork(hidden)
-    return Mixer(init=partial(_init, network, ((spec.n_agents,), (spec.state_dim,))), mix=partial(_mix_free, network))
-
-
-def convex_mixer(spec: EnvSpec, *, embed: int = 32) -> ConvexMixer:
-    """DOP: Q_tot = Σᵢ kᵢ(s) qᵢ, a convex combination (see `ConvexHypernetwork`).
-
-    Args:
-      spec: sizes of the environment.
-      embed: width of the product from which the weights come.
-    """
-    network = ConvexHypernetwork(spec.n_agents, embed)
-    return ConvexMixer(
-        init=partial(_init, network, ((spec.state_dim,),)),
-        mix=partial(_mix_convex, network),
-        weights=partial(run, network),
-    )
+def _mix_sum(params: Params, chosen: Array, value: Array, action: Array, state: Array) -> Array:
+    del params, value, action, state
+    return chosen.sum(axis=-1)
 
 
 class Mixing(NamedTuple):
@@ -138,11 +59,7 @@ class Mixing(NamedTuple):
 class MonotonicHypernetwork(nn.Module):
     """QMIX's hypernetwork: state to mixing weights, the kernels through an absolute value (eq. 4: ∂Q_tot/∂q_i ≥ 0).
 
-    Args (fields):
-      n_agents: N.
-      embed: width of the mixer's hidden layer.
-      hyper_hidden: width of the hypernetworks' hidden layer; 0 makes them single linear layers.
-    Reference: oxwhirl/pymarl `qmix.py`; Rashid et al. (2018).
+    Args (fields): as in `monotonic_mixer`.
     """
 
     n_agents: int
@@ -171,6 +88,26 @@ def mix(mixing: Mixing, values: Float[Array, "*lead agents"]) -> Float[Array, "*
     """
     hidden = nn.elu((values[..., None] * mixing.kernel_1).sum(axis=-2) + mixing.bias_1)
     return (hidden * mixing.kernel_2).sum(axis=-1) + mixing.bias_2
+
+
+def monotonic_mixer(spec: EnvSpec, *, embed: int = 32, hyper_hidden: int = 64) -> Mixer:
+    """QMIX: Q_tot = `mix` with the weights of `MonotonicHypernetwork`.
+
+    Args:
+      spec: sizes of the environment.
+      embed: width of the mixer's hidden layer.
+      hyper_hidden: width of the hypernetworks' hidden layer; 0 makes them single linear layers.
+    Reference: Rashid et al. (2018); oxwhirl/pymarl `qmix.py`.
+    """
+    network = MonotonicHypernetwork(spec.n_agents, embed, hyper_hidden)
+    return Mixer(init=partial(_init, network, ((spec.state_dim,),)), mix=partial(_mix_monotonic, network))
+
+
+def _mix_monotonic(
+    network: nn.Module, params: Params, chosen: Array, value: Array, action: Array, state: Array
+) -> Array:
+    del value, action
+    return mix(run(network, params, state), chosen)
 
 
 class Duplexing(NamedTuple):
@@ -257,6 +194,28 @@ class DuplexHypernetwork(nn.Module):
         )
 
 
+def duplex_mixer(spec: EnvSpec, *, heads: int = 4, layers: int = 2, hidden: int = 64) -> Mixer:
+    """QPLEX: a state-dependent affine map of every utility, then dueling with weights of the joint action.
+
+    The defaults are pymarl2's for SMAC; QPLEX's own are 4 heads of 1 layer there, 10 heads of 3 layers in matrix games.
+
+    Args:
+      spec: sizes of the environment.
+      heads: K, terms of λ.
+      layers: linear layers of each head's three networks; 1 is a single linear layer.
+      hidden: width of all hidden layers.
+
+    Raises:
+      ValueError: a size is below 1; unlike QMIX's, the affine map always has a hidden layer.
+    Reference: Wang et al. (2021), QPLEX; wjh720/QPLEX `dmaq_general.py`, with all its switches on.
+    """
+    for name, size in {"heads": heads, "layers": layers, "hidden": hidden}.items():
+        if size < 1:
+            raise ValueError(f"{name} {size} of the duplex mixer: expected an integer of at least 1.")
+    network = DuplexHypernetwork(spec.n_agents, heads, layers, hidden)
+    return Mixer(init=partial(_init, network, _state_and_action(spec)), mix=partial(_mix_duplex, network))
+
+
 class SoftDuplexHypernetwork(nn.Module):
     """FOP's V(s), an equal share of it for every agent, and λ(s, u); w = 1.
 
@@ -276,11 +235,32 @@ class SoftDuplexHypernetwork(nn.Module):
         return Duplexing(scale=ones, shift=share * ones, importance=importance)
 
 
-class FreeNetwork(nn.Module):
-    """Q_tot = MLP([s, q]) + V(s) with three hidden layers and one: any function of the values.
+def soft_duplex_mixer(spec: EnvSpec, *, heads: int = 4, embed: int = 32) -> Mixer:
+    """FOP: Q_tot = V(s) + Σᵢ qᵢ + Σᵢ (λᵢ - 1) sg(qᵢ - vᵢ); λ as in QPLEX, from single linear layers.
 
-    Reference: Rashid et al. (2020), WQMIX; oxwhirl/wqmix `qmix_central_no_hyper.py` with one value for each agent.
+    Each advantage qᵢ - vᵢ counts λᵢ(s, u) > 0 times, so its sign survives. The best joint action need not consist of
+    the agents' own best ones, because λ depends on u and the soft value vᵢ is not maxₐ qᵢ.
+
+    Args:
+      spec: sizes of the environment.
+      heads: K, terms of λ.
+      embed: width of V's hidden layer.
+    Reference: Zhang et al. (2021); liyheng/FOP `fop.py`.
     """
+    network = SoftDuplexHypernetwork(spec.n_agents, heads, embed)
+    return Mixer(init=partial(_init, network, _state_and_action(spec)), mix=partial(_mix_duplex, network))
+
+
+def _mix_duplex(network: nn.Module, params: Params, chosen: Array, value: Array, action: Array, state: Array) -> Array:
+    return mix_duplex(run(network, params, state, action), chosen, value)
+
+
+def _state_and_action(spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
+    return (spec.state_dim,), (spec.n_agents, spec.n_actions)
+
+
+class FreeNetwork(nn.Module):
+    """Q_tot = MLP([s, q]) + V(s) with three hidden layers and one: any function of the values."""
 
     hidden: int
 
@@ -294,11 +274,38 @@ class FreeNetwork(nn.Module):
         return (joint + Mlp((self.hidden, 1), name="state_value")(state))[..., 0]
 
 
+def free_mixer(spec: EnvSpec, *, hidden: int = 256) -> Mixer:
+    """WQMIX's central mixer Q*: `FreeNetwork`, of the state and all values, with no sign constraint.
+
+    Args:
+      spec: sizes of the environment.
+      hidden: width of all hidden layers.
+    Reference: Rashid et al. (2020), WQMIX; oxwhirl/wqmix `qmix_central_no_hyper.py` with one value for each agent.
+    """
+    network = FreeNetwork(hidden)
+    return Mixer(init=partial(_init, network, ((spec.n_agents,), (spec.state_dim,))), mix=partial(_mix_free, network))
+
+
+def _mix_free(network: nn.Module, params: Params, chosen: Array, value: Array, action: Array, state: Array) -> Array:
+    del value, action
+    return run(network, params, chosen, state)
+
+
+class ConvexMixer(NamedTuple):
+    """A `Mixer` that also tells its weights, which DOP's actor needs."""
+
+    init: Callable[[PRNGKey], Params]
+    mix: Callable[[Params, Array, Array, Array, Array], Array]  # as in Mixer
+    weights: Callable[[Params, Array], Array]  # k(s): [T, S] to [T, N], non-negative, rows sum to 1
+
+
 class ConvexHypernetwork(nn.Module):
     """DOP's k(s) = |W₁(s)| |W₂(s)|, divided by its sum; both factors are single linear layers.
 
     The released code also computes a bias b(s) but never adds it; it is left out here. An added 1e-10 makes the weights
-    uniform where the product vanishes, in place of 0/0. Reference: Wang et al. (2021), DOP; TonghanWang/DOP `qmix.py`.
+    uniform where the product vanishes, in place of 0/0.
+
+    Args (fields): as in `convex_mixer`.
     """
 
     n_agents: int
@@ -314,36 +321,27 @@ class ConvexHypernetwork(nn.Module):
         return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def _state_and_action(spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
-    return (spec.state_dim,), (spec.n_agents, spec.n_actions)
+def convex_mixer(spec: EnvSpec, *, embed: int = 32) -> ConvexMixer:
+    """DOP: Q_tot = Σᵢ kᵢ(s) qᵢ, a convex combination with the weights of `ConvexHypernetwork`.
 
-
-def _init(network: nn.Module, shapes: tuple[tuple[int, ...], ...], key: PRNGKey) -> Params:
-    """Parameters of a network for one row of inputs with the given shapes."""
-    return network.init(key, *(jnp.zeros(shape) for shape in shapes))["params"]
-
-
-def _mix_sum(params: Params, chosen: Array, value: Array, action: Array, state: Array) -> Array:
-    del params, value, action, state
-    return chosen.sum(axis=-1)
-
-
-def _mix_monotonic(
-    network: nn.Module, params: Params, chosen: Array, value: Array, action: Array, state: Array
-) -> Array:
-    del value, action
-    return mix(run(network, params, state), chosen)
-
-
-def _mix_duplex(network: nn.Module, params: Params, chosen: Array, value: Array, action: Array, state: Array) -> Array:
-    return mix_duplex(run(network, params, state, action), chosen, value)
-
-
-def _mix_free(network: nn.Module, params: Params, chosen: Array, value: Array, action: Array, state: Array) -> Array:
-    del value, action
-    return run(network, params, chosen, state)
+    Args:
+      spec: sizes of the environment.
+      embed: width of the product from which the weights come.
+    Reference: Wang et al. (2021), DOP; TonghanWang/DOP `qmix.py`.
+    """
+    network = ConvexHypernetwork(spec.n_agents, embed)
+    return ConvexMixer(
+        init=partial(_init, network, ((spec.state_dim,),)),
+        mix=partial(_mix_convex, network),
+        weights=partial(run, network),
+    )
 
 
 def _mix_convex(network: nn.Module, params: Params, chosen: Array, value: Array, action: Array, state: Array) -> Array:
     del value, action
     return (run(network, params, state) * chosen).sum(axis=-1)
+
+
+def _init(network: nn.Module, shapes: tuple[tuple[int, ...], ...], key: PRNGKey) -> Params:
+    """Parameters of a network for one row of inputs with the given shapes."""
+    return network.init(key, *(jnp.zeros(shape) for shape in shapes))["params"]

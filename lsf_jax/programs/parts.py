@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lsf_jax.algorithms import ALGORITHMS
-from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted, updates_per_iteration
+from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted
 from lsf_jax.engine.buffers import observe_episode
 from lsf_jax.engine.lengths import EARLY, static_lengths
 from lsf_jax.engine.rollouts import device_collector
@@ -69,7 +69,7 @@ def bind(config: Config) -> Program:
         buffer = algorithm.replay(example, config.train.buffer_capacity, config.train.n_envs)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    updates = updates_per_iteration(config)
+    updates = config.algo.updates
     return Program(
         env=env,
         algorithm=algorithm,
@@ -93,8 +93,9 @@ def _number_of_lengths(config: Config, env: Env, algorithm: Algorithm) -> int:
     asked = config.train.lengths
     if algorithm.reads_padding and asked > 1:
         raise ConfigError(
-            f"train.lengths is {asked}; expected 1 with algo.mask_messages=false, whose losses count padding, "
-            f"which several lengths make depend on the other seeds; set train.lengths=1 or algo.mask_messages=true"
+            f"train.lengths is {asked}; expected 1 with {algorithm.reads_padding}, whose losses count padding, which "
+            f"several lengths make depend on the other seeds; set train.lengths=1 or change "
+            f"{algorithm.reads_padding.partition('=')[0]}"
         )
     return asked or (EARLY if env.ends_early and not algorithm.reads_padding else 1)
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from lsf_jax.config import yaml12
-from lsf_jax.config.composition import Config, describe, updates_per_iteration
+from lsf_jax.config.composition import Config
+from lsf_jax.config.documents import describe
 from lsf_jax.programs.parts import Program
 from lsf_jax.runs import folder
 from lsf_jax.types import Clock, EnvSpec
@@ -31,7 +32,7 @@ TOLD = (
 )  # fmt: skip
 """Settings of algorithms that the table words; all others are listed by name."""
 TOLD_OF_TRAIN = (
-    "seeds", "seed", "env_steps", "n_envs", "buffer_capacity", "updates_per_iteration", "evaluate_every",
+    "seeds", "seed", "env_steps", "n_envs", "buffer_capacity", "evaluate_every",
     "eval_episodes", "eval_stochastic", "matmul_precision",
 )  # fmt: skip
 """Settings of the train section that the table words."""
@@ -49,7 +50,7 @@ def setup_card(config: Config, program: Program) -> Setup:
     """
     train, algo = config.train, config.algo
     stored, batch = _replay_sizes(program)
-    updates, limit = updates_per_iteration(config), program.env.spec.episode_limit
+    updates, limit = config.algo.updates, program.env.spec.episode_limit
     rate = _number(1000 * updates / (train.n_envs * limit))
     how = "greedy and sampled" if train.eval_stochastic else "greedy"
     target = f"{_value(config, 'target_interval')} {_doc(algo, 'target_interval')}"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax.config.composition import Config, check, differences, from_yaml, grid_points, make_hosted, to_yaml
+from lsf_jax.config.composition import Config, check, differences, from_yaml, grid_points, make_hosted
+from lsf_jax.config.documents import to_yaml
 from lsf_jax.programs import runtime
 from lsf_jax.programs.parts import Program, bind
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
@@ -76,8 +77,8 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
 
     Args:
       path: the run folder.
-      config: a configuration that may differ in `MAY_CHANGE_ON_RESUME` (a larger train.env_steps extends the run);
-        None takes the folder's own.
+      config: a configuration that may differ in settings declared `resumable` (a larger train.env_steps extends the
+        run); None takes the folder's own.
       progress: as for `train`.
 
     Raises:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsf_jax.config.composition import Config, to_yaml
+from lsf_jax.config.composition import Config
+from lsf_jax.config.documents import to_yaml
 from lsf_jax.engine.training import ChunkLog
 from lsf_jax.envs.host import HostError
 from lsf_jax.programs.assembly import make_programs

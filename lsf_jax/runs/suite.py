@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lsf_jax.config import layers, yaml12
 from lsf_jax.config.composition import Config, compose
+from lsf_jax.config.files import config_files, source_of, text_of
 from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.runs.folder import CONFIG, read_run
 from lsf_jax.settings import ConfigError
@@ -27,6 +28,7 @@ class Suite(NamedTuple):
     overrides: tuple[str, ...]  # for every algorithm
     where_known: tuple[str, ...]  # for every algorithm that has the key
     algorithms: dict[str, tuple[str, ...]]  # name -> overrides of its own
+    config_dirs: tuple[str | Path, ...] = ()  # folders of the user's own that hold what it names
 
 
 class Member(NamedTuple):
@@ -42,23 +44,25 @@ class Member(NamedTuple):
         return Path(self.config.train.run_dir).expanduser() / self.config.train.name
 
 
-def read_suite(name: str) -> Suite:
-    """A suite by the name of a file in configs/suite, or by the path of a file of the same form.
+def read_suite(name: str, config_dirs: Sequence[str | Path] = ()) -> Suite:
+    """A suite by the name of a file in suite/, or by the path of a file of the same form.
+
+    Args:
+      name: the file's name without ".yaml", or its path.
+      config_dirs: folders of configurations of the user's own, as in `compose`; what the suite names is looked for
+        there too.
 
     Raises:
       ConfigError: there is no such suite, or the file is not one.
     """
-    shipped = layers.config_files("suite")
-    if name in shipped:
-        path, source = shipped[name], f"configs/suite/{name}.yaml"
+    named = config_files("suite", config_dirs)
+    if name in named:
+        path, source = named[name], source_of(named[name])
     elif name.endswith((".yaml", ".yml")):
         path, source = Path(name), name
     else:
-        raise ConfigError(f"unknown suite {name!r}{layers.nearest(name, shipped)}, or give the path of a .yaml file")
-    try:
-        content = yaml12.parse(path.read_text(encoding="utf-8"), source)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read suite {name}: {error}; expected a readable YAML file") from None
+        raise ConfigError(f"unknown suite {name!r}{layers.nearest(name, named)}, or give the path of a .yaml file")
+    content = yaml12.parse(text_of(path), source)
     for key in content:
         if key not in KEYS:
             raise ConfigError(f"unknown key {key}{layers.nearest(key, KEYS)} (in {source})")
@@ -78,6 +82,7 @@ def read_suite(name: str) -> Suite:
         overrides=_words(content.get("overrides"), "overrides", source),
         where_known=_words(content.get("where_known"), "where_known", source),
         algorithms={str(key): _words(value, f"algorithms {key}", source) for key, value in algorithms.items()},
+        config_dirs=tuple(config_dirs),
     )
 
 
@@ -124,10 +129,17 @@ def _chosen(what: str, asked: Sequence[str], known: Iterable[str]) -> tuple[str,
 def _member(suite: Suite, folder: Path, algo: str, env: str, overrides: Sequence[str]) -> Member:
     place = [f"train.run_dir={folder / env}", f"train.name={algo}"]
     try:
-        keys = vars(compose(algo=algo, env=env).algo)
+        keys = vars(compose(algo=algo, env=env, config_dirs=suite.config_dirs).algo)
         known = [word for word in suite.where_known if word.partition("=")[0].removeprefix("algo.") in keys]
         words = [*known, *suite.overrides, *suite.algorithms[algo], *overrides, *place]
-        config = compose(algo=algo, env=env, train=suite.train, presets=suite.presets, overrides=words)
+        config = compose(
+            algo=algo,
+            env=env,
+            train=suite.train,
+            presets=suite.presets,
+            overrides=words,
+            config_dirs=suite.config_dirs,
+        )
     except ConfigError as error:
         raise ConfigError(f"{error} (suite {suite.name}, {algo} on {env})") from None
     return Member(algo=algo, env=env, config=config)

@@ -35,17 +35,18 @@ SMALL = module.ComaConfig(
 CLOCK = Clock(env_steps=jnp.int32(40_000), episodes=jnp.int32(8), updates=jnp.int32(1))
 FLOOR = 0.5 - 0.4 * 0.49  # 40,000 of 100,000 steps from 0.5 to 0.01
 NET = module.Networks(actor=AgentNetwork(8, A, remat=False), critic=Mlp((5, 5, A)))
-LIMITS = {"full": T, "short": 3, "floor outside": T}
+LIMITS = {"full": T, "short": 3, "floor outside": T, "floor over all": T}
 """The batch as it is; with every episode cut after three steps, so that the last two time steps are padding alone; and
-learned from by an actor that knows nothing of the floor."""
+learned from by an actor that knows nothing of the floor, or whose floor is over all actions."""
+FLOORS = {"floor outside": {"epsilon_floor": "outside"}, "floor over all": {"floor_over": "all"}}
 
 
 @cache
 def case(limit):
     """An algorithm, an agent, a batch, one update of it, and the same update by the oracle."""
-    outside = limit == "floor outside"
-    floor = 0.0 if outside else FLOOR
-    algorithm = module.coma(SPEC, replace(SMALL, epsilon_floor="outside" if outside else "inside"), cases.observe)
+    cfg = replace(SMALL, **FLOORS.get(limit, {}))
+    floor = FLOOR if cfg.epsilon_floor == "inside" else 0.0
+    algorithm = module.make_coma(SPEC, cfg, cases.observe)
     agent = actor_critic.stirred_agent(algorithm)
     games = [game._replace(length=min(game.length, LIMITS[limit])) for game in cases.make_games()]
     valid = jnp.asarray([[t < game.length for t in range(T)] for game in games])
@@ -53,7 +54,7 @@ def case(limit):
     update = jax.jit(algorithm.update)
     updated, metrics = update(agent, episodes, key, CLOCK, algorithm.hyper)
     params, targets = cases.numpy_tree(agent.params), cases.numpy_tree(agent.targets)
-    pis = [oracle.policy(params["actor"], game, floor) for game in games]
+    pis = [oracle.policy(params["actor"], game, floor, cfg.floor_over) for game in games]
     drawn = drawn_actions(pis, games, key)
     wanted = [oracle.targets(targets["critic"], game, u, SMALL) for game, u in zip(games, drawn)]
     critic, values, td, steps = oracle.train_critic(params["critic"], games, wanted, SMALL.lr)
@@ -92,13 +93,13 @@ def test_the_actor_uses_the_values_just_before_each_step_of_the_critic(limit):
         assert abs(other["policy"] - c.metrics["policy"]) > 1e-2 * abs(c.metrics["policy"])
 
 
-@pytest.mark.parametrize("limit", ["full", "floor outside"])
+@pytest.mark.parametrize("limit", ["full", *FLOORS])
 def test_the_actors_gradient_takes_advantages_as_given_and_passes_through_the_floor(limit):
     c = case(limit)
     found, largest = actor_critic.gradients(c.updated, "actor"), 0.0
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(found))
     for path, index in actor_critic.random_places(c.params["actor"], np.random.default_rng(1), 8):
-        wanted = oracle.actor_derivative(path, index, c.params, c.values, c.games, c.floor, SMALL)
+        wanted = oracle.actor_derivative(path, index, c.params, c.values, c.games, c.floor, c.cfg)
         assert abs(actor_critic.at(found, path, index) - wanted) < 2e-4 * scale + 1e-3 * abs(wanted), (path, index)
         largest = max(largest, abs(wanted))
     assert largest > 1e-2 * scale
@@ -137,7 +138,7 @@ def changed_by(**fields):
 
 
 @pytest.mark.parametrize("agent", range(N))
-def test_the_critic_of_an_agent_hears_the_others_actions_and_never_its_own(agent):
+def test_the_critic_of_an_agent_reads_the_others_actions_and_never_its_own(agent):
     action = view_of().action
     changed = changed_by(action=action.at[:, agent].set((action[:, agent] + 1) % A))
     np.testing.assert_array_equal(changed, np.broadcast_to(np.arange(N) != agent, changed.shape))
@@ -169,8 +170,9 @@ def test_a_batch_of_padding_alone_moves_no_parameter():
     assert metrics["td"] == metrics["policy"] == 0.0
 
 
-def test_acting_draws_from_the_very_policy_that_learns():
-    c, row = case("full"), 0
+@pytest.mark.parametrize("limit", ["full", "floor over all"])
+def test_acting_draws_from_the_very_policy_that_learns(limit):
+    c, row = case(limit), 0
     observation = jax.tree.map(lambda leaf: leaf[row, 0], c.episodes.world)
 
     def first(key):

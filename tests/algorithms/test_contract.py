@@ -53,7 +53,7 @@ RATES = {"lr": {"q", "critic", "actor_critic"}, "actor_lr": {"actor"}, "alpha_lr
 ALONE = [name for name in NAMES if not ALGORITHMS[name].communicates]
 GREEDY = [name for name in NAMES if ALGORITHMS[name].acts == "values"]
 """What has no policy of its own trains on greedy actions with ε uniform ones among them."""
-COMMON = ("n_envs=16", "updates_per_iteration=1", "buffer_capacity=64", "devices=1", "eval_episodes=1", "seeds=4")
+COMMON = ("n_envs=16", "buffer_capacity=64", "devices=1", "eval_episodes=1", "seeds=4")
 
 
 def small_config(name, **changes):
@@ -155,23 +155,23 @@ def test_rates_belong_to_their_groups(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_optimiser_is_the_one_asked_for_with_its_clip(name, monkeypatch):
+def test_every_optimiser_is_the_one_asked_for_with_its_clip_and_epsilon(name, monkeypatch):
     asked = []
 
     def recorded(kind, make):
-        def remember(clip):
-            asked.append((kind, clip))
-            return make(clip)
+        def remember(clip, **more):
+            asked.append((kind, clip, *more.values()))
+            return make(clip, **more)
 
         return remember
 
     for kind, make in list(OPTIMIZERS.items()):
         monkeypatch.setitem(OPTIMIZERS, kind, recorded(kind, make))
-    config = small_config(name, optimizer="rmsprop", grad_clip=3.5)
+    config = small_config(name, optimizer="rmsprop", grad_clip=3.5, optimizer_epsilon=2e-6)
     ALGORITHMS[name].factory(SPEC, config, observe)
     clips = {3.5, config.actor_clip} if hasattr(config, "actor_clip") else {3.5}
-    assert {kind for kind, _ in asked} == {"rmsprop"}
-    assert {clip for _, clip in asked} - {0.0} == clips - {0.0}
+    assert {(kind, epsilon) for kind, _, epsilon in asked} == {("rmsprop", 2e-6)}
+    assert {clip for _, clip, _ in asked} - {0.0} == clips - {0.0}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -315,7 +315,7 @@ def test_a_joint_table_tells_all_joint_actions_and_a_policy(name):
 @cache
 def learned(name):
     """Four seeds of the additive game after 350 updates, trained as the command line does."""
-    words = [f"train.{word}" for word in COMMON]
+    words = ["algo.updates=1", *(f"train.{word}" for word in COMMON)]
     keys = vars(ALGORITHMS[name].config())
     sizes = {**WIDE, **OF_ITS_OWN.get(name, {})}
     words += [f"algo.{key}={str(value).lower()}" for key, value in sizes.items() if key in keys]

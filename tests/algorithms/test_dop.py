@@ -1,7 +1,7 @@
 """DOP: a whole update against NumPy, the mixers, what each kind of data is for, replay, and a run end to end."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import jax
@@ -10,8 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+from lsf_jax.algorithms import base, dop_networks
 from lsf_jax.algorithms import dop as module
 from lsf_jax.algorithms.stepwise import SINCE_COPY
+from lsf_jax.engine import exploration
 from lsf_jax.types import Clock
 from tests.support import actor_critic_cases as actor_critic
 from tests.support import engine_cases
@@ -38,7 +40,9 @@ SMALL = module.DopConfig(
     remat=False,
 )
 NONLINEAR = replace(SMALL, mixer="nonlinear")
+OVER_ALL = replace(SMALL, floor_over="all")
 BOTH = pytest.mark.parametrize("cfg", [SMALL, NONLINEAR], ids=["linear", "nonlinear"])
+EVERY = pytest.mark.parametrize("cfg", [SMALL, NONLINEAR, OVER_ALL], ids=["linear", "nonlinear", "floor over all"])
 CLOCK = Clock(env_steps=jnp.int32(50), episodes=jnp.int32(8), updates=jnp.int32(1))
 EPSILON = 0.3
 KINDS = ("latest", "on", "off")
@@ -47,12 +51,13 @@ KINDS = ("latest", "on", "off")
 @cache
 def case(cfg):
     """An algorithm and an agent, a batch of every kind, and an update by plain gradient descent."""
-    algorithm = module.dop(SPEC, cfg, cases.observe)
+    algorithm = module.make_dop(SPEC, cfg, cases.observe)
     agent = actor_critic.stirred_agent(algorithm)
     descent = {group: optax.identity() for group in ("critic", "actor")}
     kept = {group: rule.init(agent.params[group]) for group, rule in descent.items()}
     agent = agent._replace(opt_state={**agent.opt_state, **kept})
-    update = jax.jit(module.make_dop_update(module.make_networks(SPEC, cfg), descent, cases.observe, cfg.tree_steps))
+    net, policy = module.make_networks(SPEC, cfg), exploration.FLOORS[cfg.floor_over].policy
+    update = jax.jit(module.make_dop_update(net, policy, descent, cases.observe, cfg.tree_steps))
     games = {kind: cases.make_games(seed) for seed, kind in enumerate(KINDS)}
     batch = {kind: cases.episodes_of(each) for kind, each in games.items()}
     key, hyper = jax.random.key(3), algorithm.hyper
@@ -62,33 +67,33 @@ def case(cfg):
 
 
 @cache
-def lessons(cfg):
+def critic_batch(cfg):
     c = case(cfg)
-    return oracle.lessons_of(c.params, c.targets, c.games["on"], c.games["off"], EPSILON, cfg)
+    return oracle.critic_batch_of(c.params, c.targets, c.games["on"], c.games["off"], EPSILON, cfg)
 
 
 def learn(c, **changed):
     return c.update(c.agent, {**c.batch, **changed}, c.key, CLOCK, c.hyper)
 
 
-@BOTH
+@EVERY
 def test_targets_are_sarsa_returns_of_recent_and_tree_backups_of_old_data(cfg):
     c = case(cfg)
     data = {kind: jax.vmap(cases.observe)(episodes) for kind, episodes in c.batch.items()}
-    net = module.make_networks(SPEC, cfg)
-    made, valid = module.make_lessons(net, c.agent, data, jnp.float32(EPSILON), c.hyper, n_steps=cfg.tree_steps)
-    for number, (game, y) in enumerate(lessons(cfg)):
+    policies = partial(base.row_policies, c.net.actor, c.policy, clock=CLOCK, hyper=c.hyper)
+    made, valid = module.make_critic_batch(c.net, c.agent, data, policies, c.hyper, n_steps=cfg.tree_steps)
+    for number, (game, y) in enumerate(critic_batch(cfg)):
         np.testing.assert_allclose(made.target[number, : game.length], y, rtol=2e-5, atol=2e-5)
         np.testing.assert_array_equal(valid[number], np.arange(T) < game.length)
-    swapped = oracle.lessons_of(c.params, c.targets, c.games["off"], c.games["on"], EPSILON, cfg)
-    gaps = [abs(y[0] - other[0]) for (_, y), (_, other) in zip(lessons(cfg), swapped[BATCH:] + swapped[:BATCH])]
+    swapped = oracle.critic_batch_of(c.params, c.targets, c.games["off"], c.games["on"], EPSILON, cfg)
+    gaps = [abs(y[0] - other[0]) for (_, y), (_, other) in zip(critic_batch(cfg), swapped[BATCH:] + swapped[:BATCH])]
     assert max(gaps) > 0.1  # the two rules are not the same on this data
 
 
 @BOTH
 def test_the_critic_takes_one_step_for_each_time_step_from_the_first_to_the_last(cfg):
     c = case(cfg)
-    wanted, error = oracle.critic_pass(c.params["critic"], lessons(cfg), T, cfg.lr, cfg)
+    wanted, error = oracle.critic_pass(c.params["critic"], critic_batch(cfg), T, cfg.lr, cfg)
     before, after = c.params["critic"], cases.numpy_tree(c.updated.params["critic"])
     scale = max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(before)))
     assert scale > 1e-3
@@ -96,7 +101,7 @@ def test_the_critic_takes_one_step_for_each_time_step_from_the_first_to_the_last
     np.testing.assert_allclose(c.metrics["td"], error, rtol=3e-5)
 
 
-@BOTH
+@EVERY
 def test_the_actor_follows_the_updated_critic_on_the_newest_episodes(cfg):
     """The gradient, read off a step of plain descent, against central differences with the advantages held."""
     c = case(cfg)
@@ -104,10 +109,10 @@ def test_the_actor_follows_the_updated_critic_on_the_newest_episodes(cfg):
     after = cases.numpy_tree(c.updated.params["actor"])
 
     def loss(actor, games=c.games["latest"], critic=critic):
-        return oracle.policy_loss(actor, critic, games, EPSILON, c.params["actor"])
+        return oracle.policy_loss(actor, critic, games, EPSILON, cfg.floor_over, c.params["actor"])
 
     np.testing.assert_allclose(c.metrics["policy"], loss(actor), rtol=1e-4)
-    stale = oracle.policy_loss(actor, c.params["critic"], c.games["latest"], EPSILON, actor)
+    stale = oracle.policy_loss(actor, c.params["critic"], c.games["latest"], EPSILON, cfg.floor_over, actor)
     assert abs(stale - loss(actor)) > 1e-3 * abs(stale)  # the critic before its pass would say something else
     moves = jax.tree.map(lambda a, b: (a - b) / cfg.actor_lr, actor, after)
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(moves))
@@ -172,7 +177,7 @@ def random_rows(seed, rows=40):
 def test_both_mixers_and_their_weights_match_numpy(cfg):
     c, net, (values, state) = case(cfg), module.make_networks(SPEC, cfg), random_rows(0)
     inputs = (jnp.asarray(values, jnp.float32), jnp.asarray(state, jnp.float32))
-    total = module.mixed(net, c.agent.params["critic"], *inputs)
+    total = dop_networks.mixed(net, c.agent.params["critic"], *inputs)
     np.testing.assert_allclose(
         total, oracle.q_total(c.params["critic"], values, state, cfg.mixer), rtol=1e-4, atol=1e-5
     )
@@ -188,16 +193,17 @@ def test_the_weights_are_convex_and_only_the_linear_mixer_stays_between_the_loca
     assert (k >= 0).all()
     assert (k.std(axis=0) > 1e-3).all()
     np.testing.assert_allclose(k.sum(axis=-1), 1.0, rtol=1e-6)
-    total = np.asarray(module.mixed(net, c.agent.params["critic"], *inputs))
+    total = np.asarray(dop_networks.mixed(net, c.agent.params["critic"], *inputs))
     between = (total >= values.min(axis=-1) - 1e-6) & (total <= values.max(axis=-1) + 1e-6)
     assert between.all() == (cfg.mixer == "linear")
 
 
-def test_the_floor_is_part_of_the_policy_that_learns_and_training_acts_by_it():
-    c, net, game = case(SMALL), module.make_networks(SPEC, SMALL), case(SMALL).games["latest"][0]
+@pytest.mark.parametrize("cfg", [SMALL, OVER_ALL], ids=["over available", "over all"])
+def test_the_floor_is_part_of_the_policy_that_learns_and_training_acts_by_it(cfg):
+    c, game = case(cfg), case(cfg).games["latest"][0]
     trajectory = jax.tree.map(lambda leaf: leaf[0], jax.vmap(cases.observe)(c.batch["latest"]))
-    pi = module.floored_policy(net.actor, c.agent.params["actor"], trajectory, jnp.float32(EPSILON))
-    wanted = oracle.floored_policy(c.params["actor"], game, EPSILON)
+    pi = base.row_policies(c.net.actor, c.policy, c.agent.params["actor"], trajectory, CLOCK, c.hyper)
+    wanted = oracle.floored_policy(c.params["actor"], game, EPSILON, cfg.floor_over)
     np.testing.assert_allclose(pi, wanted, rtol=2e-5, atol=1e-6)
     first = jax.tree.map(lambda leaf: leaf[0], trajectory.observation)
     act = lambda key: c.algorithm.act(c.agent.params["actor"], c.algorithm.start(), first, key, CLOCK, c.hyper)[1]
@@ -217,7 +223,7 @@ def test_joint_table_holds_the_mixed_local_values_and_the_policy_without_its_flo
     np.testing.assert_allclose(table.q_total, wanted, rtol=2e-5, atol=1e-5)
     np.testing.assert_allclose(table.utilities, q[0], rtol=2e-5, atol=1e-5)
     np.testing.assert_allclose(
-        table.policy, oracle.floored_policy(c.params["actor"], game, 0.0)[0], rtol=2e-5, atol=1e-6
+        table.policy, oracle.floored_policy(c.params["actor"], game, 0.0, "available")[0], rtol=2e-5, atol=1e-6
     )
 
 

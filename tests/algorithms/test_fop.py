@@ -37,7 +37,7 @@ ALPHA = oracle.temperature(40_000)
 @cache
 def case(cfg):
     """An algorithm, an agent, a batch, one update of it, and the next joint actions that the update drew."""
-    algorithm = module.fop(SPEC, cfg, cases.observe)
+    algorithm = module.make_fop(SPEC, cfg, cases.observe)
     agent = actor_critic.stirred_agent(algorithm, keep=("temperature",))
     games, key = cases.make_games(), jax.random.key(3)
     episodes = cases.episodes_of(games)
@@ -154,7 +154,7 @@ def test_critics_read_one_observation_and_neither_state_nor_history():
     seen = jax.tree.map(lambda leaf: leaf[0, :T], seen)
 
     def q(seen):
-        return np.asarray(module.criticise_twice(net, c.agent.params["critic"], seen, action, jnp.float32(0.3))[0])
+        return np.asarray(module.evaluate(net, c.agent.params["critic"], seen, action, jnp.float32(0.3))[0])
 
     action = jnp.zeros((T, N), jnp.int32)
     np.testing.assert_array_equal(q(seen), q(seen._replace(state=seen.state + 1.0)))
@@ -173,7 +173,7 @@ def test_values_of_unavailable_actions_reach_q_total_only_in_the_unmasked_soft_v
     raised["Linear_2"] = {**raised["Linear_2"], "bias": bias.at[:, A - 1].add(2.0)}
     action = jnp.zeros((T, N), jnp.int32)
     both = [
-        module.criticise_twice(net, {**c.agent.params["critic"], "critic": critic}, seen, action, jnp.float32(0.3))[1]
+        module.evaluate(net, {**c.agent.params["critic"], "critic": critic}, seen, action, jnp.float32(0.3))[1]
         for critic in (c.agent.params["critic"]["critic"], raised)
     ]
     assert bool((both[0] != both[1]).all()) == matters

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lsf_jax.algorithms import ALGORITHMS
-from lsf_jax.algorithms.lsf_sac import networks as networks
-from lsf_jax.algorithms.lsf_sac.config import TD_TARGETS
+from lsf_jax.algorithms.lsf_sac import binding, networks
+from lsf_jax.algorithms.lsf_sac.readings import TD_TARGETS
 from lsf_jax.config.composition import compose
 from lsf_jax.types import AgentState
 from tests.support import lsf_sac_cases as cases
@@ -64,17 +64,19 @@ def without_messages(tree):
     return {"critic": {**tree["critic"], "input_layer": layer}, "mixer": tree["mixer"]}
 
 
-def deafened(tree):
-    """LSF-SAC's critic group whose critic reads nothing in its messages."""
+def with_ignored_messages(tree):
+    """LSF-SAC's critic group whose critic gives its messages no weight."""
     kernel = tree["critic"]["input_layer"]["kernel"].at[cases.OBS + A + N :].set(0.0)
     return {**tree, "critic": {**tree["critic"], "input_layer": {**tree["critic"]["input_layer"], "kernel": kernel}}}
 
 
-def test_masac_is_lsf_sac_whose_critic_is_deaf():
+def test_masac_is_lsf_sac_whose_critic_ignores_messages():
     """Ablation 1: without the state information, and nothing else."""
     lsf, masac = cases.case(SMALL), cases.case(MASAC)
-    params, targets = ({**tree, "critic": deafened(tree["critic"])} for tree in (lsf.agent.params, lsf.agent.targets))
-    deaf, deaf_metrics = lsf.update(
+    params, targets = (
+        {**tree, "critic": with_ignored_messages(tree["critic"])} for tree in (lsf.agent.params, lsf.agent.targets)
+    )
+    ignoring, ignoring_metrics = lsf.update(
         lsf.agent._replace(params=params, targets=targets), lsf.episodes, lsf.key, CLOCK, lsf.hyper
     )
     agent = masac.agent._replace(
@@ -84,8 +86,8 @@ def test_masac_is_lsf_sac_whose_critic_is_deaf():
     assert jax.tree.structure(agent) == jax.tree.structure(masac.agent)
     after, metrics = masac.update(agent, lsf.episodes, lsf.key, CLOCK, masac.hyper)
     for name in ("td", "policy", "temperature", "alpha", "entropy", "q_total", "q_gap"):
-        np.testing.assert_allclose(metrics[name], deaf_metrics[name], rtol=1e-6, err_msg=name)
-    found, wanted = cases.gradients(after), cases.gradients(deaf)
+        np.testing.assert_allclose(metrics[name], ignoring_metrics[name], rtol=1e-6, err_msg=name)
+    found, wanted = cases.gradients(after), cases.gradients(ignoring)
     wanted["critic"] = without_messages(wanted["critic"])
     for group, tree in found.items():
         scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree))
@@ -96,7 +98,7 @@ def test_masac_is_lsf_sac_whose_critic_is_deaf():
 def test_mixer_init_scales_the_first_mixer_and_nothing_else(cfg):
     key, alpha = jax.random.key(3), jnp.float32(0.8)
     plain, scaled = (
-        networks.init_params(networks.make_networks(SPEC, each), SPEC, key, alpha)
+        networks.init_params(binding.make_networks(SPEC, each), SPEC, key, alpha)
         for each in (cfg, replace(cfg, mixer_init=0.25))
     )
     plain["critic"]["mixer"] = jax.tree.map(lambda leaf: 0.25 * leaf, plain["critic"]["mixer"])
@@ -120,12 +122,12 @@ def twins_in_numpy(cfg):
     for j in (0, 1):
         half, target = ({**p, "critic": oracle.chosen_half(p["critic"], j)} for p in (params, targets))
         for b, (game, noise) in enumerate(zip(c.games, c.noises)):
-            heard = oracle.listen(half, target, game, noise, single)
-            out[1, j, b] = oracle.next_values(target, game, heard, DOUBLE.alpha, single)
+            outputs = oracle.outputs_of(half, target, game, noise, single)
+            out[1, j, b] = oracle.next_values(target, game, outputs, DOUBLE.alpha, single)
             for t in range(T):
                 weights = oracle.mixing_weights(half["critic"]["mixer"], game.state[t], N)
-                out[0, j, b, t] = oracle.mixed(weights, [heard.q[0][t, i, game.action[t, i]] for i in range(N)])
-                out[2, j, b, t] = oracle.soft_values(half, game, heard, t, DOUBLE.alpha, single)[0]
+                out[0, j, b, t] = oracle.mixed(weights, [outputs.q[0][t, i, game.action[t, i]] for i in range(N)])
+                out[2, j, b, t] = oracle.soft_values(half, game, outputs, t, DOUBLE.alpha, single)[0]
     return out
 
 
@@ -180,12 +182,12 @@ def test_twins_start_apart_and_each_has_its_own_target():
 
 def test_the_next_action_of_a_sampled_target_is_drawn_from_the_policy_at_the_next_step():
     cfg = replace(MASAC, recurrent=False, td_target="sampled")
-    c, net = cases.case(cfg), networks.make_networks(SPEC, cfg)
+    c, net = cases.case(cfg), binding.make_networks(SPEC, cfg)
     trajectory = cases.observe(jax.tree.map(lambda leaf: leaf[0], c.episodes))
 
     @jax.jit
     def drawn(keys):
-        run = jax.vmap(lambda key: networks.forward(c.agent.params, c.agent.targets, trajectory, key, net=net, cfg=cfg))
+        run = jax.vmap(lambda key: networks.forward(c.agent.params, c.agent.targets, trajectory, key, net=net))
         return jax.nn.one_hot(run(keys).next_action, A).mean(axis=0)
 
     frequency = np.asarray(drawn(jax.random.split(jax.random.key(8), DRAWS)))
@@ -206,17 +208,17 @@ def test_ablation_2_alpha_is_one_and_stays_so_and_messages_are_learned():
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "own"),
     [
         ("lsf_sac_fixed_alpha", {"alpha": 1.0, "learn_temperature": False, "twin": False, "message_dim": 3}),
         ("masac", {"learn_temperature": True, "twin": False, "td_target": "greedy_actor"}),
         ("masac_double_q", {"learn_temperature": True, "twin": True, "td_target": "sampled"}),
     ],
 )
-def test_a_registered_ablation_differs_from_lsf_sac_in_nothing_but_what_it_ablates(name, says):
+def test_a_registered_ablation_differs_from_lsf_sac_in_nothing_but_what_it_ablates(name, own):
     ours, lsf = compose(algo=name).algo, compose(algo="lsf_sac").algo
     assert ours == ALGORITHMS[name].config()
-    assert {key: getattr(ours, key) for key in says} == says
+    assert {key: getattr(ours, key) for key in own} == own
     for key, value in vars(ours).items():
-        assert key in says or value == getattr(lsf, key), key
+        assert key in own or value == getattr(lsf, key), key
     assert ALGORITHMS[name].factory(SPEC, ours, cases.observe).name == name

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.algorithms.base import BEHAVIOURS
-from lsf_jax.engine.distributions import epsilon_greedy, linear_schedule
+from lsf_jax.algorithms.lsf_sac import binding, networks
+from lsf_jax.engine.exploration import BEHAVIOURS, epsilon_greedy, linear_schedule
 from lsf_jax.types import Observation
 from tests.support import lsf_sac_cases as cases
 from tests.support import oracle_lsf_sac as oracle
@@ -182,8 +182,8 @@ def test_release_clips_the_logits_that_act_and_the_paper_does_not():
         c = cases.case(cfg)
         params = c.agent.params["actor"]
         layer = {"kernel": 0.0 * params["output_layer"]["kernel"], "bias": jnp.array([60.0, -60.0, 0.0, 0.0])}
-        net = cases.networks.make_networks(cases.SPEC, cfg)
+        net = binding.make_networks(cases.SPEC, cfg)
         hidden = c.algorithm.start().hidden
         inputs = jnp.zeros((N, OBS + A + N))
-        _, logits = cases.networks.actor_logits(net, cfg, {**params, "output_layer": layer}, hidden, inputs)
+        _, logits = networks.actor_logits(net, {**params, "output_layer": layer}, hidden, inputs)
         np.testing.assert_allclose(logits[:, 0] - logits[:, 1], largest)

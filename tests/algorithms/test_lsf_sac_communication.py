@@ -8,37 +8,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.algorithms.lsf_sac import losses as lsf
-from lsf_jax.algorithms.lsf_sac import networks as networks
+from lsf_jax.algorithms.lsf_sac import binding, networks
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Observation
 from tests.support import lsf_sac_cases as cases
 from tests.support import oracle_lsf_sac as oracle
-from tests.support.lsf_sac_cases import CLOCK, DOUBLE, MASAC, OBS, SMALL, SPEC, TALKING, A, N, S, T
+from tests.support.lsf_sac_cases import CLOCK, COMMUNICATING, DOUBLE, MASAC, OBS, SMALL, SPEC, A, N, S, T
 
-PER_RECEIVER = replace(TALKING, message_routing="per_receiver")
+PER_RECEIVER = replace(COMMUNICATING, message_routing="per_receiver")
 FEED_FORWARD = replace(PER_RECEIVER, recurrent=False, policy_sign="release", td_target="soft_expected")
 KEYS = jax.random.split(jax.random.key(0), 64)
 
 
 @pytest.mark.parametrize("mode", ["greedy_actor", "expected", "sampled"])
-@pytest.mark.parametrize("cfg", [TALKING, PER_RECEIVER], ids=["broadcast", "per_receiver"])
+@pytest.mark.parametrize("cfg", [COMMUNICATING, PER_RECEIVER], ids=["broadcast", "per_receiver"])
 def test_losses_of_actors_that_read_messages_match_numpy_oracle(cfg, mode):
     cases.assert_terms_match(cfg, replace(cfg, td_target=mode), ["td", "policy", "temperature"])
 
 
-@pytest.mark.parametrize("cfg", [TALKING, FEED_FORWARD], ids=["recurrent", "feed_forward"])
+@pytest.mark.parametrize("cfg", [COMMUNICATING, FEED_FORWARD], ids=["recurrent", "feed_forward"])
 def test_an_update_reports_the_means_of_every_term(cfg):
     cases.assert_means_match(cfg)
 
 
 @pytest.mark.parametrize("group", ["critic", "actor"])
 def test_gradients_match_central_differences_of_the_oracle(group):
-    cases.assert_gradients_match(TALKING, group)
+    cases.assert_gradients_match(COMMUNICATING, group)
 
 
 def test_joint_table_averages_policy_and_values_over_message_noise():
-    cases.assert_joint_table_matches(TALKING)
+    cases.assert_joint_table_matches(COMMUNICATING)
 
 
 @cache
@@ -76,14 +75,14 @@ def test_without_communication_no_agent_reacts_to_what_another_one_observes(cfg,
 
 
 @pytest.mark.parametrize("mover", range(N))
-@pytest.mark.parametrize("cfg", [TALKING, PER_RECEIVER], ids=["broadcast", "per_receiver"])
+@pytest.mark.parametrize("cfg", [COMMUNICATING, PER_RECEIVER], ids=["broadcast", "per_receiver"])
 def test_with_communication_every_other_agent_can_react(cfg, mover):
     before, after = actions_of_others(cfg, mover)
     assert (before != after).any(axis=(0, 1)).all()
 
 
 def test_acting_sees_the_actor_and_the_encoder_and_nothing_else():
-    c = cases.case(TALKING)
+    c = cases.case(COMMUNICATING)
     params = c.algorithm.policy_params(c.agent)
     wanted = {"actor": c.agent.params["actor"], "encoder": c.agent.params["critic"]["encoder"]}
     jax.tree.map(np.testing.assert_array_equal, params, wanted)
@@ -92,14 +91,14 @@ def test_acting_sees_the_actor_and_the_encoder_and_nothing_else():
     )
 
 
-@pytest.mark.parametrize("cfg", [TALKING, PER_RECEIVER], ids=["broadcast", "per_receiver"])
+@pytest.mark.parametrize("cfg", [COMMUNICATING, PER_RECEIVER], ids=["broadcast", "per_receiver"])
 def test_the_policy_that_acts_is_the_learners_policy_with_noise_of_the_acting_key(cfg):
     c, game = cases.case(cfg), cases.case(cfg).games[0]
-    say, params = networks.acting_outputs(networks.make_networks(SPEC, cfg), cfg), c.algorithm.policy_params(c.agent)
+    outputs, params = networks.acting_outputs(binding.make_networks(SPEC, cfg)), c.algorithm.policy_params(c.agent)
     x, sent = oracle.inputs_of(game), cfg.message_dim * (N if cfg is PER_RECEIVER else 1)
     hidden, found = c.algorithm.start().hidden, []
     for t in range(T + 1):
-        hidden, logits = say(params, hidden, jnp.asarray(x[t], jnp.float32), KEYS[t])
+        hidden, logits = outputs(params, hidden, jnp.asarray(x[t], jnp.float32), KEYS[t])
         found.append([oracle.softmax_over(np.asarray(row), ok) for row, ok in zip(logits, game.avail[t])])
     noise = np.concatenate([np.asarray(jax.random.normal(key, (1, N, sent)), float) for key in KEYS[: T + 1]])
     numpy_params = cases.numpy_tree(c.agent.params)
@@ -107,10 +106,10 @@ def test_the_policy_that_acts_is_the_learners_policy_with_noise_of_the_acting_ke
     np.testing.assert_allclose(found, oracle.policy(numpy_params["actor"], informed, game.avail, cfg)[0], atol=1e-5)
 
 
-def test_an_encoder_with_history_cannot_speak_to_actors_and_the_error_says_what_to_set():
+def test_an_encoder_with_history_cannot_send_to_actors_and_the_error_says_what_to_set():
     with pytest.raises(ConfigError) as caught:
-        lsf.lsf_sac(SPEC, replace(TALKING, encoder_input="history"), cases.observe)
+        binding.make_lsf_sac(SPEC, replace(COMMUNICATING, encoder_input="history"), cases.observe)
     message = str(caught.value)
     assert all(word in message for word in ("algo.encoder_input is history", "algo.communicate"))
     assert "\n" not in message
-    lsf.lsf_sac(SPEC, replace(SMALL, encoder_input="history"), cases.observe)  # critics may listen to it
+    binding.make_lsf_sac(SPEC, replace(SMALL, encoder_input="history"), cases.observe)  # critics may read it

@@ -1,6 +1,7 @@
 """LSF-SAC's losses and gradients against a NumPy transcription of the paper's equations."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 
 from lsf_jax.algorithms.base import hyper_of
-from lsf_jax.algorithms.lsf_sac import losses as lsf
-from lsf_jax.algorithms.lsf_sac.config import TD_TARGETS
+from lsf_jax.algorithms.lsf_sac.binding import make_temperature
+from lsf_jax.algorithms.lsf_sac.readings import LABELS, TD_TARGETS
 from tests.support import lsf_sac_cases as cases
 from tests.support import oracle_lsf_sac as oracle
 from tests.support.lsf_sac_cases import BATCH, CLOCK, ODD, RELEASE, SMALL, A, N
@@ -33,10 +34,9 @@ def test_eq_16_reads_messages_as_routed_and_encoded(network_cfg):
 
 
 def test_eq_16_modes_really_differ_on_this_batch():
-    terms = [cases.expected_losses(SMALL, replace(SMALL, td_target=mode))["td"] for mode in TD_TARGETS]
-    for i in range(len(TD_TARGETS)):
-        for j in range(i):
-            assert np.abs(terms[i] - terms[j]).max() > 1e-2, (TD_TARGETS[i], TD_TARGETS[j])
+    terms = {mode: cases.expected_losses(SMALL, replace(SMALL, td_target=mode))["td"] for mode in TD_TARGETS}
+    for first, second in combinations(terms, 2):
+        assert np.abs(terms[first] - terms[second]).max() > 1e-2, (first, second)
 
 
 def test_eq_16_a_reward_scale_scales_only_the_rewards_that_learning_sees():
@@ -51,7 +51,7 @@ def test_eq_16_a_reward_scale_scales_only_the_rewards_that_learning_sees():
 
 
 @pytest.mark.parametrize("decoder_mask", [False, True])
-@pytest.mark.parametrize("label", ["critic_greedy", "actor_greedy", "actor_soft"])
+@pytest.mark.parametrize("label", LABELS)
 @pytest.mark.parametrize("network_cfg", [SMALL, PER_RECEIVER], ids=["broadcast", "per_receiver"])
 def test_eq_12_message_loss_matches_numpy_oracle(network_cfg, label, decoder_mask):
     cfg = replace(network_cfg, label=label, decoder_mask=decoder_mask)
@@ -76,11 +76,11 @@ def test_eq_12_cross_entropy_has_the_sign_of_lemma_1():
     """A decoder that is sure of the label costs nothing; one that is sure of another action costs -log 1e-6."""
     f, c = cases.forwards(SMALL), cases.case(SMALL)
     trajectories = jax.vmap(cases.observe)(c.episodes)
-    label = jax.vmap(lambda f, t: lsf.message_label(f, t, SMALL))(f, trajectories)
+    label = jax.vmap(LABELS[SMALL.label])(f, trajectories)
     sure = jnp.concatenate([100.0 * label, jnp.zeros_like(label[:, :1])], axis=1)
     for logits, cost in ((sure, 0.0), (jnp.roll(sure, 1, axis=-1), -np.log(1e-6))):
-        told = f._replace(decoded=f.decoded._replace(logits=logits))
-        terms = cases.losses(SMALL, replace(SMALL, lambda_1=1.0), forward=told)
+        altered = f._replace(decoded=f.decoded._replace(logits=logits))
+        terms = cases.losses(SMALL, replace(SMALL, lambda_1=1.0), forward=altered)
         np.testing.assert_allclose(terms["message_ce"], N * cost, rtol=1e-5, atol=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_eq_14_signs_differ_because_the_mixer_bends():
 @pytest.mark.parametrize(("env_steps", "alpha"), [(0, 0.999), (1_999_999, 0.999), (2_000_000, 1.2), (3_000_001, 1.2)])
 def test_eq_14_release_ceiling_holds_alpha_below_one_for_two_million_steps(env_steps, alpha):
     clock = CLOCK._replace(env_steps=jnp.int32(env_steps))
-    seen = lsf.temperature(jnp.log(jnp.float32(1.2)), clock, hyper_of(RELEASE), RELEASE)
+    seen = make_temperature(RELEASE)(jnp.log(jnp.float32(1.2)), clock, hyper_of(RELEASE))
     np.testing.assert_allclose(seen, alpha, rtol=1e-6)
     assert oracle.alpha_of(np.log(1.2), RELEASE, env_steps) == pytest.approx(alpha)
     cases.assert_terms_match(SMALL, replace(SMALL, alpha_clamps=True), ["policy"], clock)
@@ -106,7 +106,7 @@ def test_eq_14_release_ceiling_holds_alpha_below_one_for_two_million_steps(env_s
 @pytest.mark.parametrize(("env_steps", "alpha"), [(0, 0.1), (3_000_000, 0.1), (3_000_001, 0.19)])
 def test_eq_14_release_floor_holds_alpha_up_after_three_million_steps(env_steps, alpha):
     clock = CLOCK._replace(env_steps=jnp.int32(env_steps))
-    seen = lsf.temperature(jnp.log(jnp.float32(0.1)), clock, hyper_of(RELEASE), RELEASE)
+    seen = make_temperature(RELEASE)(jnp.log(jnp.float32(0.1)), clock, hyper_of(RELEASE))
     np.testing.assert_allclose(seen, alpha, rtol=1e-6)
 
 

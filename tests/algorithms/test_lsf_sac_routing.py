@@ -1,4 +1,4 @@
-"""Which gradient trains what (the table of reference 3.7), who hears whom, and what availability keeps out."""
+"""Which gradient trains what (the table of reference 3.7), who reads whose messages, and what availability excludes."""
 
 from dataclasses import replace
 
@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.algorithms.lsf_sac import losses as lsf
-from lsf_jax.algorithms.lsf_sac import networks as networks
-from lsf_jax.algorithms.lsf_sac.config import TD_TARGETS
+from lsf_jax.algorithms.lsf_sac import binding, networks
+from lsf_jax.algorithms.lsf_sac.readings import LABELS, TD_TARGETS
 from lsf_jax.engine.distributions import masked_log_softmax
 from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import agent_inputs
@@ -18,7 +17,6 @@ from tests.support import lsf_sac_cases as cases
 from tests.support import oracle_lsf_sac as oracle
 from tests.support.lsf_sac_cases import BATCH, CLOCK, DOUBLE, MASAC, PLAIN, SMALL, SPEC, A, N, T
 
-LOSSES = {"critic": lsf.critic_loss, "actor": lsf.policy_loss, "temperature": lsf.temperature_loss}
 TRAINS = {
     "td": {"critic", "mixer", "encoder"},
     "message_ce": {"encoder", "decoder"},
@@ -50,14 +48,14 @@ ROUTED = {
 def gradients_of_each_term(cfg):
     """Gradient of every loss term alone (rows) with respect to all parameters, through the engine's detachment."""
     c = cases.case(cfg)
-    net = networks.make_networks(SPEC, cfg)
+    net, losses = binding.make_networks(SPEC, cfg), binding.make_losses(cfg)
 
     def sums(params, episode, key):
         trajectory = cases.observe(episode)
-        f = networks.forward(params, c.agent.targets, trajectory, key, net=net, cfg=cfg)
+        f = networks.forward(params, c.agent.targets, trajectory, key, net=net)
         terms = {}
-        for group, loss in LOSSES.items():
-            terms.update(loss(detach_others(f, networks.OWNS[group]), trajectory, CLOCK, c.hyper, cfg=cfg))
+        for group, loss in losses.items():
+            terms.update(loss(detach_others(f, networks.OWNS[group]), trajectory, CLOCK, c.hyper))
         return jnp.stack([sum_over_valid(terms[name], trajectory.valid) for name in cases.terms_of(cfg)])
 
     def total(params):
@@ -71,11 +69,11 @@ def test_table_3_7_every_loss_trains_its_own_networks_and_no_others(name):
     cfg = ROUTED[name]
     gradients = gradients_of_each_term(cfg)
     blocks = {**gradients.pop("critic"), **gradients}
-    spoken = {"encoder", "decoder"} if cases.has_messages(cfg) else set()
-    assert set(blocks) == {"critic", "mixer", "actor", "temperature"} | spoken
+    of_messages = {"encoder", "decoder"} if cases.has_messages(cfg) else set()
+    assert set(blocks) == {"critic", "mixer", "actor", "temperature"} | of_messages
     for row, term in enumerate(cases.terms_of(cfg)):
-        deaf = {"encoder"} if term == "td" and spoken and not cfg.td_gradient_to_encoder else set()
-        trained = TRAINS[term] - deaf
+        untrained = {"encoder"} if term == "td" and of_messages and not cfg.td_gradient_to_encoder else set()
+        trained = TRAINS[term] - untrained
         for block, tree in blocks.items():
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 each = leaf[row] if cfg.twin and block in ("critic", "mixer") else leaf[row][None]
@@ -117,17 +115,18 @@ def test_per_receiver_block_i_of_a_sender_reaches_receiver_i_alone(sender, recei
 
 def rows_changed_by(cfg, params, sender, step):
     """[T+1, N] flags: whose Q-values and decoder logits move when one agent's observation of one step moves."""
-    net = networks.make_networks(SPEC, cfg)
+    net = binding.make_networks(SPEC, cfg)
     obs = jnp.asarray(np.random.default_rng(4).normal(size=(T + 1, N, cases.OBS)), jnp.float32)
 
-    def says(obs):
+    def outputs(obs):
         inputs = agent_inputs(obs, jnp.full((T + 1, N), -1), A)
-        mail = networks.exchange(net, params, inputs, jax.random.key(1))
-        return networks.criticise(net, params, inputs, mail)[0], networks.decode(net, params, inputs, mail).logits
+        messages = networks.exchange(net, params, inputs, jax.random.key(1))
+        logits = networks.decode(net, params, inputs, messages).logits
+        return networks.utilities(net, params, inputs, messages)[0], logits
 
-    before, changed = says(obs), [False, False]
+    before, changed = outputs(obs), [False, False]
     for shift in (0.7, -0.7, 3.0, -3.0):  # several, since a ReLU may swallow one
-        after = says(obs.at[step, sender].add(shift))
+        after = outputs(obs.at[step, sender].add(shift))
         changed = [c | np.asarray((x != y).any(axis=-1)) for c, x, y in zip(changed, before, after)]
     return changed
 
@@ -147,28 +146,28 @@ def test_a_recurrent_critic_remembers_messages_and_never_sees_later_ones():
     np.testing.assert_array_equal(decoder, np.broadcast_to(np.arange(T + 1)[:, None] == 2, (T + 1, N)))
 
 
-def test_an_encoder_with_history_keeps_speaking_of_what_was_seen():
+def test_an_encoder_with_history_keeps_sending_what_was_seen():
     cfg = replace(PLAIN, encoder_input="history")
     q, decoder = rows_changed_by(cfg, cases.case(cfg).agent.params["critic"], sender=0, step=2)
     for changed in (q, decoder):
         np.testing.assert_array_equal(changed, np.broadcast_to(np.arange(T + 1)[:, None] >= 2, (T + 1, N)))
 
 
-@pytest.mark.parametrize("deaf", range(N))
-def test_per_receiver_silencing_one_block_of_the_encoder_makes_one_receiver_deaf(deaf):
+@pytest.mark.parametrize("receiver", range(N))
+def test_per_receiver_clearing_one_block_of_the_encoder_leaves_one_receiver_without_messages(receiver):
     cfg = replace(PLAIN, message_routing="per_receiver")
     params = dict(cases.case(cfg).agent.params["critic"])
     last = max(params["encoder"]["current"])
-    block = slice(deaf * cfg.message_dim, (deaf + 1) * cfg.message_dim)
+    block = slice(receiver * cfg.message_dim, (receiver + 1) * cfg.message_dim)
     layers = dict(params["encoder"]["current"])
     layers[last] = {**layers[last], "kernel": layers[last]["kernel"].at[:, block].set(0.0)}
-    sender = (deaf + 1) % N
+    sender = (receiver + 1) % N
     for changed in rows_changed_by(cfg, {**params, "encoder": {"current": layers}}, sender=sender, step=2):
-        np.testing.assert_array_equal(changed[2], np.arange(N) != deaf)
+        np.testing.assert_array_equal(changed[2], np.arange(N) != receiver)
 
 
 @pytest.mark.parametrize("mode", TD_TARGETS)
-@pytest.mark.parametrize("label", ["critic_greedy", "actor_greedy", "actor_soft"])
+@pytest.mark.parametrize("label", LABELS)
 def test_values_of_unavailable_actions_change_no_loss(mode, label):
     cfg = replace(SMALL, td_target=mode, label=label, decoder_mask=True)
     f = cases.forwards(SMALL)
@@ -188,19 +187,17 @@ def test_values_of_unavailable_actions_change_no_loss(mode, label):
 def logits_and_losses():
     """Random logits, and the policy and temperature losses (summed over valid steps) as functions of them."""
     f, c = cases.forwards(SMALL), cases.case(SMALL)
-    trajectories = jax.vmap(cases.observe)(c.episodes)
+    trajectories, losses = jax.vmap(cases.observe)(c.episodes), binding.make_losses(SMALL)
     logits = jnp.asarray(np.random.default_rng(5).normal(size=(BATCH, T + 1, N, A)), jnp.float32)
 
     def policy_term(logits):
         log_pi = masked_log_softmax(logits, trajectories.observation.avail)
-        terms = jax.vmap(lambda f, t: lsf.policy_loss(f, t, CLOCK, c.hyper, cfg=SMALL))(
-            f._replace(log_pi=log_pi), trajectories
-        )
+        terms = jax.vmap(lambda f, t: losses["actor"](f, t, CLOCK, c.hyper))(f._replace(log_pi=log_pi), trajectories)
         return jnp.where(trajectories.valid, terms["policy"], 0.0).sum()
 
     def temperature_term(logits):
         log_pi = masked_log_softmax(logits, trajectories.observation.avail)
-        terms = jax.vmap(lambda f, t: lsf.temperature_loss(f, t, CLOCK, c.hyper, cfg=SMALL))(
+        terms = jax.vmap(lambda f, t: losses["temperature"](f, t, CLOCK, c.hyper))(
             f._replace(log_pi=log_pi), trajectories
         )
         return jnp.where(trajectories.valid, terms["temperature"], 0.0).sum()

@@ -34,7 +34,7 @@ SMALL = ndq.NdqConfig(
     comm_entropy_beta=0.2,
 )
 DOWNSTREAM = replace(SMALL, only_downstream=True, recurrent=False, hyper_hidden=6, trace=0.0)
-DEAF = replace(SMALL, cut="threshold", cut_threshold=1e6)
+CUT_OFF = replace(SMALL, cut="threshold", cut_threshold=1e6)
 OWN = np.repeat(np.eye(N, dtype=bool), D, axis=1)  # [sender, receiver · D]
 
 
@@ -80,7 +80,7 @@ def test_td_reaches_the_encoder_and_message_terms_reach_no_utility():
         def one(episode, key):
             t = observe(episode)
             f = ndq.forward(params, c.agent.targets, t, key, net=net)
-            losses = ndq.loss(detach_others(f, ndq.OWNS["q"]), t, CLOCK, c.algorithm.hyper, cfg=SMALL)
+            losses = ndq.loss(detach_others(f, ndq.OWNS["q"]), t, CLOCK, c.algorithm.hyper)
             return {name: sum_over_valid(value, t.valid) for name, value in losses.items()}
 
         sums = jax.vmap(one)(c.episodes, jax.random.split(c.key, BATCH))
@@ -113,11 +113,11 @@ def test_metrics_are_free_of_the_weights_of_the_terms():
 )
 def test_a_cut_that_cuts_nothing_or_more_than_all_is_refused(settings):
     with pytest.raises(ConfigError, match=r"algo.cut_threshold is (0|101).*expected.*algo.cut="):
-        ndq.ndq(SPEC, replace(SMALL, **settings), observe)
+        ndq.make_ndq(SPEC, replace(SMALL, **settings), observe)
 
 
 def test_the_update_is_never_cut():
-    cut, plain = case(DEAF), case(SMALL)
+    cut, plain = case(CUT_OFF), case(SMALL)
     jax.tree.map(np.testing.assert_array_equal, (cut.after, cut.metrics), (plain.after, plain.metrics))
 
 
@@ -125,8 +125,9 @@ def means(seed=0):
     return np.random.default_rng(seed).normal(size=(N, N * D))
 
 
-def cut_by(cut, mean, key=0, **settings):
-    return np.asarray(cut(jnp.asarray(mean, jnp.float32), jax.random.key(key), replace(SMALL, **settings)))
+def cut_by(cut, mean, key=0, threshold=0.0, probability=0.0):
+    entries = jnp.asarray(mean, jnp.float32)
+    return np.asarray(cut(entries, jax.random.key(key), threshold=threshold, probability=probability))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 1.1])
@@ -137,15 +138,15 @@ def test_threshold_cuts_exactly_the_small_entries_of_messages_to_others(threshol
         for receiver in range(N):
             for k in range(receiver * D, (receiver + 1) * D):
                 wanted[sender, k] = sender != receiver and abs(mean[sender, k]) < threshold
-    np.testing.assert_array_equal(cut_by(ndq.cut_threshold, mean, cut_threshold=threshold), wanted)
+    np.testing.assert_array_equal(cut_by(ndq.cut_threshold, mean, threshold=threshold), wanted)
     assert wanted.any() == (threshold > 0)
     assert (np.abs(mean[OWN]) < 0.4).any()
 
 
 def test_threshold_also_cuts_by_chance_and_never_ones_own_block():
     mean = 10.0 + np.abs(means())
-    np.testing.assert_array_equal(cut_by(ndq.cut_threshold, mean, cut_probability=1.0), ~OWN)
-    draws = np.array([cut_by(ndq.cut_threshold, mean, key, cut_probability=0.25) for key in range(100)])
+    np.testing.assert_array_equal(cut_by(ndq.cut_threshold, mean, probability=1.0), ~OWN)
+    draws = np.array([cut_by(ndq.cut_threshold, mean, key, probability=0.25) for key in range(100)])
     assert not draws[:, OWN].any()
     assert abs(draws[:, ~OWN].mean() - 0.25) < 0.06
 
@@ -155,7 +156,7 @@ def test_rank_cuts_the_given_share_of_the_smallest_entries_ones_own_included(per
     mean = means()
     order = sorted(range(mean.size), key=lambda k: abs(mean.ravel()[k]))
     wanted = np.isin(np.arange(mean.size), order[:n_cut]).reshape(mean.shape)
-    np.testing.assert_array_equal(cut_by(ndq.cut_rank, mean, cut_threshold=percent), wanted)
+    np.testing.assert_array_equal(cut_by(ndq.cut_rank, mean, threshold=percent), wanted)
     assert n_cut < 18 or wanted[OWN].all()
 
 
@@ -170,10 +171,10 @@ def first_moment(seed=0):
 
 @pytest.mark.parametrize("cut", ndq.CUTS)
 def test_utilities_while_acting_read_noisy_messages_less_what_is_cut(cut):
-    cfg = replace(SMALL, cut=cut, cut_threshold={"rank": 40.0}.get(cut, 0.8))
-    c, net, key = case(SMALL), ndq.make_networks(SPEC, cfg), jax.random.key(5)
+    threshold, c, key = {"rank": 40.0}.get(cut, 0.8), case(SMALL), jax.random.key(5)
+    net, lose = ndq.make_networks(SPEC, SMALL), partial(ndq.CUTS[cut], threshold=threshold, probability=0.0)
     inputs = agent_inputs(first_moment().obs, jnp.full(N, -1), A)
-    say = jax.jit(partial(ndq.say, net, partial(ndq.CUTS[cut], cfg=cfg)))
+    outputs = jax.jit(partial(ndq.acting_outputs, net, lose))
     noise = np.asarray(jax.random.normal(jax.random.split(key)[0], (1, N, N * D)), float)[0]
     x = np.asarray(inputs, float)
     mean = np.stack([oracle.mlp(c.params["encoder"]["current"], x[j]) for j in range(N)])
@@ -183,8 +184,8 @@ def test_utilities_while_acting_read_noisy_messages_less_what_is_cut(cut):
         "rank": np.abs(mean) <= np.sort(np.abs(mean), axis=None)[7],  # ceil(0.4 · 18) = 8 entries
     }[cut]
     assert cut == "none" or 0 < lost.sum() < lost.size
-    found = say(c.algorithm.policy_params(c.agent), jnp.zeros((N, SMALL.hidden)), inputs, key)[1]
-    np.testing.assert_allclose(found, oracle.spoken(c.params, x, noise, lost, cfg), rtol=1e-4, atol=1e-4)
+    found = outputs(c.algorithm.policy_params(c.agent), jnp.zeros((N, SMALL.hidden)), inputs, key)[1]
+    np.testing.assert_allclose(found, oracle.acting_utilities(c.params, x, noise, lost, SMALL), rtol=1e-4, atol=1e-4)
 
 
 def who_changed(cfg, act, sender):
@@ -211,9 +212,9 @@ def test_what_one_agent_sees_can_change_what_the_others_do(act):
 
 
 def test_cut_messages_leave_every_agent_to_itself_in_evaluations_and_not_in_training():
-    np.testing.assert_array_equal(who_changed(DEAF, "act_greedy", sender=1), np.arange(N) == 1)
-    assert not who_changed(DEAF, "act_sampled", sender=1)[[0, 2]].any()
-    assert who_changed(DEAF, "act", sender=1).all()
+    np.testing.assert_array_equal(who_changed(CUT_OFF, "act_greedy", sender=1), np.arange(N) == 1)
+    assert not who_changed(CUT_OFF, "act_sampled", sender=1)[[0, 2]].any()
+    assert who_changed(CUT_OFF, "act", sender=1).all()
 
 
 def test_noise_stays_on_in_evaluations():
@@ -236,7 +237,7 @@ def test_joint_table_is_the_mean_over_message_noise():
     keys = jax.random.split(c.key, ndq.TABLE_DRAWS)
     for key in keys:
         noise = np.asarray(jax.random.normal(key, (1, N, N * D)), float)[0]
-        q = oracle.spoken(c.params, x, noise, np.zeros((N, N * D), bool), SMALL)
+        q = oracle.acting_utilities(c.params, x, noise, np.zeros((N, N * D), bool), SMALL)
         utilities += q / len(keys)
         for i in range(N):
             policy[i, oracle.best_available(q[i], c.games[0].avail[0, i])] += 1.0 / len(keys)
@@ -251,7 +252,7 @@ def test_joint_table_is_the_mean_over_message_noise():
 @pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence
 def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once():
     sizes = ["algo.hidden=8", "algo.encoder_hidden=8", "algo.mixer_embed=4", "algo.batch_size=2", "seeds=2"]
-    train = ["train.n_envs=2", "train.buffer_capacity=8", "train.updates_per_iteration=1", "train.devices=1"]
+    train = ["train.n_envs=2", "train.buffer_capacity=8", "algo.updates=1", "train.devices=1"]
     config = compose(algo="ndq", env="matrix_game", overrides=[*sizes, *train, "algo.recurrent=false"])
     program = bind(config)
     state = jit_init(program, 0)(make_rows(config, program.algorithm))

@@ -85,7 +85,7 @@ def test_on_this_batch_the_target_depends_on_who_chooses_and_from_what(name):
     free = [game._replace(avail=np.ones_like(game.avail)) for game in c.games]
     readings = [
         [oracle.targets_of(name, p, target, game, c.cfg) for game in c.games],
-        [oracle.targets_of(name, p, target, game, c.cfg, judge=target) for game in c.games],
+        [oracle.targets_of(name, p, target, game, c.cfg, chooser=target) for game in c.games],
         [oracle.targets_of(name, p, p, game, c.cfg) for game in c.games],
         [oracle.targets_of(name, p, target, game, c.cfg) for game in free],
     ]

@@ -10,7 +10,7 @@ import pytest
 from lsf_jax.algorithms import qtran
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.learner import detach_others, sum_over_valid
-from lsf_jax.networks.agents import trajectory_inputs
+from lsf_jax.networks.agents import trajectory_inputs, unroll_features
 from lsf_jax.programs.compiled import jit_chunk, jit_init
 from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.types import Trajectory
@@ -147,13 +147,13 @@ def test_joint_table_is_the_sum_of_utilities_as_in_the_papers_tables(name):
     c = case(name)
     observation = jax.tree.map(lambda leaf: leaf[0, 0], c.episodes.world)
     table = jax.jit(c.algorithm.joint_table)(c.agent, observation, c.key)
-    heard = oracle.listen(c.params["agent"], c.games[0])
-    q = heard.q[0]
+    outputs = oracle.agent_outputs(c.params["agent"], c.games[0])
+    q = outputs.q[0]
     np.testing.assert_allclose(table.utilities, q, rtol=1e-4, atol=1e-5)
     for number in range(A**N):
         joint = [number // A ** (N - 1 - i) % A for i in range(N)]
         np.testing.assert_allclose(table.q_total[number], sum(q[i][joint[i]] for i in range(N)), rtol=1e-4, atol=1e-5)
-        seen = c.params["joint"], c.games[0].state[0], heard.h[0], joint, A
+        seen = c.params["joint"], c.games[0].state[0], outputs.h[0], joint, A
         estimates = oracle.joint_values(name == "qtran_alt", *seen)
         np.testing.assert_allclose(table.joint_value[number], estimates.mean(), rtol=1e-4, atol=1e-5)
     best = oracle.best_actions(q, c.games[0].avail[0])
@@ -164,7 +164,7 @@ def test_metrics_carry_the_sum_of_utilities_and_the_joint_value_apart():
     c, valid = case("qtran"), valid_steps()
     fields = oracle.forward_fields(c.params, c.targets, c.games, alt=False)
     totals = [
-        sum(oracle.listen(c.params["agent"], game).q[t, i, game.action[t, i]] for i in range(N))
+        sum(oracle.agent_outputs(c.params["agent"], game).q[t, i, game.action[t, i]] for i in range(N))
         for game in c.games
         for t in range(game.length)
     ]
@@ -178,7 +178,7 @@ def test_the_features_of_a_step_do_not_depend_on_later_steps():
     t = jax.tree.map(lambda leaf: leaf[0], jax.vmap(observe)(c.episodes))
     net = qtran.make_networks(SPEC, CONFIGS["qtran"], qtran.BASE)
     moved = t._replace(observation=t.observation._replace(obs=t.observation.obs.at[3, 1].add(1.0)))
-    run = lambda t: qtran.unroll_features(net.agent, c.agent.params["q"]["agent"], trajectory_inputs(t))[0]
+    run = lambda t: unroll_features(net.agent, c.agent.params["q"]["agent"], trajectory_inputs(t))[0]
     changed = np.asarray((run(t) != run(moved)).any(axis=-1))
     expected = (np.arange(T + 1)[:, None] >= 3) & (np.arange(N) == 1)
     np.testing.assert_array_equal(changed, expected)
@@ -188,7 +188,7 @@ def test_the_features_of_a_step_do_not_depend_on_later_steps():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once(name):
     sizes = ["algo.hidden=8", "algo.joint_hidden=8", "algo.batch_size=2", "seeds=2"]
-    train = ["train.n_envs=2", "train.buffer_capacity=8", "train.updates_per_iteration=1", "train.devices=1"]
+    train = ["train.n_envs=2", "train.buffer_capacity=8", "algo.updates=1", "train.devices=1"]
     config = compose(algo=name, env="matrix_game", overrides=[*sizes, *train])
     program = bind(config)
     state = jit_init(program, 0)(make_rows(config, program.algorithm))

@@ -54,8 +54,8 @@ def values(net, variant, episodes, params):
         t = observe(episode)
         features, q = unroll_features(net.agent, params["agent"], trajectory_inputs(t)[:1])
         state = t.observation.state[:1]
-        said = qtran.criticise(net, params["joint"], state, features, t.action)
-        return variant.of_action(said, t.action)[0], q[0], run(net.value, params["value"], state, features)[0]
+        output = qtran.joint_outputs(net, params["joint"], state, features, t.action)
+        return variant.of_action(output, t.action)[0], q[0], run(net.value, params["value"], state, features)[0]
 
     joint, q, v = jax.vmap(one)(episodes)
     return joint, q[0], v[0]

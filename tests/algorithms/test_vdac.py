@@ -1,7 +1,7 @@
 """VDAC and MAA2C: losses and gradients of a whole update against NumPy, what is left out of them, a run end to end."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import jax
@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.algorithms import vdac as module
-from lsf_jax.algorithms.base import hyper_of
+from lsf_jax.algorithms.base import hyper_of, learned_policy
 from lsf_jax.config.composition import compose
-from lsf_jax.engine.distributions import masked_log_softmax
 from lsf_jax.types import Observation, Trajectory
 from tests.support import actor_critic_cases as actor_critic
 from tests.support import engine_cases
@@ -31,6 +31,7 @@ CONFIGS = {
 }
 CONFIGS = {name: replace(cfg, epsilon_floor="outside") for name, cfg in CONFIGS.items()}
 CONFIGS["vdac_mix, floor inside"] = replace(CONFIGS["vdac_mix"], epsilon_floor="inside")
+CONFIGS["vdac_sum, floor over all"] = replace(CONFIGS["vdac_sum"], epsilon_floor="inside", floor_over="all")
 GROUPS = [(name, "actor_critic") for name in CONFIGS if name != "maa2c"] + [("maa2c", "critic"), ("maa2c", "actor")]
 STEPS = int(CLOCK.env_steps)
 
@@ -39,7 +40,7 @@ STEPS = int(CLOCK.env_steps)
 def case(name):
     """An algorithm, an agent, a batch and one update of it."""
     cfg = CONFIGS[name]
-    algorithm = module.ENTRIES[name.split(",")[0]].factory(SPEC, cfg, cases.observe)
+    algorithm = ALGORITHMS[name.split(",")[0]].factory(SPEC, cfg, cases.observe)
     agent = actor_critic.stirred_agent(algorithm)
     games = cases.make_games()
     episodes = cases.episodes_of(games)
@@ -87,10 +88,8 @@ def policy_terms(logits):
     values = jnp.asarray(np.random.default_rng(2).normal(size=(BATCH, T + 1)), jnp.float32)
 
     def one(logits, value, t):
-        log_pi = masked_log_softmax(logits, t.observation.avail[:-1])
-        return module.policy_loss(
-            module.Forward(log_pi=log_pi, value_total=value), t, CLOCK, c.algorithm.hyper, cfg=c.cfg
-        )
+        forward, policy = module.Forward(logits=logits, value_total=value), learned_policy(c.cfg)
+        return module.policy_loss(forward, t, CLOCK, c.algorithm.hyper, policy=policy)
 
     return jax.vmap(one)(logits, values, trajectories)
 
@@ -123,9 +122,9 @@ def every_joint_action(logits, cfg):
     seen = Observation(obs=jnp.zeros((9, 2, 2, 1)), state=jnp.zeros((9, 2, 1)), avail=jnp.ones((9, 2, 2, 3), bool))
     ones = jnp.ones((9, 1), bool)
     t = Trajectory(observation=seen, action=joint[:, None], reward=PAYOFF.reshape(9, 1), terminal=ones, valid=ones)
-    log_pi = masked_log_softmax(logits, jnp.ones((2, 3), bool))
-    f = module.Forward(log_pi=jnp.broadcast_to(log_pi, (9, 1, 2, 3)), value_total=jnp.full((9, 2), 1.5))
-    run = jax.vmap(lambda f, t: module.policy_loss(f, t, CLOCK, hyper_of(cfg), cfg=cfg)["policy"][0])
+    f = module.Forward(logits=jnp.broadcast_to(logits, (9, 1, 2, 3)), value_total=jnp.full((9, 2), 1.5))
+    loss = partial(module.policy_loss, policy=learned_policy(cfg))
+    run = jax.vmap(lambda f, t: loss(f, t, CLOCK, hyper_of(cfg))["policy"][0])
     return run(f, t), jax.vmap(lambda u: acting(logits)[jnp.arange(2), u].prod())(joint)
 
 
@@ -162,7 +161,7 @@ def test_vdac_sum_has_nothing_that_mixes_and_no_algorithm_a_target_network():
     for name in CONFIGS:
         c = case(name)
         mixer = c.params.get("actor_critic", c.params.get("critic"))["mixer"]
-        assert (mixer == {}) == (name == "vdac_sum")
+        assert (mixer == {}) == name.startswith("vdac_sum")
         assert c.agent.targets == {}
         later = CLOCK._replace(episodes=jnp.int32(10**6))
         assert c.algorithm.refresh(c.agent, later, CLOCK) is c.agent

@@ -120,7 +120,7 @@ def test_steps_of_weight_0_teach_qmix_nothing():
 
 
 def by_hand(q_total, y, taken, best, best_total):
-    """What a rule says of single steps; actions [T, N]."""
+    """The weight that a rule gives single steps; actions [T, N]."""
     rows = len(q_total)
     column = lambda values: jnp.asarray(values, jnp.float32)[:, None]
     f = module.Forward(
@@ -150,7 +150,7 @@ def test_cw_counts_in_full_exactly_where_the_action_is_the_best_or_the_target_ab
         ([0, 2], [0, 1], 5.1, 5.0, True),
     ]
     taken, best, y, best_total, full = (list(column) for column in zip(*table))
-    for q_total in (-100.0, 100.0):  # it does not matter what QMIX says
+    for q_total in (-100.0, 100.0):  # it does not matter what QMIX estimates
         f, t, goal = by_hand([q_total] * len(y), y, taken, best, best_total)
         np.testing.assert_array_equal(module.centrally_weighted(f, t, goal)[:, 0], full)
 

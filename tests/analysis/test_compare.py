@@ -7,7 +7,8 @@ import pytest
 from lsf_jax.analysis import compare
 from lsf_jax.analysis.compare import compare_runs, comparison_text
 from lsf_jax.cli.app import main
-from lsf_jax.config.composition import compose, to_yaml
+from lsf_jax.config.composition import compose
+from lsf_jax.config.documents import to_yaml
 from lsf_jax.programs.parts import bind
 from lsf_jax.runs import folder
 from lsf_jax.runs.card import write_card

@@ -10,16 +10,17 @@ from matplotlib.colors import to_hex
 from lsf_jax.analysis.frames import Run
 from lsf_jax.analysis.matrix_table import (
     OWN,
-    PAPER,
     UNIFORM,
     joint_label,
     markdown,
     outcomes_of,
+    paper_rows,
     plot_outcomes,
     read_outcomes,
     wilson,
     write_table,
 )
+from lsf_jax.settings import ConfigError
 
 PAYOFF = np.array([[[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]])
 
@@ -86,10 +87,43 @@ def test_wilson_interval_of_published_examples():
 
 
 def test_the_paper_s_tables_prefer_what_it_says():
-    for row in PAPER.values():
+    assert set(paper_rows()) == {"qtran", "lsf_sac", "vdn", "qmix", "dop"}
+    for row in paper_rows().values():
         table = np.array(row.q_total)
         first, second = (ord(letter) - ord("A") for letter in row.greedy)
         assert table[first, second] == table.max()
+
+
+def test_the_paper_s_vdn_adds_its_utilities_up():
+    row = paper_rows()["vdn"]
+    np.testing.assert_allclose(np.add.outer(row.q_1, row.q_2), row.q_total, atol=0.11)  # printed to one decimal
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("q_1: [1.0, two]", "vdn.q_1 is .*; expected a list of numbers"),
+        ("q_1: [1.0, .nan]", "vdn.q_1 is .*; expected a list of numbers"),
+        ("q_2: [1.0]", "vdn.q_total does not have an entry for each of q_1 and q_2"),
+        ("greedy: AC", "vdn.greedy is AC; expected the letters of two actions"),
+        ("greedy: A", "vdn.greedy is A; expected the letters of two actions"),
+        ("q_3: [1.0, 2.0]", "vdn is .*; expected q_1, q_2, q_total, greedy below it"),
+    ],
+)
+def test_what_is_no_row_of_the_paper_s_table_is_refused(tmp_path, changed, message):
+    lines = {"q_1": "[1.0, 2]", "q_2": "[0.5, 1.0]", "q_total": "[[1.5, 2.0], [2.5, 3.0]]", "greedy": "BB"}
+    path = tmp_path / "table.yaml"
+
+    def write(lines):
+        path.write_text("vdn:\n" + "".join(f"  {key}: {value}\n" for key, value in lines.items()))
+
+    write(lines)
+    assert paper_rows(path)["vdn"].q_1 == (1.0, 2.0)
+    paper_rows.cache_clear()
+    key, value = changed.split(": ")
+    write(lines | {key: value})
+    with pytest.raises(ConfigError, match=message + r".* \(in table.yaml\)"):
+        paper_rows(path)
 
 
 def test_everything_is_written_and_the_paper_stands_beside(tmp_path):

@@ -6,12 +6,16 @@ import pytest
 
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.analysis import playback
-from lsf_jax.config.composition import compose, to_yaml
+from lsf_jax.analysis.render import draw_text, paint
+from lsf_jax.config.composition import compose
+from lsf_jax.config.documents import to_yaml
+from lsf_jax.envs import make
 from lsf_jax.programs.compiled import jit_init, jit_joint_table
 from lsf_jax.programs.parts import bind, make_rows, take_rows
 from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.runs.params_file import save_params
 from lsf_jax.settings import ConfigError
+from lsf_jax.types import Disc, Episode, Picture
 from tests.support.engine_cases import QUICK, assert_same_bits, quiet, shared_programs
 
 
@@ -61,9 +65,50 @@ def test_a_recorded_greedy_episode_is_the_one_that_was_evaluated(policies):
         episode = playback.record_episode(policies, row, jax.random.key(1))
         assert float(episode.reward.sum()) == returns[row]
         length = int(episode.valid.sum())
-        frames = playback.episode_frames(policies, episode)
+        frames = playback.episode_frames(policies.program.env, episode)
         assert len(frames) == length + 1
         assert all(frame.dtype == np.uint8 and frame.ndim == 3 for frame in frames)
+
+
+def toy_draw(moment, step, sums):
+    """What a package of somebody else's would offer: nothing but records of `types`."""
+    disc = Disc(float(moment), 0.5, 0.25, "enemy" if sums["tries"] else "ally")
+    return Picture(width=4, height=1, scale=8, shapes=(disc,), caption=f"{step}: {sums['return']:g}")
+
+
+def test_an_environment_draws_its_own_pictures_from_the_moment_the_step_and_the_sums_so_far():
+    env = make("matrix_game")._replace(draw=toy_draw)
+    episode = Episode(
+        world=np.array([0, 1, 3, 2], np.uint8),
+        action=np.zeros((3, 2), np.uint8),
+        reward=np.array([1.5, 2.0, 9.0], np.float32),
+        terminal=np.zeros(3, bool),
+        valid=np.array([True, True, False]),
+        info={"tries": np.array([0.0, 1.0, 5.0], np.float32)},
+    )
+    frames = playback.episode_frames(env, episode)
+    discs = [Disc(0.0, 0.5, 0.25, "ally"), Disc(1.0, 0.5, 0.25, "ally"), Disc(3.0, 0.5, 0.25, "enemy")]
+    captions = ["0: 0", "1: 1.5", "2: 3.5"]
+    expected = [Picture(4, 1, 8, (disc,), caption) for disc, caption in zip(discs, captions)]
+    assert len(frames) == 3
+    for frame, picture in zip(frames, expected):
+        np.testing.assert_array_equal(frame, paint(picture))
+
+
+def test_an_environment_that_draws_nothing_is_shown_in_characters():
+    env = make("matrix_game")
+    assert env.draw is None
+    episode = Episode(
+        world=np.array([0, 1], np.uint8),
+        action=np.zeros((1, 2), np.uint8),
+        reward=np.array([8.0], np.float32),
+        terminal=np.ones(1, bool),
+        valid=np.ones(1, bool),
+        info={},
+    )
+    first, last = playback.episode_frames(env, episode)
+    np.testing.assert_array_equal(first, draw_text(env.render(np.array(0, np.uint8)) + "\n\nstep 0 return 0"))
+    np.testing.assert_array_equal(last, draw_text("end\n\nstep 1 return 8"))
 
 
 def test_a_folder_without_policies_is_named(result, tmp_path):

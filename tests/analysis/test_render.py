@@ -1,87 +1,77 @@
-import jax.numpy as jnp
+"""Pictures painted: shapes in their places, text in columns, frames in a GIF."""
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from lsf_jax.analysis import render
-from lsf_jax.envs import predator_prey as hunt
-
-BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
+from lsf_jax.types import Cross, Disc, Line, Picture, Rectangle
 
 
-def make_board(predators, prey, active=None, alive=None, grid_size=4):
-    return render.Board(
-        predators=np.array(predators, np.int64),
-        active=np.ones(len(predators), bool) if active is None else np.array(active),
-        prey=np.array(prey, np.int64),
-        alive=np.ones(len(prey), bool) if alive is None else np.array(alive),
-        grid_size=grid_size,
+def draw(*shapes, caption="", width=4, height=2):
+    return render.paint(Picture(width=width, height=height, scale=20, shapes=shapes, caption=caption))
+
+
+def at(pixels, x, y):
+    """The colour at a place of the world."""
+    row, column = round(render.MARGIN + y * 20), round(render.MARGIN + x * 20)
+    return tuple(int(part) for part in pixels[row, column])
+
+
+def test_every_shape_is_painted_in_its_place_in_the_colour_of_its_role():
+    pixels = draw(
+        Rectangle(0, 0, 4, 2, "ground", edge="wall"),
+        Cross(1, 1.5, 0.3, "fallen"),
+        Line((2, 0.5), (4, 0.5), "enemy_shot", 4),
+        Disc(1, 0.5, 0.4, "ally"),
     )
+    places = {"ally": (1, 0.5), "enemy_shot": (3, 0.5), "fallen": (1, 1.5), "ground": (3, 1.5), "wall": (2, 1.95)}
+    for role, place in places.items():
+        assert at(pixels, *place) == pytest.approx(render.COLOURS[role], abs=12), role  # edges are smoothed
+    assert at(pixels, -0.5, 1) == (255, 255, 255)
 
 
-def colours_in(picture, cell, grid_size=4):
-    """Colours in one cell, taken off its middle, where a predator's number stands."""
-    row, column = divmod(cell, grid_size)
-    y, x = (render.MARGIN + index * render.CELL for index in (row, column))
-    inside = picture[y + 8 : y + render.CELL - 8, x + 8 : x + render.CELL - 8].reshape(-1, 3)
-    return {tuple(int(part) for part in colour) for colour in inside}
+def test_later_shapes_cover_earlier_ones():
+    below, above = Disc(2, 1, 0.5, "ally"), Disc(2, 1, 0.5, "enemy")
+    assert at(draw(below, above), 2, 1) == render.COLOURS["enemy"]
+    assert at(draw(above, below), 2, 1) == render.COLOURS["ally"]
 
 
-def test_pieces_stand_in_their_cells():
-    picture = render.draw_board(make_board(predators=[1, 14], prey=[7]))
-    assert BLUE in colours_in(picture, 1)
-    assert BLUE in colours_in(picture, 14)
-    assert ORANGE in colours_in(picture, 7)
-    for empty in set(range(16)) - {1, 7, 14}:
-        assert colours_in(picture, empty) == {(255, 255, 255)}
+def test_a_label_is_white_and_as_large_as_asked_for():
+    def white(size):
+        pixels = draw(Disc(2, 1, 0.9, "ally", "8", label_size=size))
+        inside = pixels[render.MARGIN + 8 : render.MARGIN + 32, render.MARGIN + 28 : render.MARGIN + 52]
+        return int((inside.min(axis=-1) > 200).sum())
+
+    assert white(1.5) > white(0.8) > 0
+    assert (draw(Disc(2, 1, 0.9, "ally", "")) == draw(Disc(2, 1, 0.9, "ally"))).all()
 
 
-def test_who_is_off_the_board_is_not_drawn():
-    board = make_board(predators=[1, 99], prey=[7, 2], active=[True, False], alive=[False, True])
-    picture = render.draw_board(board)
-    assert colours_in(picture, 7) == {(255, 255, 255)}
-    assert ORANGE in colours_in(picture, 2)
+def test_a_bar_is_filled_as_far_as_its_share():
+    def filled(share):
+        row = draw(Disc(2, 1, 0.5, "enemy", bar=share))[render.MARGIN + 20 - 10 - 5].astype(int)
+        return int((np.abs(row - np.array(render.COLOURS["enemy"])).sum(-1) < 60).sum())
+
+    assert filled(1.0) == 20
+    assert filled(0.5) in (9, 10, 11)
+    assert filled(None) == 0
 
 
-def test_frames_of_an_episode_have_one_size_whatever_the_caption():
-    board = make_board([1], [2])
-    short, long = render.draw_board(board, "a"), render.draw_board(board, render.caption_text(200, 8, 8, -123.5) * 3)
-    assert short.shape == long.shape
-    assert (short != long).any()
-    assert (short[: 4 * render.CELL + 2 * render.MARGIN] == long[: 4 * render.CELL + 2 * render.MARGIN]).all()
+def test_pictures_of_one_world_have_one_size_whatever_the_shapes_and_the_caption():
+    short, long = draw(caption="a"), draw(Disc(1, 1, 0.5, "ally"), caption="step 200 · caught 8/8 · return -123.5 " * 3)
+    assert short.shape == long.shape == (2 * 20 + 2 * render.MARGIN + 30, 4 * 20 + 2 * render.MARGIN, 3)
+    assert (short[-30:] != long[-30:]).any()
+    assert (draw(caption="a")[:-30] == draw(caption="b" * 99)[:-30]).all()
 
 
-@pytest.mark.parametrize("cell", [-1, 16])
-def test_a_cell_off_the_grid_is_refused(cell):
-    with pytest.raises(ValueError, match="outside its 4x4 grid"):
-        render.draw_board(make_board([cell], [2]))
+def test_a_colour_that_is_none_is_named_with_those_that_there_are():
+    with pytest.raises(ValueError, match="colour is 'mauve'; expected one of ally, enemy, "):
+        draw(Disc(1, 1, 0.5, "mauve"))
 
 
-def test_a_snapshot_of_the_game_is_drawn_as_it_is():
-    cfg = hunt.PredatorPreyConfig(grid_size=5, n_predators=3, n_prey=9)
-    state = hunt.State(
-        predator=jnp.array([3, 24, 0]),
-        active=jnp.array([True, False, True]),
-        prey=jnp.arange(10, 19),
-        alive=jnp.arange(9) < 8,
-        time=jnp.int32(0),
-    )
-    board = render.unpack_board(hunt.take_snapshot(state, cfg=cfg), 3, 9, 5)
-    assert board.active.tolist() == [True, False, True]
-    assert board.alive.tolist() == [True] * 8 + [False]
-    active, alive = np.array(board.active), np.array(board.alive)
-    np.testing.assert_array_equal(board.predators[active], np.asarray(state.predator)[active])
-    np.testing.assert_array_equal(board.prey[alive], np.asarray(state.prey)[alive])
-    picture = render.draw_board(board)
-    for cell in range(25):
-        colours = colours_in(picture, cell, grid_size=5)
-        assert (BLUE in colours) == (cell in board.predators[active])
-        assert (ORANGE in colours) == (cell in board.prey[alive])
-
-
-def test_a_caption_says_what_happened():
-    assert render.caption_text(12, 1, 8, 10.0) == "step 12 · caught 1/8 · return 10"
-    assert render.caption_text(0, 0, 8, -1.5) == "step 0 · caught 0/8 · return -1.5"
+def test_a_picture_without_a_size_is_refused():
+    with pytest.raises(ValueError, match="picture is 0 by 2 at 20 pixels"):
+        draw(width=0)
 
 
 def test_text_is_drawn_in_columns():
@@ -104,7 +94,7 @@ def read_gif(path):
 
 
 def test_a_gif_holds_every_frame_at_its_rate_and_holds_the_last(tmp_path):
-    pictures = [render.draw_board(make_board([cell], [15])) for cell in range(4)]
+    pictures = [draw(Disc(cell, 1, 0.4, "ally"), Disc(3.5, 1, 0.4, "enemy")) for cell in range(4)]
     path = render.frames_to_gif(pictures, tmp_path / "new" / "a.gif", fps=5.0, hold=2.0)
     frames = read_gif(path)
     assert [duration for _, duration in frames] == [200, 200, 200, 2000]
@@ -142,7 +132,7 @@ def test_what_makes_no_gif_is_refused_and_nothing_written(tmp_path, frames, fps,
 
 
 def test_a_picture_survives_being_saved(tmp_path):
-    picture = render.draw_board(make_board([1], [2]))
-    path = render.save_picture(picture, tmp_path / "new" / "board.png")
+    picture = draw(Disc(1, 1, 0.5, "ally"))
+    path = render.save_picture(picture, tmp_path / "new" / "a.png")
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), picture)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lsf_jax.config.layers import config_folder
+from lsf_jax.config.files import config_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = {

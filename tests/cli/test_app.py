@@ -69,8 +69,8 @@ def test_help_names_every_command_and_every_command_runs_something(capsys):
 
 def test_importing_the_package_and_asking_for_help_load_no_jax():
     code = (
-        "import sys, lsf_jax; from lsf_jax import cli\n"
-        "try: cli.main(['--help'])\n"
+        "import sys, lsf_jax; from lsf_jax.cli import app\n"
+        "try: app.main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert 'jax' not in sys.modules and 'numpy' not in sys.modules, 'heavy'\n"
     )
@@ -80,24 +80,12 @@ def test_importing_the_package_and_asking_for_help_load_no_jax():
 
 
 def test_a_reader_that_leaves_early_does_no_harm():
-    command = [sys.executable, "-m", "lsf_jax.cli.app", "list", "keys"]
+    command = [sys.executable, "-m", "lsf_jax.cli", "list", "keys"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()  # before anything is written, as a pipe to `head -0` would
         complaint = process.stderr.read()
         assert process.wait() == 0
     assert complaint == ""
-
-
-def test_list_shows_names_and_keys_with_ranges(capsys):
-    assert app.main(["list"]) == 0
-    shown = capsys.readouterr().out
-    assert all(word in shown for word in ("lsf_sac", "predator_prey", "matrix_game", "paper", "release", "default"))
-    assert app.main(["list", "keys", "--env", "m_step"]) == 0
-    shown = capsys.readouterr().out
-    assert "env.n_steps = 10" in shown
-    assert "algo.trace" in shown
-    assert "[sweep]" in shown.split("algo.lr = ")[1].splitlines()[0]
-    assert "[sweep]" not in shown.split("algo.hidden = ")[1].splitlines()[0]
 
 
 def test_plan_shows_components_blocks_and_the_compiled_program(capsys):
@@ -202,11 +190,35 @@ def test_resume_extends_a_run(trained, tmp_path, capsys):
     assert (final["env_steps"][final["final"]] >= 96).all()
 
 
+@pytest.mark.parametrize("words", [[], ["train.checkpoint_minutes=9"]])
+def test_a_run_from_before_updates_were_one_number_goes_on(trained, tmp_path, words):
+    copy, new = (Path(shutil.copytree(trained, tmp_path / name)) for name in ("old", "new"))
+    text = (copy / "config.yaml").read_text()
+    assert "  updates: 1\n" in text
+    text = text.replace("  updates: 1\n", "  updates: 4\n").replace(
+        "  log_every:", "  updates_per_iteration: 1\n  log_every:"
+    )
+    (copy / "config.yaml").write_text(text)
+    assert app.main(["evaluate", str(copy), "--episodes", "2"]) == 0
+    assert app.main(["compare", str(copy), str(new)]) == 0
+    assert app.main(["plot", str(copy), str(new)]) == 0
+    assert app.main(["resume", str(copy), *words]) == 0
+    assert app.main(["resume", str(copy), "train.env_steps=96"]) == 0
+    assert app.main(["resume", str(new), "train.env_steps=96"]) == 0
+    assert_same_tables(copy, new)
+    assert "updates_per_iteration" not in (copy / "config.yaml").read_text()
+
+
 # Bad input: one line that names key, value and expectation; exit code 2; nothing is made or overwritten.
 
 BAD = {
     "misspelt key": (["algo.lrr=1e-3"], ["algo.lrr", "algo.lr"]),
     "unknown section": (["algos.lr=1e-3"], ["algos", "algo"]),
+    "a key that has gone": (
+        ["train.updates_per_iteration=2"],
+        ["train.updates_per_iteration", "it is algo.updates now"],
+    ),
+    "no folder": (["--config-dir", "nowhere"], ["--config-dir nowhere does not exist"]),
     "misspelt environment": (["--env", "predator_pray"], ["predator_pray", "predator_prey"]),
     "misspelt algorithm": (["--algo", "lsf_sak"], ["lsf_sak", "lsf_sac"]),
     "unknown preset": (["--preset", "papre"], ["papre", "paper"]),
@@ -341,7 +353,7 @@ def test_an_unfinished_run_has_no_policies_yet(trained, tmp_path, capsys):
 
 
 def started(arguments: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "lsf_jax.cli.app", *arguments]
+    command = [sys.executable, "-m", "lsf_jax.cli", *arguments]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -1,6 +1,10 @@
 """`lsf-jax doctor`: what is there, what is missing, and what for."""
 
 from lsf_jax.cli import app, doctor
+from lsf_jax.envs import ENVS
+from lsf_jax.envs.host import Finding
+from lsf_jax.registry import Entry
+from tests.support.host_cases import ToyConfig, host_toy, make_toy
 
 
 def test_a_complete_installation_is_healthy_and_shows_versions_devices_and_cache(capsys):
@@ -44,3 +48,24 @@ def test_settings_of_real_smac_may_be_given(capsys, tmp_path):
     assert f"  game version       missing: no game in {tmp_path}" in shown
     assert app.main(["doctor", "env.punishment=-2"]) == 2
     assert "unknown key env.punishment" in capsys.readouterr().err
+
+
+def test_every_environment_with_games_on_the_host_is_examined_with_its_own_settings(monkeypatch, tmp_path, capsys):
+    def hosted(cfg):
+        found = [Finding("dice", True, f"lost every {cfg.lose_every}"), Finding("board", False, "buy one")]
+        return host_toy(cfg)._replace(examine=lambda: found, title="a toy, for --env toy")
+
+    entry = Entry(name="toy", config=ToyConfig, factory=make_toy, doc="a toy", hosted=hosted)
+    monkeypatch.setitem(ENVS, "toy", entry)
+    lines, healthy = doctor.examine([f"env.sc2_path={tmp_path}", "env.lose_every=3"])
+    assert healthy
+    start = lines.index("a toy, for --env toy")
+    assert lines[start + 1 : start + 3] == [
+        "  dice               lost every 3",
+        "  board              missing: buy one",
+    ]
+    assert any(f"no game in {tmp_path}" in line for line in lines)  # SMAC's settings reach SMAC, and only SMAC
+    assert app.main(["doctor", "env.punishment=-2"]) == 2
+    assert "unknown key env.punishment" in capsys.readouterr().err
+    monkeypatch.setitem(ENVS, "toy", entry._replace(hosted=host_toy))
+    assert "games of --env toy" in doctor.examine()[0]

@@ -1,37 +1,31 @@
 import dataclasses
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pytest
 
 from lsf_jax import algorithms, envs, settings
-from lsf_jax.config import composition, layers, yaml12
-from lsf_jax.config.composition import Config, compose, from_yaml, to_yaml
+from lsf_jax.config import composition, documents, files, layers, yaml12
+from lsf_jax.config.composition import Config, compose, from_yaml
+from lsf_jax.config.documents import to_yaml
 from lsf_jax.config.train import TrainConfig
-from lsf_jax.envs.matrix_game import MatrixGameConfig, matrix_game
+from lsf_jax.envs.matrix_game import MatrixGameConfig, make_matrix_game
 from lsf_jax.registry import Entry
-from lsf_jax.settings import ConfigError, setting
+from lsf_jax.settings import ConfigError, number, setting
 from tests.support.jaxmarl_cases import HAS_JAXMARL
 
 
 @dataclasses.dataclass(frozen=True)
 class SoftConfig:
-    lr: float = setting(1e-3, above=0, doc="learning rate per update")
-    lambda_1: float = setting(1e-3, low=0, doc="weight of the message loss")
-    trace: float = setting(0.6, low=0, high=1, doc="TD(λ)")
-    anneal: int = setting(100, low=1, doc="env steps")
+    lr: float = number(1e-3, above=0, doc="learning rate per update")
+    lambda_1: float = number(1e-3, low=0, doc="weight of the message loss")
+    trace: float = number(0.6, low=0, high=1, doc="TD(λ)")
+    anneal: int = number(100, low=1, doc="env steps")
     hidden: int = setting(64, low=1, doc="units")
     batch_size: int = setting(32, low=1, doc="episodes per update")
     target: Literal["greedy", "soft"] = setting("greedy", doc="kind of target")
     twin: bool = setting(False, doc="two critics")
     clip: float | None = setting(10.0, above=0, doc="gradient norm; null: none")
-
-
-class SoftHyper(NamedTuple):
-    lr: Any
-    lambda_1: Any
-    trace: Any
-    anneal: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +43,13 @@ class TableConfig:
 def make_table(settings):
     if any(not isinstance(row, tuple) for row in settings.payoff):
         raise ValueError(f"env.payoff is {settings.payoff}; expected one axis per agent")
-    return matrix_game(MatrixGameConfig(payoff=settings.payoff))
+    return make_matrix_game(MatrixGameConfig(payoff=settings.payoff))
 
 
 FILES = {
-    "algo/soft.yaml": "# soft things\nname: soft\nlr: 5e-4\n",
-    "algo/twin.yaml": "# twins\nname: soft\ntwin: true\n",
-    "env/hunt.yaml": "# a hunt\nname: hunt\n",
+    "env/big_hunt.yaml": "# a big hunt\nname: hunt\nsize: 12\n",
     "env/hunt_hard.yaml": "# a hard hunt\nname: hunt\npunishment: -2\n",
     "env/maps/small.yaml": "# a folder\nname: hunt\nsize: 3\n",
-    "env/table.yaml": "# a table\nname: table\n",
     "train/default.yaml": "# usual\nseeds: 4\n",
     "train/long.yaml": "# long\nenv_steps: 1000000\n",
     "preset/hard.yaml": "# hard\nenv: {name: hunt_hard}\nalgo: {lr: 1e-2}\ntrain: {seeds: 9}\n",
@@ -72,17 +63,13 @@ OFFERED = (Entry("hunt", HuntConfig, None, ""), Entry("table", TableConfig, make
 @pytest.fixture(autouse=True)
 def registry(monkeypatch, tmp_path):
     monkeypatch.setattr(algorithms, "ALGORITHMS", {"soft": Entry("soft", SoftConfig, None, "")}, raising=False)
-    monkeypatch.setattr(
-        envs,
-        "ENVS",
-        {entry.name: entry for entry in OFFERED},
-        raising=False,
-    )
+    monkeypatch.setattr(envs, "ENVS", {entry.name: entry for entry in OFFERED}, raising=False)
+    monkeypatch.delenv(files.VARIABLE, raising=False)
     for name, text in FILES.items():
         path = tmp_path / "configs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(layers, "config_folder", lambda: tmp_path / "configs")
+    monkeypatch.setattr(files, "config_folder", lambda: tmp_path / "configs")
     return tmp_path
 
 
@@ -231,10 +218,13 @@ def test_an_unreadable_file_is_named(registry):
 
 def test_later_layers_win(registry):
     mine = write(registry, "algo:\n  lr: 0.25\nseeds: 5\n")
-    assert SoftConfig().lr == 1e-3
-    assert soft().algo.lr == 5e-4  # file over default
+    assert soft().algo == SoftConfig()
+    assert soft(env="big_hunt").env.size == 12  # file over default
+    assert TrainConfig().env_steps == 200_000
+    assert soft(train="long").train.env_steps == 1_000_000
     assert soft().train.seeds == 4
-    assert compose(algo="soft", env="hunt_hard", presets=["hard"]).algo.lr == 1e-2  # preset over file
+    assert compose(algo="soft", env="hunt_hard", presets=["hard"]).algo.lr == 1e-2  # preset over default
+    assert compose(algo="soft", presets=["hard"]).train.seeds == 9  # preset over file
     both = compose(algo="soft", presets=["hard"], files=[mine])
     assert (both.algo.lr, both.train.seeds, both.env.punishment) == (0.25, 5, -2.0)  # user's file over preset
     typed = compose(algo="soft", presets=["hard"], files=[mine], overrides=["algo.lr=0.5", "seeds=6"])
@@ -260,12 +250,12 @@ def test_names_are_files_or_registered_and_may_contain_a_slash(registry):
     assert soft(env="hunt_hard").env_name == "hunt"
     assert soft(env="maps/small").env.size == 3
     assert soft(train="long").train.env_steps == 1_000_000
-    (registry / "configs/env/table.yaml").unlink()
-    assert soft(env="table").env == TableConfig()
+    assert soft(env="table").env == TableConfig()  # registered, no file
+    assert soft(env="hunt").env == HuntConfig()
 
 
 def test_a_file_can_choose_the_environment(registry):
-    mine = write(registry, "env:\n  name: table\n  payoff: [[1, 2], [3, 4]]\nalgo: {name: twin}\n")
+    mine = write(registry, "env:\n  name: table\n  payoff: [[1, 2], [3, 4]]\nalgo: {name: soft, twin: true}\n")
     made = compose(files=[mine], algo=None)
     assert (made.env_name, made.env.payoff) == ("table", ((1, 2), (3, 4)))
     assert made.algo.twin
@@ -358,14 +348,14 @@ def test_a_bad_value_in_a_file_is_refused_with_the_file(registry):
     mine = write(registry, "algo:\n  twin: 'true'\n")
     assert refusal(files=[mine]) == f"algo.twin is 'true'; expected true or false (in {mine})"
     assert "(in configs/train/default.yaml)" in _with_file(registry, "train/default.yaml", "seedz: 3\n")
-    assert "algo.name is missing" in _with_file(registry, "algo/soft.yaml", "lr: 3\n")
-    assert "did you mean hunt?" in _with_file(registry, "env/hunt.yaml", "name: hunts\n")
+    assert "env.name is missing" in _with_file(registry, "env/big_hunt.yaml", "size: 3\n", env="big_hunt")
+    assert "did you mean hunt?" in _with_file(registry, "env/big_hunt.yaml", "name: hunts\n", env="big_hunt")
 
 
-def _with_file(registry, name, text) -> str:
+def _with_file(registry, name, text, **more) -> str:
     write(registry / "configs", FILES[name], name)
     write(registry / "configs", text, name)
-    message = refusal()
+    message = refusal(**more)
     write(registry / "configs", FILES[name], name)
     return message
 
@@ -378,7 +368,7 @@ def _with_file(registry, name, text) -> str:
         ({"env": "hunt_hart"}, "unknown env 'hunt_hart'; did you mean hunt_hard?"),
         ({"train": "lang"}, "unknown train 'lang'; did you mean long?"),
         ({"presets": ["bug"]}, "unknown preset 'bug'; did you mean big?"),
-        ({"env": "zzz"}, "unknown env 'zzz'; expected one of hunt, hunt_hard, maps/small, table"),
+        ({"env": "zzz"}, "unknown env 'zzz'; expected one of big_hunt, hunt, hunt_hard, maps/small, table"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_one(names, message):
@@ -529,6 +519,24 @@ def test_differences_name_the_key_and_both_values():
     assert grid == ["grid algo.lr: (absent) -> [0.001, 0.002]"]
 
 
+RESUMABLE = {
+    "train": {
+        *("env_steps", "chunk_seconds", "checkpoint_minutes", "run_dir", "name", "sinks", "cache_dir", "memory_gib"),
+        *("cpu_devices", "replay"),
+    },
+    "env": {"python", "sc2_path", "deadline", "launch_deadline", "stagger", "backoff", "max_restarts", "min_ready"},
+}
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_resumed_run_may_have_other_values_of_these_settings_and_of_no_others():
+    of_train, of_games = ({f"{section}.{key}" for key in keys} for section, keys in RESUMABLE.items())
+    for algo in algorithms.ALGORITHMS:
+        assert composition.resumable_keys(compose(algo=algo)) == of_train, algo
+    for env in envs.ENVS:
+        assert composition.resumable_keys(compose(env=env)) == of_train | (of_games if env == "smac" else set()), env
+
+
 def test_differences_ignore_what_may_change_on_resume():
     changed = ("train.env_steps=7", "train.chunk_seconds=1", "train.checkpoint_minutes=1", "train.run_dir=x")
     changed += ("train.name=y", "train.sinks=[wandb]", "train.cache_dir=off", "train.memory_gib=2")
@@ -536,24 +544,74 @@ def test_differences_ignore_what_may_change_on_resume():
     assert composition.differences(soft(), soft("train.seed=1")) == ["train.seed: 0 -> 1"]
 
 
+@pytest.mark.usefixtures("shipped")
+def test_differences_ignore_where_games_on_the_host_are_played():
+    saved = compose(env="smac")
+    assert composition.differences(saved, compose(env="smac", overrides=["env.deadline=5", "env.min_ready=2"])) == []
+    assert composition.differences(saved, compose(env="smac", overrides=["env.overlap=false"])) == [
+        "env.overlap: true -> false"
+    ]
+
+
+# Keys that have gone
+
+
+@pytest.fixture
+def old(shipped):
+    """The config.yaml of a run from before `algo.updates` was the only number of updates, as text by that number."""
+    text = to_yaml(compose(algo="qmix", overrides=["algo.updates=4", "seeds=3"]))
+    return lambda n: text.replace("  buffer_capacity:", f"  updates_per_iteration: {n}\n  buffer_capacity:")
+
+
+def test_an_old_run_that_left_its_updates_to_the_algorithm_is_read(old):
+    assert "updates_per_iteration: 0" in old(0)
+    assert from_yaml(old(0)) == compose(algo="qmix", overrides=["algo.updates=4", "seeds=3"])
+
+
+def test_an_old_runs_own_number_of_updates_becomes_that_of_the_algorithm(old):
+    assert from_yaml(old(2)) == compose(algo="qmix", overrides=["algo.updates=2", "seeds=3"])
+    with pytest.raises(ConfigError, match=r"algo\.updates is -1; expected a number >= 1"):
+        from_yaml(old(-1))
+
+
+def test_a_key_that_has_gone_is_refused_elsewhere_with_what_it_became(old, tmp_path):
+    def complaint(**given):
+        with pytest.raises(ConfigError) as error:
+            compose(algo="qmix", **given)
+        return str(error.value)
+
+    gone = "unknown key train.updates_per_iteration; it is algo.updates now"
+    assert complaint(overrides=["train.updates_per_iteration=2"]) == f"{gone} (in an override)"
+    mine = write(tmp_path, old(0))
+    assert complaint(files=[mine]) == f"{gone} (in {mine})"
+    with pytest.raises(ConfigError, match=r"it is algo\.updates now"):
+        from_yaml(old(0), overrides=["train.updates_per_iteration=2"])
+
+
+def test_overrides_are_laid_over_a_runs_text_and_leave_its_names_alone():
+    text = to_yaml(soft("algo.lr=1e-3,3e-4", "seeds=2"))
+    assert from_yaml(text, overrides=["seeds=5", "algo.clip=null"]) == soft(
+        "algo.lr=1e-3,3e-4", "seeds=5", "algo.clip=null"
+    )
+    assert from_yaml(text, overrides=["algo.lr=1"]).grid == ()
+    assert from_yaml(text, overrides=["env.name=hunt"]) == from_yaml(text)
+    with pytest.raises(ConfigError, match=r"env\.name is table; expected hunt, as in run/config\.yaml; leave it alone"):
+        from_yaml(text, "run/config.yaml", ["env.name=table"])
+    with pytest.raises(ConfigError, match=r"unknown key algo\.lrr of soft; did you mean algo\.lr"):
+        from_yaml(text, overrides=["algo.lrr=1"])
+
+
 # Documentation
 
 
 def test_description_gives_key_default_meaning_and_range():
-    docs = {doc.key: doc for doc in composition.describe("algo", SoftConfig, composition.swept_keys("soft"))}
+    docs = {doc.key: doc for doc in documents.describe("algo", SoftConfig, composition.swept_keys("soft"))}
     assert next(iter(docs)) == "algo.lr"
     assert docs["algo.trace"] == ("algo.trace", "0.6", "TD(λ)", "a number >= 0 and <= 1", True)
     assert docs["algo.target"] == ("algo.target", "greedy", "kind of target", "one of greedy, soft", False)
     assert docs["algo.clip"].allowed == "a number > 0"
-    hunt = {doc.key: doc for doc in composition.describe("env", HuntConfig)}
+    hunt = {doc.key: doc for doc in documents.describe("env", HuntConfig)}
     assert hunt["env.punishment"] == ("env.punishment", "0.0", "reward of a lone catch", "a number", False)
-
-
-def test_configs_are_listed_with_their_first_comment(registry):
-    listed = composition.list_configs()
-    assert list(listed) == ["algo", "env", "train", "preset", "suite"]
-    assert ("maps/small", "a folder") in listed["env"]
-    assert ("long", "long") in listed["train"]
 
 
 def test_a_setting_without_a_range_allows_everything():
@@ -587,7 +645,9 @@ def test_freezing_makes_tuples_and_floats():
 
 # Shipped files
 
-SHIPPED = {section: list(layers.config_files(section)) for section in ("algo", "env", "train", "preset")}
+SHIPPED = {section: list(files.config_files(section)) for section in ("env", "train", "preset")}
+NAMED = [("algo", name) for name in algorithms.ALGORITHMS] + [("env", name) for name in envs.ENVS]
+NAMED += [(section, name) for section in SHIPPED for name in SHIPPED[section]]
 
 
 @pytest.fixture
@@ -605,8 +665,8 @@ def build(made: Config):
 
 
 @pytest.mark.usefixtures("shipped")
-@pytest.mark.parametrize(("section", "name"), [(section, name) for section in SHIPPED for name in SHIPPED[section]])
-def test_every_shipped_file_is_built(section, name):
+@pytest.mark.parametrize(("section", "name"), NAMED)
+def test_every_registered_name_and_every_shipped_file_is_built(section, name):
     made = compose(presets=[name]) if section == "preset" else compose(**{section: name})
     if made.env_name in ("smax", "jaxmarl") and not HAS_JAXMARL:
         pytest.skip("jaxmarl is not installed: pip install 'jaxmarl>=0.2,<0.3'")
@@ -617,21 +677,17 @@ def test_every_shipped_file_is_built(section, name):
 
 
 @pytest.mark.usefixtures("shipped")
-def test_every_shipped_file_starts_with_a_line_about_itself():
-    for section, entries in composition.list_configs().items():
-        assert [name for name, line in entries if len(line) < 20] == [], section
-
-
-@pytest.mark.usefixtures("shipped")
-def test_every_registered_algorithm_and_environment_has_a_file():
-    assert set(algorithms.ALGORITHMS) <= set(SHIPPED["algo"])
-    assert set(envs.ENVS) <= set(SHIPPED["env"])
-
-
-@pytest.mark.usefixtures("shipped")
-def test_a_file_named_like_an_environment_holds_its_defaults():
+def test_a_registered_name_alone_is_its_defaults():
+    for name, entry in algorithms.ALGORITHMS.items():
+        assert compose(algo=name).algo == entry.config(), name
     for name, entry in envs.ENVS.items():
         assert compose(env=name).env == entry.config(), name
+
+
+@pytest.mark.usefixtures("shipped")
+def test_no_file_says_what_the_registry_says_already():
+    assert not (files.config_folder() / "algo").exists()
+    assert [name for name in SHIPPED["env"] if name in envs.ENVS] == []
 
 
 @pytest.mark.usefixtures("shipped")
@@ -647,28 +703,30 @@ def test_named_punishments(name, p):
 
 
 PROTOCOLS = """
-pymarl  vdn       32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  qmix      32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  iql       32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  qtran     32  5e-4 rmsprop -   1   0.05 50000  1 5000
-pymarl  qplex     32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  ow_qmix   32  5e-4 rmsprop 0   1   0.05 50000  1 5000
-pymarl  coma      8   5e-4 rmsprop 0.8 0.5 0.01 100000 8 8
-pymarl  vdac_mix  8   5e-4 rmsprop 0.8 0.5 0.01 100000 8 8
-pymarl  dop       16  1e-4 rmsprop 0.8 0.5 0.05 500000 4 5000
-pymarl  fop       32  5e-4 rmsprop 0.8 1   0.05 50000  1 5000
-pymarl  ndq       32  5e-4 rmsprop 0   1   0.05 50000  8 5000
-pymarl2 vdn       128 1e-3 adam    0.6 1   0.05 100000 8 5000
-pymarl2 qmix      128 1e-3 adam    0.6 1   0.05 100000 8 5000
-pymarl2 iql       32  5e-4 adam    0   1   0.05 100000 8 5000
-pymarl2 qtran     128 5e-4 adam    -   1   0.05 100000 8 5000
-pymarl2 qplex     128 1e-3 adam    0.6 1   0.05 100000 8 5000
-pymarl2 cw_qmix   128 1e-3 adam    0.6 1   0.05 100000 8 5000
-pymarl2 dop       32  5e-4 rmsprop 0.8 0.5 0.05 500000 8 5000
-pymarl2 vdac_mix  8   1e-3 rmsprop 0.8 0.5 0    100000 8 8
-pymarl2 lsf_sac   128 1e-3 adam    0.6 1   0.05 100000 8 5000
+pymarl  vdn       32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  qmix      32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  iql       32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  qtran     32  5e-4 rmsprop 0    10 -   1   0.05 50000  -         1 5000
+pymarl  qplex     32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  ow_qmix   32  5e-4 rmsprop 5e-6 5  0   1   0.05 50000  -         1 5000
+pymarl  coma      8   5e-4 rmsprop 0    10 0.8 0.5 0.01 100000 all       8 8
+pymarl  vdac_mix  8   5e-4 rmsprop 0    10 0.8 0.5 0.01 100000 all       8 8
+pymarl  dop       16  1e-4 rmsprop 0    20 0.8 0.5 0.05 500000 all       4 5000
+pymarl  fop       32  5e-4 rmsprop 0    10 0.8 1   0.05 50000  -         1 5000
+pymarl  ndq       32  5e-4 rmsprop 0    10 0   1   0.05 50000  -         8 5000
+pymarl2 vdn       128 1e-3 adam    0    10 0.6 1   0.05 100000 -         8 5000
+pymarl2 qmix      128 1e-3 adam    0    10 0.6 1   0.05 100000 -         8 5000
+pymarl2 iql       32  5e-4 adam    0    10 0   1   0.05 100000 -         8 5000
+pymarl2 qtran     128 5e-4 adam    0    10 -   1   0.05 100000 -         8 5000
+pymarl2 qplex     128 1e-3 adam    0    10 0.6 1   0.05 100000 -         8 5000
+pymarl2 cw_qmix   128 1e-3 adam    0    5  0.6 1   0.05 100000 -         8 5000
+pymarl2 dop       32  5e-4 rmsprop 1e-8 20 0.8 0.5 0.05 500000 available 8 5000
+pymarl2 vdac_mix  8   1e-3 rmsprop 1e-8 10 0.8 0.5 0    100000 available 8 8
+pymarl2 lsf_sac   128 1e-3 adam    0    10 0.6 1   0.05 100000 -         8 5000
 """
-"""By the YAML files of the code bases: batch, lr, optimiser, λ, ε from, to, over, environments, episodes stored."""
+"""By the YAML files of the code bases: batch, lr, optimiser, its ε (0: rmsprop 1e-5, adam 1e-8) and clip (both half,
+where our loss is half of theirs), λ, ε from, to, over how many steps, over which actions where it is a floor,
+environments, episodes stored."""
 ON_POLICY = ("coma", "maa2c", "vdac_sum", "vdac_mix")
 
 
@@ -679,10 +737,12 @@ def test_presets_pymarl_and_pymarl2_are_what_these_code_bases_run(line):
     full = compose(algo=name, presets=[preset])
     algo, train = full.algo, full.train
     epsilon = (algo.epsilon_start, algo.epsilon_finish, algo.epsilon_anneal)
-    actual = [algo.batch_size, algo.lr, algo.optimizer, getattr(algo, "trace", "-"), *epsilon]
+    optimizer = (algo.optimizer, algo.optimizer_epsilon, algo.grad_clip)
+    trace, floor = (getattr(algo, key, "-") for key in ("trace", "floor_over"))
+    actual = [algo.batch_size, algo.lr, *optimizer, trace, *epsilon, floor]
     for got, expected in zip([*actual, train.n_envs, train.buffer_capacity], numbers, strict=True):
         assert got == (float(expected) if expected[0].isdigit() else expected)
-    assert composition.updates_per_iteration(full) == 1
+    assert full.algo.updates == 1
 
 
 @pytest.mark.usefixtures("shipped")
@@ -704,7 +764,7 @@ def test_a_preset_without_an_algorithm_suits_every_one(preset):
 @pytest.mark.usefixtures("shipped")
 def test_a_misspelt_key_in_a_preset_for_any_algorithm_suits_none(monkeypatch):
     bad = {("algo", "treis"): layers.Given(0.5, "configs/preset/bad.yaml")}
-    monkeypatch.setattr(layers, "preset_layer", lambda name, algo=None: bad)
+    monkeypatch.setattr(layers, "preset_layer", lambda found, name, algo=None: bad)
     with pytest.raises(composition.ConfigError, match=r"unknown key algo\.treis"):
         compose(algo="qmix", presets=["bad"])
 
@@ -715,9 +775,22 @@ def test_a_preset_may_say_what_is_different_for_one_algorithm(registry):
     mixed = soft(presets=["mixed"])
     assert (mixed.algo.lr, mixed.train.seeds) == (0.25, 7)
     assert soft("algo.lr=1", presets=["mixed"]).algo.lr == 1.0
-    assert layers.preset_layer("mixed")["algo", "lr"].value == 0.5
+    assert layers.preset_layer(files.named_files(), "mixed")["algo", "lr"].value == 0.5
     write(registry / "configs" / "preset", text.format("sofd"), "mixed.yaml")
     assert refusal(presets=["mixed"]) == "algo.name is sofd; did you mean soft? (in configs/preset/mixed.yaml)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("algorithms: 3\n", "algorithms is 3; expected 'key: value' lines below it (in configs/preset/bad.yaml)"),
+        ("algorithms: {soft: [1]}\n", "algorithms soft is [1]; expected 'key: value' lines below it"),
+        ("algorithms: {soft: {algo: x}}\n", "algo is x; expected 'key: value' lines below it"),
+    ],
+)
+def test_a_preset_with_something_else_where_lines_belong_is_refused(registry, text, message):
+    write(registry / "configs" / "preset", text, "bad.yaml")
+    assert refusal(presets=["bad"]).startswith(message)
 
 
 @pytest.mark.usefixtures("shipped")
@@ -744,7 +817,7 @@ def test_every_setting_of_every_section_is_explained():
     sections = [("algo", entry.config) for entry in algorithms.ALGORITHMS.values()]
     sections += [("env", entry.config) for entry in envs.ENVS.values()] + [("train", TrainConfig)]
     for section, config_class in sections:
-        unexplained = [doc.key for doc in composition.describe(section, config_class) if not (doc.doc and doc.allowed)]
+        unexplained = [doc.key for doc in documents.describe(section, config_class) if not (doc.doc and doc.allowed)]
         assert unexplained == [], config_class
 
 

@@ -8,10 +8,9 @@ import pytest
 from lsf_jax.engine.distributions import (
     NEVER,
     entropy,
-    epsilon_greedy,
+    epsilon_over_available,
     expectation,
     greedy,
-    linear_schedule,
     masked_log_softmax,
     mix_uniform,
     probabilities,
@@ -19,30 +18,12 @@ from lsf_jax.engine.distributions import (
     soft_value,
     take_actions,
 )
-
-DRAWS = 20_000
-AVAIL = jnp.array([[True, True, True, True], [False, True, False, True], [False, False, True, False]])
-LOGITS = jnp.array([[0.0, 1.0, -1.0, 0.5], [9.0, 0.2, 9.0, -0.7], [9.0, 9.0, -3.0, 9.0]])
+from tests.support.policy_cases import AVAIL, DRAWS, LOGITS, counts_of, is_plausible
 
 
 def pi_in_numpy(logits, avail):
     weight = np.where(avail, np.exp(np.asarray(logits, np.float64)), 0.0)
     return weight / weight.sum(-1, keepdims=True)
-
-
-def is_plausible(counts, expected):
-    """Pearson's chi-square below a bound that the truth exceeds about once in a thousand; zeros must be zeros."""
-    counts, expected = np.asarray(counts, np.float64), np.asarray(expected, np.float64)
-    possible = expected > 0
-    if counts[~possible].any():
-        return False
-    degrees = possible.sum() - 1
-    return ((counts - expected)[possible] ** 2 / expected[possible]).sum() <= degrees + 5.0 * (2.0 * degrees) ** 0.5
-
-
-def counts_of(actions):
-    """`[N, A]` from `[draws, N]`."""
-    return np.stack([np.bincount(column, minlength=4) for column in np.asarray(actions).T])
 
 
 def test_the_masked_policy_is_the_softmax_over_available_actions():
@@ -187,36 +168,33 @@ def test_samples_follow_the_policy_and_never_leave_the_available_actions():
     assert not is_plausible(counts[0], np.full(4, DRAWS / 4))  # the check notices another law
 
 
+def floored_over_all(logits, avail, epsilon):
+    """pymarl's: softmax and floor over all actions, what is unavailable zeroed, the rest divided by its sum."""
+    everywhere = np.ones_like(avail)
+    pi = np.where(avail, (1.0 - epsilon) * pi_in_numpy(logits, everywhere) + epsilon / avail.shape[-1], 0.0)
+    return pi / pi.sum(-1, keepdims=True)
+
+
+def floored_over_available(logits, avail, epsilon):
+    pi = probabilities(masked_log_softmax(logits, avail), avail)
+    return mix_uniform(pi, avail, epsilon_over_available(logits, avail, jnp.float32(epsilon)))
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
-def test_epsilon_greedy_mixes_a_uniform_available_action_with_the_greedy_one(epsilon):
-    draw = jax.jit(jax.vmap(lambda key: epsilon_greedy(LOGITS, AVAIL, jnp.float32(epsilon), key)))
-    counts = counts_of(draw(jax.random.split(jax.random.key(3), DRAWS)))
-    uniform = np.asarray(AVAIL) / np.asarray(AVAIL).sum(-1, keepdims=True)
-    expected = DRAWS * (epsilon * uniform + (1 - epsilon) * np.eye(4)[np.asarray(greedy(LOGITS, AVAIL))])
-    for agent in range(3):
-        assert is_plausible(counts[agent], expected[agent])
+def test_a_floor_over_all_actions_is_a_larger_one_over_the_available_where_others_are_likelier(epsilon):
+    found = floored_over_available(LOGITS, AVAIL, epsilon)
+    np.testing.assert_allclose(found, floored_over_all(LOGITS, np.asarray(AVAIL), epsilon), rtol=1e-5)
+    share = np.asarray(epsilon_over_available(LOGITS, AVAIL, jnp.float32(epsilon)))[:, 0]
+    np.testing.assert_allclose(share[0], epsilon, rtol=1e-6)  # all are available
+    assert epsilon in (0.0, 1.0) or (share[1:] > 0.99).all()  # what is likely is unavailable
 
 
-def test_agents_explore_apart_from_each_other():
-    values, avail = jnp.tile(jnp.array([1.0, 0.0, 0.0, 0.0]), (2, 1)), jnp.ones((2, 4), bool)
-    draw = jax.jit(jax.vmap(lambda key: epsilon_greedy(values, avail, jnp.float32(0.5), key)))
-    actions = np.asarray(draw(jax.random.split(jax.random.key(4), DRAWS)))
-    law = np.array([0.625, 0.125, 0.125, 0.125])
-    joint = np.bincount(actions[:, 0] * 4 + actions[:, 1], minlength=16)
-    assert is_plausible(joint, DRAWS * np.outer(law, law).ravel())
-
-
-@pytest.mark.parametrize(
-    ("env_steps", "expected"), [(0, 1.0), (25, 0.8), (50, 0.6), (100, 0.2), (101, 0.2), (10_000_000, 0.2)]
-)
-def test_the_schedule_falls_linearly_and_then_stays(env_steps, expected):
-    value = linear_schedule(jnp.float32(1.0), jnp.float32(0.2), jnp.float32(100.0), jnp.int32(env_steps))
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-
-
-def test_a_schedule_of_no_steps_has_finished_after_the_first():
-    values = [
-        float(linear_schedule(jnp.float32(1.0), jnp.float32(0.25), jnp.float32(0.0), jnp.int32(step)))
-        for step in (0, 1, 5)
-    ]
-    assert values == [1.0, 0.25, 0.25]
+def test_a_floor_over_all_actions_is_finite_with_its_gradient_where_nothing_available_has_any_probability():
+    logits, some = jnp.array([200.0, 0.0, 1.0]), jnp.array([False, True, True])
+    for avail in (some, jnp.zeros(3, bool)):
+        for epsilon in (0.0, 0.5):
+            policy = lambda x, avail=avail, epsilon=epsilon: floored_over_available(x, avail, epsilon)
+            assert np.isfinite(policy(logits)).all()
+            assert np.isfinite(jax.jacobian(policy)(logits)).all()
+    np.testing.assert_allclose(floored_over_available(logits, some, 0.0), pi_in_numpy(logits, some), rtol=1e-5)
+    np.testing.assert_allclose(floored_over_available(logits, some, 0.5), [0.0, 0.5, 0.5], rtol=1e-5)

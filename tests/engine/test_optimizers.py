@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lsf_jax.engine.optimizers import OPTIMIZERS, adam, clip_norm, rmsprop
+from lsf_jax.engine.optimizers import OPTIMIZERS, adam, clip_norm, make_optimizer, rmsprop
 
 SCALES = (0.01, 5.0, 1.0, 0.0, 0.1)
 
@@ -100,3 +100,12 @@ def test_clipping_keeps_directions_and_zero_gradients_stay_zero():
 
 def test_every_optimizer_has_the_name_by_which_it_is_chosen():
     assert {"adam": adam, "rmsprop": rmsprop} == OPTIMIZERS
+
+
+@pytest.mark.parametrize(("name", "own"), [("adam", 1e-8), ("rmsprop", 1e-5)])
+def test_an_epsilon_of_zero_is_the_optimisers_own_and_any_other_is_taken(name, own):
+    gradients = some_gradients()
+    steps = {epsilon: np.stack(steps_of(make_optimizer(name, 0.0, epsilon), gradients)) for epsilon in (0.0, own, 0.1)}
+    np.testing.assert_array_equal(steps[0.0], steps[own])
+    assert (np.abs(steps[0.1]) <= np.abs(steps[own])).all()
+    assert np.abs(steps[0.1] - steps[own]).max() > 0.1

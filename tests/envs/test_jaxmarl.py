@@ -152,33 +152,33 @@ def test_a_game_of_jaxmarls_is_played_as_jaxmarl_plays_it(name):
         key_reset, key_act, key_steps = jax.random.split(key, 3)
         state, first = env.reset(key_reset)
         with lenient():
-            theirs_first, _ = game.reset(key_reset)
+            their_first, _ = game.reset(key_reset)
 
         def advance(state, row):
             key_step, action = row
             with lenient():
                 by_agent = {agent: action[index] for index, agent in enumerate(game.agents)}
                 obs, _, reward, done, _ = game.step_env(key_step, state.game, by_agent)
-                told = (stack(obs, game.agents), jnp.stack(list(reward.values())).mean(), done["__all__"])
+                theirs = (stack(obs, game.agents), jnp.stack(list(reward.values())).mean(), done["__all__"])
             state, step = env.step(key_step, state, action)
-            return state, (step, told)
+            return state, (step, theirs)
 
         limit = env.spec.episode_limit
         actions = jax.random.randint(key_act, (limit, len(widths)), 0, jnp.array([widths]))
-        _, (steps, told) = jax.lax.scan(advance, state, (jax.random.split(key_steps, limit), actions))
-        return first, stack(theirs_first, game.agents), steps, told
+        _, (steps, theirs) = jax.lax.scan(advance, state, (jax.random.split(key_steps, limit), actions))
+        return first, stack(their_first, game.agents), steps, theirs
 
-    first, theirs_first, steps, told = jax.device_get(jax.jit(jax.vmap(both))(jax.random.split(jax.random.key(0), 8)))
-    np.testing.assert_allclose(first.obs, theirs_first, atol=1e-6)
-    np.testing.assert_allclose(steps.observation.obs, told[0], atol=1e-6)
-    np.testing.assert_allclose(steps.reward, told[1], rtol=1e-5, atol=1e-6)
+    first, their_first, steps, theirs = jax.device_get(jax.jit(jax.vmap(both))(jax.random.split(jax.random.key(0), 8)))
+    np.testing.assert_allclose(first.obs, their_first, atol=1e-6)
+    np.testing.assert_allclose(steps.observation.obs, theirs[0], atol=1e-6)
+    np.testing.assert_allclose(steps.reward, theirs[1], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(steps.observation.avail[0, 0].sum(-1), widths)
     before_limit = steps.done[:, :-1]
-    np.testing.assert_array_equal(before_limit, told[2][:, :-1])
+    np.testing.assert_array_equal(before_limit, theirs[2][:, :-1])
     assert steps.done[:, -1].all()
     if name == "switch_riddle":
         assert steps.terminal.any()
         np.testing.assert_array_equal(steps.terminal, steps.reward != 0)
     else:
         assert not steps.terminal.any()  # JaxMARL would play a 26th step
-        assert not told[2].any()
+        assert not theirs[2].any()

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from lsf_jax.envs import make
-from lsf_jax.envs.predator_prey import PredatorPreyConfig, draw_randomness, predator_prey, take_snapshot, transition
+from lsf_jax.envs.predator_prey import (
+    PredatorPreyConfig,
+    draw_randomness,
+    make_predator_prey,
+    take_snapshot,
+    transition,
+)
 from lsf_jax.types import EpisodeStats
 from tests.support import reference_predator_prey as reference
 
@@ -29,7 +35,7 @@ CASES = {
 
 def scripted(cfg, copies, steps):
     """Resets, a script (actions often catch, and need not be available), and everything the library makes of it."""
-    env = predator_prey(cfg)
+    env = make_predator_prey(cfg)
 
     def play(key):
         key_reset, key_draw, key_first, key_second = jax.random.split(key, 4)
@@ -113,7 +119,7 @@ def test_every_step_equals_a_plain_implementation_of_the_rules(name):
 
 def play_random_episodes(cfg, episodes):
     """Return, captures, lone catches and length of episodes that choose evenly among the available actions."""
-    env = predator_prey(cfg)
+    env = make_predator_prey(cfg)
 
     def episode(key):
         key_reset, key_steps = jax.random.split(key)
@@ -226,7 +232,7 @@ def test_success_is_catching_all_that_can_be_caught_whatever_it_cost():
 
 def test_an_action_that_does_not_exist_is_a_stay():
     cfg = PredatorPreyConfig()
-    env = predator_prey(cfg)
+    env = make_predator_prey(cfg)
     state, _ = jax.jit(env.reset)(jax.random.key(0))
     draw = draw_randomness(jax.random.key(1), cfg)
     for action in (-1, 6, 100):
@@ -246,7 +252,7 @@ def test_an_action_that_does_not_exist_is_a_stay():
         ({"sight": 10}, "env.sight is 10; expected less than grid_size = 10"),
         ({"episode_limit": 0}, "env.episode_limit is 0"),
         ({"episode_limit": 2.5}, "env.episode_limit is 2.5; expected a whole number"),
-        ({"punishmnt": 1}, "env.punishmnt is not a setting of predator_prey; did you mean 'punishment'"),
+        ({"punishmnt": 1}, "env.punishmnt is not a setting of predator_prey; did you mean punishment"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_what_was_expected(settings, message):
@@ -258,7 +264,7 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_was_expected(settings,
 
 def test_render_draws_the_board_and_lists_who_has_left_it():
     cfg = PredatorPreyConfig(grid_size=3, n_predators=3, n_prey=2, sight=1)
-    env = predator_prey(cfg)
+    env = make_predator_prey(cfg)
     state, _ = jax.jit(env.reset)(jax.random.key(0))
     state = state._replace(
         predator=jnp.array([0, 4, 5]),

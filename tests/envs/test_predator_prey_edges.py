@@ -18,7 +18,7 @@ from lsf_jax.envs.predator_prey import (
     PredatorPreyConfig,
     Randomness,
     State,
-    predator_prey,
+    make_predator_prey,
     transition,
 )
 
@@ -39,7 +39,7 @@ class Played(NamedTuple):
 @cache
 def compiled(punishment):
     cfg = PredatorPreyConfig(punishment=punishment)
-    env = predator_prey(cfg)
+    env = make_predator_prey(cfg)
 
     def advance(state, actions, randomness):
         state, outcome = transition(state, actions, randomness, cfg)
@@ -253,7 +253,7 @@ def test_case_10_a_hunt_that_ends_on_step_200_counts_as_truncated(time, terminal
 
 
 def test_case_11_one_predator_alone_plays_until_the_time_limit():
-    env = predator_prey(PredatorPreyConfig(punishment=P))
+    env = make_predator_prey(PredatorPreyConfig(punishment=P))
 
     def advance(state, key):
         state, timestep = env.step(key, state, jnp.full(8, CATCH))

@@ -9,7 +9,7 @@ from lsf_jax.envs.jaxmarl import lenient
 from lsf_jax.envs.smax_scenarios import SCENARIOS
 from lsf_jax.envs.smax_view import MAP_SIZE, N_MOVES, STOP, take_snapshot
 from lsf_jax.types import EpisodeStats
-from tests.support.jaxmarl_cases import PAPER, case, needs_jaxmarl, play, tell
+from tests.support.jaxmarl_cases import PAPER, case, needs_jaxmarl, play, their_step
 
 pytestmark = needs_jaxmarl
 COPIES, STEPS = 16, 99
@@ -44,13 +44,13 @@ def battles(played):
 
 
 def test_observations_are_jaxmarls_in_every_step_the_last_one_included(battles):
-    np.testing.assert_allclose(battles.steps.observation.obs, battles.told.obs, atol=1e-6)
+    np.testing.assert_allclose(battles.steps.observation.obs, battles.theirs.obs, atol=1e-6)
     assert battles.steps.observation.obs.any()
 
 
 def test_masks_are_jaxmarls_as_truth_values(battles):
     assert battles.steps.observation.avail.dtype == bool
-    np.testing.assert_array_equal(battles.steps.observation.avail, battles.told.avail.astype(bool))
+    np.testing.assert_array_equal(battles.steps.observation.avail, battles.theirs.avail.astype(bool))
 
 
 def test_the_dead_see_nothing_and_may_only_stop(battles, scenario):
@@ -65,8 +65,8 @@ def test_the_dead_see_nothing_and_may_only_stop(battles, scenario):
 def test_the_state_is_jaxmarls_normalised_without_constants(battles, scenario):
     n_units, n_types = len(scenario.units()), len(scenario.type_names())
     per_unit = n_units * (4 + n_types)
-    raw = battles.told.world_state[..., :per_unit].reshape(COPIES, STEPS, n_units, 4 + n_types).astype(np.float64)
-    constants = battles.told.world_state[..., per_unit:]
+    raw = battles.theirs.world_state[..., :per_unit].reshape(COPIES, STEPS, n_units, 4 + n_types).astype(np.float64)
+    constants = battles.theirs.world_state[..., per_unit:]
     assert (constants == constants[0, 0]).all()  # teams and type numbers
     raw[..., 1:3] /= MAP_SIZE
     raw[..., 3] = np.clip(raw[..., 3] / scenario.column("cooldown"), 0, 1)
@@ -156,8 +156,8 @@ def test_a_snapshot_holds_actions_and_whole_health_exactly(battles, scenario):
 
 
 def test_every_ally_earns_the_same_and_the_team_ten_times_that(battles):
-    assert (battles.told.reward == battles.told.reward[..., :1]).all()
-    np.testing.assert_allclose(battles.steps.reward, 10 * battles.told.reward[..., 0], rtol=1e-6)
+    assert (battles.theirs.reward == battles.theirs.reward[..., :1]).all()
+    np.testing.assert_allclose(battles.steps.reward, 10 * battles.theirs.reward[..., 0], rtol=1e-6)
 
 
 def test_info_sums_to_who_fell_and_who_won(name, battles, scenario):
@@ -185,9 +185,9 @@ def test_info_sums_to_who_fell_and_who_won(name, battles, scenario):
 
 
 def test_before_the_limit_an_episode_ends_when_jaxmarl_says_so(battles):
-    np.testing.assert_array_equal(battles.steps.done, battles.told.done)
-    np.testing.assert_array_equal(battles.steps.terminal, battles.told.done)
-    assert battles.told.done.any()
+    np.testing.assert_array_equal(battles.steps.done, battles.theirs.done)
+    np.testing.assert_array_equal(battles.steps.terminal, battles.theirs.done)
+    assert battles.theirs.done.any()
 
 
 class Arena:
@@ -197,7 +197,10 @@ class Arena:
         self.env, self.game = case("3m", max_steps=4, won_battle_bonus=3.0)
         self.start, _ = jax.jit(self.env.reset)(jax.random.key(0))
         self._both = jax.jit(
-            lambda key, state, action: (*self.env.step(key, state, action), tell(self.game, key, state.game, action))
+            lambda key, state, action: (
+                *self.env.step(key, state, action),
+                their_step(self.game, key, state.game, action),
+            )
         )
 
     def step(self, state, action):
@@ -231,17 +234,17 @@ def health(*points):
 def test_an_episode_has_max_steps_steps_where_jaxmarl_plays_one_more(arena):
     state, steps = arena.arranged(unit_positions=CORNERS), []
     for _ in range(5):
-        state, step, told = arena.step(state, STAY)
-        steps.append((bool(step.done), bool(step.terminal), bool(told.done)))
+        state, step, theirs = arena.step(state, STAY)
+        steps.append((bool(step.done), bool(step.terminal), bool(theirs.done)))
     assert [done for done, _, _ in steps[:4]] == [False, False, False, True]
     assert not any(terminal for _, terminal, _ in steps)
-    assert [told for _, _, told in steps] == [False] * 4 + [True]
+    assert [theirs for _, _, theirs in steps] == [False] * 4 + [True]
 
 
 def test_a_battle_decided_in_the_last_step_is_terminal(arena):
     last = arena.arranged(time=3, unit_positions=FACE_TO_FACE, unit_health=health(45, 45, 45, 9, 0, 0))
-    _, step, told = arena.step(last, SHOOT_FIRST)
-    assert (step.done, step.terminal, told.done) == (True, True, True)
+    _, step, theirs = arena.step(last, SHOOT_FIRST)
+    assert (step.done, step.terminal, theirs.done) == (True, True, True)
     assert (step.info["win"], step.info["dead_enemies"], step.info["dead_allies"]) == (1, 1, 0)
     # 9 of 45 points of one of three enemies, and the bonus; scaled so that all damage and the bonus make 20.
     assert step.reward == pytest.approx(5 * (9 / 45 / 3 + 3))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lsf_jax
-from lsf_jax.config import composition, layers
+from lsf_jax.config import composition, files
 from lsf_jax.engine.buffers import uniform
 from lsf_jax.engine.rollouts import rollout
 from lsf_jax.envs import make
@@ -135,7 +135,7 @@ def test_every_map_has_a_file_that_says_what_it_is(name):
     made = composition.compose(env=f"smax/{name}")
     assert (made.env_name, made.env.scenario) == ("smax", name)
     assert made.env == composition.compose(env="smax", overrides=[f"env.scenario={name}"]).env
-    headline = dict(layers.list_configs()["env"])[f"smax/{name}"]
+    headline = dict(files.list_names()["env"])[f"smax/{name}"]
     assert headline.startswith("SMAX: ")
 
 

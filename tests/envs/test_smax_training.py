@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.analysis.battle import draw_battle, unpack_battle
-from lsf_jax.analysis.playback import Policies, episode_frames
-from lsf_jax.config.composition import compose
+from lsf_jax.analysis.playback import episode_frames
+from lsf_jax.analysis.render import paint
+from lsf_jax.envs.smax_picture import draw_battle, unpack_battle
 from lsf_jax.envs.smax_scenarios import SCENARIOS
 from lsf_jax.types import Episode, EpisodeStats
 from tests.support.engine_cases import advance, chunk_of, program_of, small, start
@@ -38,7 +38,6 @@ def test_lsf_sac_learns_from_replayed_snapshots_of_a_battle():
 
 
 def test_frames_of_a_recorded_battle_are_pictures_of_its_moments_with_what_has_happened():
-    config = compose(env="smax/3m")
     env, _ = case("3m")
     snapshot = jax.device_get(env.snapshot(jax.jit(env.reset)(jax.random.key(0))[0]))
     world = jax.tree.map(lambda leaf: np.stack([leaf] * 4), snapshot)
@@ -51,8 +50,7 @@ def test_frames_of_a_recorded_battle_are_pictures_of_its_moments_with_what_has_h
         valid=np.array([True, True, False]),
         info={name: np.array([name == "dead_enemies", 0, 0], np.float32) for name in ("dead_allies", "dead_enemies")},
     )
-    policies = Policies(config=config, program=None, params={}, seed=np.zeros(1), grid=np.zeros(1), hyper=None)
-    frames = episode_frames(policies, episode)
+    frames = episode_frames(env, episode)
     expected = [
         draw_battle(
             unpack_battle(jax.tree.map(lambda leaf, t=t: leaf[t], world), SCENARIOS["3m"]),
@@ -62,7 +60,7 @@ def test_frames_of_a_recorded_battle_are_pictures_of_its_moments_with_what_has_h
     ]
     assert len(frames) == 3
     for frame, picture in zip(frames, expected):
-        np.testing.assert_array_equal(frame, picture)
+        np.testing.assert_array_equal(frame, paint(picture))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Messages: who hears whom by construction, and the two information terms of eqs (11) and (12) against oracles."""
+"""Messages: who reads whose by construction, and the two information terms of eqs (11) and (12) against oracles."""
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +43,13 @@ def test_per_receiver_gives_block_i_of_every_sender_to_receiver_i():
 
 
 @pytest.mark.parametrize(
-    ("route", "width", "hears"),
+    ("route", "width", "reaches"),
     [
         (route_broadcast, DIM, lambda receiver, where: True),
         (route_per_receiver, N_AGENTS * DIM, lambda receiver, where: receiver == where // DIM),
     ],
 )
-def test_a_disturbed_sender_is_heard_at_its_own_place_by_those_it_speaks_to(route, width, hears):
+def test_a_disturbed_sender_reaches_its_receivers_at_its_own_place(route, width, reaches):
     sent = normal(0, TIME, N_AGENTS, width)
     for sender in range(N_AGENTS):
         for where in range(width):
@@ -58,7 +58,7 @@ def test_a_disturbed_sender_is_heard_at_its_own_place_by_those_it_speaks_to(rout
             assert not changed[[0, 2, 3]].any()
             expected = np.zeros((N_AGENTS, N_AGENTS * DIM), bool)
             for receiver in range(N_AGENTS):
-                expected[receiver, sender * DIM + where % DIM] = hears(receiver, where)
+                expected[receiver, sender * DIM + where % DIM] = reaches(receiver, where)
             np.testing.assert_array_equal(changed[1], expected)
 
 
@@ -81,8 +81,8 @@ def test_the_decoder_answers_each_receiver_from_its_own_row():
     clean, disturbed = (network.apply(variables, x, received) for x in (inputs, inputs.at[1, 2].add(3.0)))
     assert clean.shape == (TIME, N_AGENTS, N_ACTIONS)
     assert np.argwhere(np.asarray(clean != disturbed).any(-1)).tolist() == [[1, 2]]
-    heard = network.apply(variables, inputs, received.at[2, 1].add(3.0))
-    assert np.argwhere(np.asarray(clean != heard).any(-1)).tolist() == [[2, 1]]
+    informed = network.apply(variables, inputs, received.at[2, 1].add(3.0))
+    assert np.argwhere(np.asarray(clean != informed).any(-1)).tolist() == [[2, 1]]
     pooled = network.apply(variables, inputs, received[:, :1])  # one row for all receivers
     repeated = network.apply(variables, inputs, jnp.repeat(received[:, :1], N_AGENTS, axis=1))
     np.testing.assert_allclose(pooled, repeated, rtol=1e-6)

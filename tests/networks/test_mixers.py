@@ -1,4 +1,4 @@
-"""Every factorisation against NumPy in float64, what each may represent, and which gradient trains what."""
+"""Every mixer against NumPy in float64, what each may represent, and which gradient trains what."""
 
 from itertools import product
 from typing import NamedTuple
@@ -10,9 +10,11 @@ import pytest
 
 from lsf_jax.networks.mixers import (
     Duplexing,
+    Mixing,
     convex_mixer,
     duplex_mixer,
     free_mixer,
+    mix,
     mix_duplex,
     monotonic_mixer,
     soft_duplex_mixer,
@@ -175,6 +177,26 @@ def test_by_default_layers_have_the_published_sizes(factory, layers):
     kernels = [([part.key for part in path], leaf.shape) for path, leaf in paths if path[-1].key == "kernel"]
     found = {name: [shape for path, shape in kernels if name in path] for name in layers}
     assert found == layers
+
+
+def test_without_a_hidden_layer_the_kernels_are_linear_in_the_state_before_the_absolute_value():
+    linear_kernels, deeper = (MIXERS[name](SPEC).init(jax.random.key(0)) for name in ("monotonic_linear", "monotonic"))
+    layers = {name: len(linear_kernels[name]) for name in ("kernel_1", "kernel_2", "bias_2")}
+    assert layers == {"kernel_1": 1, "kernel_2": 1, "bias_2": 2}
+    assert len(deeper["kernel_1"]) == len(deeper["kernel_2"]) == 2
+    assert linear_kernels["kernel_1"]["Linear_0"]["kernel"].shape == (SPEC.state_dim, SPEC.n_agents * 4)
+
+
+def test_monotonic_mixing_by_hand():
+    mixing = Mixing(
+        kernel_1=jnp.array([[1.0, 2.0], [0.5, 0.0]]),
+        bias_1=jnp.array([0.5, -4.0]),
+        kernel_2=jnp.array([2.0, 3.0]),
+        bias_2=jnp.float32(-1.0),
+    )
+    # hidden: ELU(1·1 + 2·0.5 + 0.5) = 2.5 and ELU(1·2 + 2·0 - 4) = e⁻² - 1
+    expected = 2.0 * 2.5 + 3.0 * (np.exp(-2.0) - 1.0) - 1.0
+    np.testing.assert_allclose(mix(mixing, jnp.array([1.0, 2.0])), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", ["heads", "layers", "hidden"])

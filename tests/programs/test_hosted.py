@@ -152,7 +152,7 @@ def test_replay_on_the_host_learns_the_same_bits(toys, tmp_path):
     """With `algo.batch_size` below what is stored, so that sampling chooses."""
     states = {}
     for host_replay in (False, True):
-        config = config_of(tmp_path, "env.overlap=false", "train.updates_per_iteration=2")
+        config = config_of(tmp_path, "env.overlap=false", "algo.updates=2")
         program = bind(config)
         sizes = HostSizes(seeds=2, n_envs=2, log_every=1, eval_episodes=1, host_replay=host_replay)
         host = make_host_programs(program, sizes, 0)

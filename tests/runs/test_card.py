@@ -33,7 +33,7 @@ def test_the_card_tells_rates_and_ratios_in_the_units_of_papers():
 
 
 def test_updates_of_the_train_section_win_and_swept_numbers_show_all_values():
-    words = ["train.updates_per_iteration=3", "algo.lr=1e-3,3e-4", *GAME]
+    words = ["algo.updates=3", "algo.lr=1e-3,3e-4", *GAME]
     setup = card_of(compose(algo="qmix", env="climbing", overrides=words))
     assert setup["updates"].startswith("3 after")
     assert setup["learning rates"] == "lr 0.001 | 0.0003"

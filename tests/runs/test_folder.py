@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lsf_jax.analysis.frames import load_run
-from lsf_jax.config.composition import compose, to_yaml
+from lsf_jax.config.composition import compose
+from lsf_jax.config.documents import to_yaml
 from lsf_jax.runs import folder
 from lsf_jax.runs.folder import RunFolderError, read_documents, read_run
 from lsf_jax.settings import ConfigError

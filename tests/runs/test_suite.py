@@ -7,7 +7,7 @@ import pytest
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.analysis.frames import load_run
 from lsf_jax.cli.app import main
-from lsf_jax.config.layers import config_files
+from lsf_jax.config.files import config_files
 from lsf_jax.runs import suite
 from lsf_jax.runs.experiment import Result
 from lsf_jax.settings import ConfigError

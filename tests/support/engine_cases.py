@@ -1,6 +1,7 @@
 """Small configurations, compiled once for all files, and bitwise comparison: shared by the tests of the engine."""
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from lsf_jax.config.composition import Config, compose
-from lsf_jax.config.train import MAY_CHANGE_ON_RESUME, TrainConfig
+from lsf_jax.config.train import TrainConfig
 from lsf_jax.engine.training import Chunk
 from lsf_jax.programs import assembly, planner
 from lsf_jax.programs.compiled import jit_chunk, jit_init, seed_mesh
@@ -35,7 +36,7 @@ NETWORKS = (
     "algo.actor_lr=1e-3",
     "algo.target_interval=200",
     "train.n_envs=2",
-    "train.updates_per_iteration=1",
+    "algo.updates=1",
     "train.log_every=1",
     "train.buffer_capacity=16",
     "train.devices=1",
@@ -47,7 +48,7 @@ QUICK = (*NETWORKS, "env.n_steps=4", "algo.recurrent=false", "algo.hyper_hidden=
 """Whole runs of `m_step` in several files: four rows side by side share one set of compiled programs."""
 ROWS = 32  # log rows of the chunks compiled here
 FOREVER = 2**30
-HOST_ONLY = tuple(key.removeprefix("train.") for key in MAY_CHANGE_ON_RESUME if key.startswith("train."))
+HOST_ONLY = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.metadata.get("resumable"))
 
 _compilations: list[str] = []
 _programs: dict[Any, assembly.Programs] = {}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from lsf_jax.envs.jaxmarl import lenient, load_jaxmarl, stack
-from lsf_jax.envs.smax import SmaxConfig, make_game, smax
+from lsf_jax.envs.smax import SmaxConfig, make_game, make_smax
 
 # Never `import jaxmarl` in a test: it swaps sys.stdout for good, and with it what pytest captures.
 HAS_JAXMARL = importlib.util.find_spec("jaxmarl") is not None
@@ -28,7 +28,7 @@ AS_IN_RUNS = {EMITTERS: True} if EMITTERS in os.environ.get("XLA_FLAGS", "") els
 """Compiles as training does, not as the suite: two simulators that contract products differently drift by rounding."""
 
 
-class Told(NamedTuple):
+class JaxmarlStep(NamedTuple):
     """JaxMARL's own account of a step, agents stacked."""
 
     obs: Any
@@ -46,7 +46,7 @@ class Battles(NamedTuple):
     snapshot: Any  # after each step
     game: Any  # JaxMARL's state after each step
     action: Any
-    told: Told
+    theirs: JaxmarlStep
     running: Any  # before each step
 
 
@@ -54,7 +54,7 @@ class Battles(NamedTuple):
 def case(scenario, **settings):
     """An environment, and JaxMARL's own game of the same settings."""
     cfg = SmaxConfig(scenario=scenario, **settings)
-    return smax(cfg), make_game(cfg)
+    return make_smax(cfg), make_game(cfg)
 
 
 def heuristic(game):
@@ -73,12 +73,12 @@ def heuristic(game):
     return start, act
 
 
-def tell(game, key, state, action):
-    """What JaxMARL itself says about the step."""
+def their_step(game, key, state, action):
+    """What JaxMARL itself returns for the step."""
     with lenient():
         by_agent = {agent: action[index] for index, agent in enumerate(game.agents)}
         obs, after, reward, done, _ = game.step_env(key, state, by_agent)
-        return Told(
+        return JaxmarlStep(
             obs=stack({agent: obs[agent] for agent in game.agents}, game.agents),
             world_state=obs["world_state"],
             avail=stack(game.get_avail_actions(after), game.agents),
@@ -100,9 +100,9 @@ def battle(env, game, steps, key, is_clever):
         chance = jnp.where(avail, jax.random.uniform(key_act, avail.shape), -1.0).argmax(-1)
         choice, mind = act(key_mind, mind, observation.obs)
         action = jnp.where(is_clever, choice.astype(jnp.int32), chance.astype(jnp.int32))
-        told = tell(game, key_env, state.game, action)
+        theirs = their_step(game, key_env, state.game, action)
         state, step = env.step(key_env, state, action)
-        row = (step, env.snapshot(state), state.game.state, action, told, running)
+        row = (step, env.snapshot(state), state.game.state, action, theirs, running)
         return (state, step.observation, mind, running & ~step.done), row
 
     begin = (state, observation, start(), jnp.bool_(True))

@@ -10,8 +10,7 @@ import numpy as np
 import optax
 
 from lsf_jax.algorithms.base import hyper_of
-from lsf_jax.algorithms.lsf_sac import losses as lsf
-from lsf_jax.algorithms.lsf_sac import networks as networks
+from lsf_jax.algorithms.lsf_sac import binding, config, diagnostics, networks
 from lsf_jax.types import AgentState, Clock, EnvSpec, Episode, Observation, Trajectory
 from tests.support import oracle_lsf_sac as oracle
 
@@ -52,7 +51,7 @@ MESSAGES = {
     "label": "critic_greedy",
 }
 # The switches of the preset `paper`.
-SMALL = lsf.LsfSacConfig(**COMMON, **MESSAGES, alpha=0.8, td_target="greedy_actor")
+SMALL = config.LsfSacConfig(**COMMON, **MESSAGES, alpha=0.8, td_target="greedy_actor")
 RELEASE = replace(  # the switches of the preset `release`
     SMALL,
     message_routing="per_receiver",
@@ -74,10 +73,10 @@ ODD = replace(
     message_noise=0.5,
     remat=True,
 )
-MASAC = lsf.SoftConfig(**COMMON, alpha=0.8, td_target="greedy_actor")
-DOUBLE = lsf.DoubleSoftConfig(**COMMON, alpha=0.8)
-FIXED = lsf.FixedAlphaConfig(**COMMON, **MESSAGES)
-TALKING = replace(SMALL, communicate=True)
+MASAC = config.SoftConfig(**COMMON, alpha=0.8, td_target="greedy_actor")
+DOUBLE = config.DoubleSoftConfig(**COMMON, alpha=0.8)
+FIXED = config.FixedAlphaConfig(**COMMON, **MESSAGES)
+COMMUNICATING = replace(SMALL, communicate=True)
 PLAIN = replace(SMALL, recurrent=False, hyper_hidden=0)  # compiles fast, where recurrence does not matter
 CLOCK = Clock(env_steps=jnp.int32(40), episodes=jnp.int32(8), updates=jnp.int32(1))
 
@@ -138,7 +137,7 @@ def observe(episode: Episode) -> Trajectory:
 
 
 def has_messages(cfg):
-    return isinstance(cfg, lsf.LsfSacConfig)
+    return isinstance(cfg, config.LsfSacConfig)
 
 
 def noises_of(key, cfg):
@@ -176,7 +175,7 @@ def agent_of(algorithm, seed=0):
 @cache
 def case(cfg, micro_batch=0):
     """An algorithm with its jitted update, an agent, a batch and the noise that goes with `key`."""
-    algorithm = lsf.lsf_sac(SPEC, cfg, observe)
+    algorithm = binding.make_lsf_sac(SPEC, cfg, observe)
     games = make_games()
     key = jax.random.key(3)
     return SimpleNamespace(
@@ -216,8 +215,7 @@ def gradients(agent, beta_1=0.9):
 def forwards(network_cfg):
     """Forward of every episode for a config's networks: what the losses, which are arithmetic, read."""
     c = case(network_cfg)
-    net = networks.make_networks(SPEC, network_cfg)
-    run = partial(networks.forward, net=net, cfg=network_cfg)
+    run = partial(networks.forward, net=binding.make_networks(SPEC, network_cfg))
 
     @jax.jit
     def every(agent, episodes, keys):
@@ -230,12 +228,11 @@ def losses(network_cfg, cfg, clock=CLOCK, forward=None):
     """All terms of all steps `[B, T]` for the networks of one config and the losses of another."""
     c = case(network_cfg)
     forward = forwards(network_cfg) if forward is None else forward
-    hyper = hyper_of(cfg)
+    hyper, groups = hyper_of(cfg), binding.make_losses(cfg)
 
     def every(f, episode):
         t = observe(episode)
-        parts = (lsf.critic_loss, lsf.policy_loss, lsf.temperature_loss)
-        return {name: value for loss in parts for name, value in loss(f, t, clock, hyper, cfg=cfg).items()}
+        return {name: value for loss in groups.values() for name, value in loss(f, t, clock, hyper).items()}
 
     return {name: np.asarray(value) for name, value in jax.jit(jax.vmap(every))(forward, c.episodes).items()}
 
@@ -322,7 +319,7 @@ def assert_joint_table_matches(cfg):
     table = jax.jit(c.algorithm.joint_table)(c.agent, observation, c.key)
     noises = [
         np.asarray(jax.random.normal(key, (1, N, MESSAGES["message_dim"])), float)
-        for key in jax.random.split(c.key, lsf.TABLE_DRAWS if has_messages(cfg) else 1)
+        for key in jax.random.split(c.key, diagnostics.TABLE_DRAWS if has_messages(cfg) else 1)
     ]
     game = c.games[0]
     utilities, q_total, policy = oracle.joint_values(

@@ -8,11 +8,11 @@ import numpy as np
 
 from lsf_jax.algorithms import ALGORITHMS, q_learning
 from lsf_jax.engine.buffers import observe_episode
-from lsf_jax.envs.matrix_game import PAPER, MatrixGameConfig, matrix_game
+from lsf_jax.envs.matrix_game import PAPER, MatrixGameConfig, make_matrix_game
 from lsf_jax.networks.mixers import duplex_mixer, monotonic_mixer, sum_mixer
 from lsf_jax.types import Clock, Episode
 
-ENV = matrix_game(MatrixGameConfig())
+ENV = make_matrix_game(MatrixGameConfig())
 PAYOFF = np.array(PAPER)
 FIRST = jax.jit(ENV.reset)(jax.random.key(0))[1]
 CLOCK = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))

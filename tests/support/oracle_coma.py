@@ -14,12 +14,12 @@ from tests.support.oracle_vdac import entropies, floored
 LAYERS = ("Linear_0", "Linear_1", "Linear_2")
 
 
-def policy(p, game, floor):
+def policy(p, game, floor, over="available"):
     """π [T+1, N, A] with its floor."""
     x, pi = oracle.inputs_of(game), np.zeros(game.avail.shape)
     for i in range(game.avail.shape[1]):
         for t, logits in enumerate(oracle.recurrent_net(p, x[:, i])):
-            pi[t, i] = floored(logits, game.avail[t, i], floor)
+            pi[t, i] = floored(logits, game.avail[t, i], floor, over)
     return pi
 
 
@@ -120,10 +120,11 @@ def policy_terms(pis, given_pis, values, games, cfg):
 
 def actor_derivative(path, index, params, values, games, floor, cfg, step=1e-5):
     """Central difference of the actor's loss, the advantages standing still."""
-    given = [policy(params["actor"], game, floor) for game in games]
+    given = [policy(params["actor"], game, floor, cfg.floor_over) for game in games]
 
     def loss(shift):
         moved = oracle.shifted(params["actor"], path, index, shift)
-        return sum(policy_terms([policy(moved, game, floor) for game in games], given, values, games, cfg).values())
+        pis = [policy(moved, game, floor, cfg.floor_over) for game in games]
+        return sum(policy_terms(pis, given, values, games, cfg).values())
 
     return (loss(step) - loss(-step)) / (2 * step)

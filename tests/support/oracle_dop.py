@@ -47,13 +47,15 @@ def q_total(p, values, state, mixer):
     return (second * np.where(x > 0, x, np.exp(np.minimum(x, 0.0)) - 1.0)).sum(axis=-1) + bias
 
 
-def floored_policy(p, game, epsilon):
-    """(1 - ε) softmax + ε uniform over available actions, [T+1, N, A]."""
+def floored_policy(p, game, epsilon, over):
+    """(1 - ε) softmax + ε uniform, [T+1, N, A]: over available actions, or over all and then renormalised."""
     x, pi = oracle.inputs_of(game), np.zeros(game.avail.shape)
     for i in range(x.shape[1]):
         for t, logits in enumerate(oracle.recurrent_net(p, x[:, i])):
             avail = game.avail[t, i]
-            pi[t, i] = (1 - epsilon) * oracle.softmax_over(logits, avail) + epsilon * avail / avail.sum()
+            some = avail | (over == "all")
+            pi[t, i] = avail * ((1 - epsilon) * oracle.softmax_over(logits, some) + epsilon * some / some.sum())
+            pi[t, i] /= pi[t, i].sum()
     return pi
 
 
@@ -91,19 +93,19 @@ def tree_targets(p, pi, game, cfg):
     return out
 
 
-def lessons_of(params, targets, on, off, epsilon, cfg):
+def critic_batch_of(params, targets, on, off, epsilon, cfg):
     """(game, y) of recent and of old episodes."""
     out = []
     for games, rule in ((on, sarsa_targets), (off, tree_targets)):
         for game in games:
-            pi = floored_policy(params["actor"], game, epsilon)
+            pi = floored_policy(params["actor"], game, epsilon, cfg.floor_over)
             out.append((game, rule(targets["critic"], pi, game, cfg)))
     return out
 
 
-def gradient_at(p, t, lessons, cfg, step=1e-5):
+def gradient_at(p, t, batch, cfg, step=1e-5):
     """Sum of squared errors of step t, the number of its valid rows, and the derivative of the mean, leaf by leaf."""
-    rows = [(game, y) for game, y in lessons if t < game.length]
+    rows = [(game, y) for game, y in batch if t < game.length]
     state, obs = (np.stack([getattr(game, name)[t] for game, _ in rows]) for name in ("state", "obs"))
     action, y = np.stack([game.action[t] for game, _ in rows]), np.array([y[t] for _, y in rows])
 
@@ -133,22 +135,22 @@ def pick(tree, path):
     return tree
 
 
-def critic_pass(p, lessons, steps, rate, cfg):
+def critic_pass(p, batch, steps, rate, cfg):
     """Gradient descent, one step for each time step from the first to the last; and the mean squared error met."""
     total, count = 0.0, 0
     for t in range(steps):
-        if any(t < game.length for game, _ in lessons):
-            error, rows, slopes = gradient_at(p, t, lessons, cfg)
+        if any(t < game.length for game, _ in batch):
+            error, rows, slopes = gradient_at(p, t, batch, cfg)
             p = map_leaves(lambda path, leaf, slopes=slopes: leaf - rate * pick(slopes, path), p)
             total, count = total + error, count + rows
     return p, total / count
 
 
-def policy_loss(actor, p, games, epsilon, frozen):
+def policy_loss(actor, p, games, epsilon, over, frozen):
     """-mean k_i (Q_i(u_i) - E_π Q_i) log π_i(u_i) over agents and valid steps; advantages by the `frozen` actor."""
     total, count = 0.0, 0
     for game in games:
-        pi, given = floored_policy(actor, game, epsilon), floored_policy(frozen, game, epsilon)
+        pi, given = (floored_policy(each, game, epsilon, over) for each in (actor, frozen))
         q = local_values(p, game.state, game.obs)
         k = weights(p, game.state, q.shape[1])
         for t in range(game.length):

@@ -78,11 +78,11 @@ def targets_of(params, targets, game, next_action, alpha, cfg):
     values, surprises = np.zeros(len(next_action)), np.zeros(len(next_action))
     for t in range(game.length):
         drawn = next_action[t]
-        judged = []
+        both = []
         for k in range(2):
             p = twin(targets["critic"], k)
-            judged.append(q_total(p, game, local_values(p["critic"], game), t + 1, drawn, alpha, cfg.soft_mask))
-        values[t] = min(judged)
+            both.append(q_total(p, game, local_values(p["critic"], game), t + 1, drawn, alpha, cfg.soft_mask))
+        values[t] = min(both)
         surprises[t] = -np.mean([log_pi[t + 1, i, drawn[i]] for i in range(len(drawn))])
     if cfg.entropy_in_target == "inside":
         return [oracle.lambda_return(game, t, values, cfg, alpha * surprises) for t in range(game.length)]

@@ -31,8 +31,8 @@ class Noise(NamedTuple):
     gumbel: np.ndarray  # [T, N, A]: a' at t+1 is the argmax of log π + gumbel, which draws it from π
 
 
-class Heard(NamedTuple):
-    """What the networks said about one episode."""
+class Outputs(NamedTuple):
+    """Outputs of the networks over one episode."""
 
     pi: np.ndarray  # [T+1, N, A]; 0 where unavailable
     log_pi: np.ndarray  # [T+1, N, A]; meaningless where unavailable
@@ -207,15 +207,15 @@ def draws(log_pi, avail, gumbel):
     return action
 
 
-def listen(params, targets, game, noise, cfg, encoder_of_td=None):
-    """Run every network; `encoder_of_td` replaces the encoder through which the critic (not the decoder) hears."""
+def outputs_of(params, targets, game, noise, cfg, encoder_of_td=None):
+    """Run every network; `encoder_of_td` replaces the encoder whose messages the critic (not the decoder) reads."""
     p, x = params["critic"], inputs_of(game)
     mean, informed = informed_inputs(p.get("encoder"), x, noise.online, cfg)
     critic_reads = informed if encoder_of_td is None else informed_inputs(encoder_of_td, x, noise.online, cfg)[1]
     target_informed = informed_inputs(targets["critic"].get("encoder"), x, noise.target, cfg)[1]
     actor_reads = informed if has_messages(cfg) and cfg.communicate else x
     pi, log_pi = policy(params["actor"], actor_reads, game.avail, cfg)
-    return Heard(
+    return Outputs(
         pi=pi,
         log_pi=log_pi,
         q=[critic_values(one, critic_reads) for one in critics(p, cfg)],
@@ -239,30 +239,30 @@ def alpha_of(log_alpha, cfg, env_steps):
     return alpha
 
 
-def next_values(targets, game, heard, alpha, cfg):
+def next_values(targets, game, outputs, alpha, cfg):
     """v(t+1) for t = 0..T-1: what the target mixer makes of s_{t+1}, in the six readings of eq. (16); min of twins."""
     steps, agents = game.action.shape
     out = np.full(steps, np.inf)
     for j, one in enumerate(critics(targets["critic"], cfg)):
         for t in range(steps):
-            values = [next_utility(game, heard, j, t, i, alpha, cfg) for i in range(agents)]
+            values = [next_utility(game, outputs, j, t, i, alpha, cfg) for i in range(agents)]
             out[t] = min(out[t], mixed(mixing_weights(one["mixer"], game.state[t + 1], agents), values))
     return out
 
 
-def next_utility(game, heard, j, t, i, alpha, cfg):
-    """What target critic j says of agent i at t+1."""
+def next_utility(game, outputs, j, t, i, alpha, cfg):
+    """Target critic j's value of agent i at t+1."""
     row, value = t + 1, 0.0
-    avail, q = game.avail[row, i], heard.target_q[j][row, i]
+    avail, q = game.avail[row, i], outputs.target_q[j][row, i]
     if cfg.td_target in ("expected", "soft_expected"):
         for a in range(len(q)):
-            bonus = alpha * heard.log_pi[row, i, a] if cfg.td_target == "soft_expected" else 0.0
-            value += heard.pi[row, i, a] * (q[a] - bonus)
+            bonus = alpha * outputs.log_pi[row, i, a] if cfg.td_target == "soft_expected" else 0.0
+            value += outputs.pi[row, i, a] * (q[a] - bonus)
         return value
     if cfg.td_target == "sampled":
-        return q[heard.next_action[t, i]]
-    judge = {"greedy_actor": heard.pi, "critic_max": heard.target_q[j], "double_q": heard.q[j]}[cfg.td_target]
-    return q[best_available(judge[row, i], avail)]
+        return q[outputs.next_action[t, i]]
+    scores = {"greedy_actor": outputs.pi, "critic_max": outputs.target_q[j], "double_q": outputs.q[j]}[cfg.td_target]
+    return q[best_available(scores[row, i], avail)]
 
 
 def lambda_return(game, t, values, cfg, bonus=None):
@@ -281,70 +281,70 @@ def lambda_return(game, t, values, cfg, bonus=None):
     return total
 
 
-def label_of(game, heard, t, j, cfg):
+def label_of(game, outputs, t, j, cfg):
     """p(A_j | T) at step t: a distribution over actions."""
     if cfg.label == "actor_soft":
-        return heard.pi[t, j]
-    judge = heard.target_q[0] if cfg.label == "critic_greedy" else heard.pi
+        return outputs.pi[t, j]
+    scores = outputs.target_q[0] if cfg.label == "critic_greedy" else outputs.pi
     label = np.zeros(game.avail.shape[-1])
-    label[best_available(judge[t, j], game.avail[t, j])] = 1.0
+    label[best_available(scores[t, j], game.avail[t, j])] = 1.0
     return label
 
 
-def step_terms(params, targets, game, heard, t, values, bonus, env_steps, cfg):
+def step_terms(params, targets, game, outputs, t, values, bonus, env_steps, cfg):
     """The loss terms of one step, weights of eq. (8) included."""
     alpha = alpha_of(float(params["temperature"]), cfg, env_steps)
     terms = dict.fromkeys(TERMS, 0.0)
     if t < game.length:
-        terms["td"] = td_error(params, game, heard, t, lambda_return(game, t, values, cfg, bonus), cfg)
+        terms["td"] = td_error(params, game, outputs, t, lambda_return(game, t, values, cfg, bonus), cfg)
     if has_messages(cfg):
-        terms |= message_terms(game, heard, t, cfg)
-    terms["policy"] = -cfg.lambda_2 * min(soft_values(params, game, heard, t, alpha, cfg))
-    terms["temperature"] = float(params["temperature"]) * excess_entropy(game, heard, t, cfg)
+        terms |= message_terms(game, outputs, t, cfg)
+    terms["policy"] = -cfg.lambda_2 * min(soft_values(params, game, outputs, t, alpha, cfg))
+    terms["temperature"] = float(params["temperature"]) * excess_entropy(game, outputs, t, cfg)
     return terms
 
 
-def td_error(params, game, heard, t, target, cfg):
+def td_error(params, game, outputs, t, target, cfg):
     """Σ over critics of ½ w (Q_tot_j - y)², w = 1 where Q_tot_j is below y."""
     agents, total = game.action.shape[1], 0.0
-    for q, one in zip(heard.q, critics(params["critic"], cfg)):
+    for q, one in zip(outputs.q, critics(params["critic"], cfg)):
         chosen = [q[t, i, game.action[t, i]] for i in range(agents)]
         error = mixed(mixing_weights(one["mixer"], game.state[t], agents), chosen) - target
         total += 0.5 * (1.0 if error < 0 else cfg.overestimate_weight) * error**2
     return total
 
 
-def message_terms(game, heard, t, cfg):
+def message_terms(game, outputs, t, cfg):
     """λ1 · eq. (12) of one step."""
     terms = {"message_ce": 0.0, "message_kl": 0.0}
     for j in range(game.avail.shape[1]):
-        label = label_of(game, heard, t, j, cfg)
+        label = label_of(game, outputs, t, j, cfg)
         for a in range(game.avail.shape[2]):
-            terms["message_ce"] -= cfg.lambda_1 * label[a] * math.log(heard.decoder[t, j, a] + 1e-6)
-        terms["message_kl"] += cfg.lambda_1 * cfg.beta * 0.5 * sum(m * m for m in heard.mean[t, j])
+            terms["message_ce"] -= cfg.lambda_1 * label[a] * math.log(outputs.decoder[t, j, a] + 1e-6)
+        terms["message_kl"] += cfg.lambda_1 * cfg.beta * 0.5 * sum(m * m for m in outputs.mean[t, j])
     return terms
 
 
-def soft_values(params, game, heard, t, alpha, cfg):
+def soft_values(params, game, outputs, t, alpha, cfg):
     """What the policy loss climbs, for each critic: f(E_π[q - α log π]), or minus f of minus that (release)."""
     agents, out = game.avail.shape[1], []
-    for q, one in zip(heard.q, critics(params["critic"], cfg)):
+    for q, one in zip(outputs.q, critics(params["critic"], cfg)):
         weights, soft = mixing_weights(one["mixer"], game.state[t], agents), []
         for i in range(agents):
             available = np.flatnonzero(game.avail[t, i])
-            soft.append(sum(heard.pi[t, i, a] * (q[t, i, a] - alpha * heard.log_pi[t, i, a]) for a in available))
+            soft.append(sum(outputs.pi[t, i, a] * (q[t, i, a] - alpha * outputs.log_pi[t, i, a]) for a in available))
         paper = cfg.policy_sign == "paper"
         out.append(mixed(weights, soft) if paper else -mixed(weights, [-value for value in soft]))
     return out
 
 
-def excess_entropy(game, heard, t, cfg):
+def excess_entropy(game, outputs, t, cfg):
     """Mean of H - H0 over the agents that have a choice at step t."""
     excess, actions = [], game.avail.shape[2]
     for i in range(game.avail.shape[1]):
         available = np.flatnonzero(game.avail[t, i])
         if len(available) > 1:
-            surprise = -sum(heard.pi[t, i, a] * heard.log_pi[t, i, a] for a in available)
+            surprise = -sum(outputs.pi[t, i, a] * outputs.log_pi[t, i, a] for a in available)
             goal = cfg.target_entropy_fraction * math.log(len(available))
             excess.append(surprise - (goal if cfg.target_entropy == "fraction" else -actions))
     return sum(excess) / len(excess) if excess else 0.0
@@ -358,12 +358,12 @@ def loss_terms(params, targets, games, noises, cfg, env_steps=0, encoder_of_td=N
     steps = games[0].action.shape[0]
     table = {name: np.zeros((len(games), steps)) for name in TERMS}
     for b, (game, noise) in enumerate(zip(games, noises)):
-        heard = listen(params, targets, game, noise, cfg, encoder_of_td)
+        outputs = outputs_of(params, targets, game, noise, cfg, encoder_of_td)
         alpha = alpha_of(float(params["temperature"]), cfg, env_steps)
-        values = next_values(targets, game, heard, 0.0, cfg)
-        bonus = next_values(targets, game, heard, alpha, cfg) - values
+        values = next_values(targets, game, outputs, 0.0, cfg)
+        bonus = next_values(targets, game, outputs, alpha, cfg) - values
         for t in range(steps):
-            terms = step_terms(params, targets, game, heard, t, values, bonus, env_steps, cfg)
+            terms = step_terms(params, targets, game, outputs, t, values, bonus, env_steps, cfg)
             for name in TERMS:
                 unmasked = name.startswith("message") and has_messages(cfg) and not cfg.mask_messages
                 if t < game.length or unmasked:

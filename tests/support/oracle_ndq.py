@@ -27,7 +27,7 @@ class Noise(NamedTuple):
     target: np.ndarray
 
 
-def heard_by(i, sent, d):
+def received_by(i, sent, d):
     """Block i of what every sender sent."""
     return np.concatenate([message[i * d : (i + 1) * d] for message in sent])
 
@@ -39,7 +39,7 @@ def utilities(p, game, noise, cfg):
     mean = np.array([[mlp(p["encoder"]["current"], x[t, j]) for j in range(agents)] for t in range(rows)])
     informed = np.array(
         [
-            [np.concatenate([x[t, i], heard_by(i, mean[t] + noise[t], cfg.message_dim)]) for i in range(agents)]
+            [np.concatenate([x[t, i], received_by(i, mean[t] + noise[t], cfg.message_dim)]) for i in range(agents)]
             for t in range(rows)
         ]
     )
@@ -65,9 +65,9 @@ def loss_terms(params, targets, games, noises, cfg):
             sums["td"] += (total - lambda_return(game, t, values, cfg)) ** 2
             for i in range(agents):
                 logits = mlp(params["decoder"]["Mlp_0"], informed[t, i])
-                guess = softmax_over(logits, np.ones(len(logits), bool))
+                predicted = softmax_over(logits, np.ones(len(logits), bool))
                 label = best_available(target_q[t, i], game.avail[t, i])
-                sums["message_ce"] -= cfg.c_beta * math.log(guess[label] + 1e-6)
+                sums["message_ce"] -= cfg.c_beta * math.log(predicted[label] + 1e-6)
                 for mu, epsilon in zip(mean[t, i], noise.online[t, i]):
                     density = math.exp(-0.5 * (mu + epsilon) ** 2) / math.sqrt(2 * math.pi)
                     sums["message_kl"] += cfg.c_beta * cfg.comm_beta * 0.5 * mu**2
@@ -75,9 +75,9 @@ def loss_terms(params, targets, games, noises, cfg):
     return {name: value / count for name, value in sums.items()}
 
 
-def spoken(p, inputs, noise, lost, cfg):
+def acting_utilities(p, inputs, noise, lost, cfg):
     """Utilities of one first step `[N, A]` where the entries `lost[sender, number]` of messages arrive as zeros."""
     sent = [mlp(p["encoder"]["current"], inputs[j]) + noise[j] for j in range(len(inputs))]
     sent = [[0.0 if gone else number for number, gone in zip(*row)] for row in zip(sent, lost)]
-    informed = [np.concatenate([x, heard_by(i, sent, cfg.message_dim)]) for i, x in enumerate(inputs)]
+    informed = [np.concatenate([x, received_by(i, sent, cfg.message_dim)]) for i, x in enumerate(inputs)]
     return np.array([recurrent_net(p["agent"], [row])[0] for row in informed])

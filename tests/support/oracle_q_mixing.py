@@ -90,9 +90,9 @@ def returns(game, bootstraps, cfg):
     return [[oracle.lambda_return(game, t, values, cfg) for values in groups] for t in range(game.length)]
 
 
-def targets_of(name, p, target, game, cfg, judge=None):
-    """y [T][G] of double Q-learning: chosen by the online utilities (or `judge`'s), valued by the target networks."""
-    q, target_q = utilities((judge or p)["agent"], game), utilities(target["agent"], game)
+def targets_of(name, p, target, game, cfg, chooser=None):
+    """y [T][G] of double Q-learning: chosen by the online utilities (or `chooser`'s), valued by the target networks."""
+    q, target_q = utilities((chooser or p)["agent"], game), utilities(target["agent"], game)
     bootstraps = []
     for t in range(1, len(game.avail)):
         action = best_joint(q[t], game.avail[t])

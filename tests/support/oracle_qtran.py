@@ -11,14 +11,14 @@ import numpy as np
 from tests.support.oracle_lsf_sac import best_available, gru, inputs_of, linear, mlp
 
 
-class Heard(NamedTuple):
-    """What one set of agents said about an episode, `[T+1, N, ...]`."""
+class AgentOutputs(NamedTuple):
+    """Outputs of one set of agents for an episode, `[T+1, N, ...]`."""
 
     h: np.ndarray
     q: np.ndarray
 
 
-def listen(p, game):
+def agent_outputs(p, game):
     """Every agent apart, from a zero hidden state; hₜ is what the last layer reads at step t."""
     x = inputs_of(game)
     width, actions = p["output_layer"]["kernel"].shape
@@ -32,7 +32,7 @@ def listen(p, game):
             else:
                 hidden = np.maximum(linear(p["hidden_layer"], first), 0.0)
             h[t, i], q[t, i] = hidden, linear(p["output_layer"], hidden)
-    return Heard(h=h, q=q)
+    return AgentOutputs(h=h, q=q)
 
 
 def one_hot(a, n):
@@ -72,16 +72,16 @@ def best_actions(q, avail):
     return [best_available(q[i], avail[i]) for i in range(len(q))]
 
 
-def step_terms(params, frozen, targets, game, t, heard, cfg, alt):
-    """(td, opt, nopt) of step t with their weights; `heard` are online, frozen and target agents' words."""
-    online, still, target = heard
+def step_terms(params, frozen, targets, game, t, outputs, cfg, alt):
+    """(td, opt, nopt) of step t with their weights; `outputs` are those of online, frozen and target agents."""
+    online, still, target = outputs
     agents, actions = game.avail.shape[1:]
     state, action = game.state[t], list(game.action[t])
     ours = online.h[t], online.q[t]
     v = state_value(params["value"], state, ours[0])
 
-    judge = target.q if alt else online.q
-    following = best_actions(judge[t + 1], game.avail[t + 1])
+    chooser = target.q if alt else online.q
+    following = best_actions(chooser[t + 1], game.avail[t + 1])
     bootstrap = joint_values(alt, targets["joint"], game.state[t + 1], target.h[t + 1], following, actions)
     y = cfg.reward_scale * game.reward[t] + (0.0 if game.terminal[t] else cfg.discount) * bootstrap
     td = np.mean((joint_values(alt, params["joint"], state, ours[0], action, actions) - y) ** 2)
@@ -109,9 +109,9 @@ def loss_terms(params, frozen, targets, games, cfg, alt):
     """Means over valid steps of td, opt and nopt."""
     sums, count = np.zeros(3), 0
     for game in games:
-        heard = [listen(p["agent"], game) for p in (params, frozen, targets)]
+        outputs = [agent_outputs(p["agent"], game) for p in (params, frozen, targets)]
         for t in range(game.length):
-            sums += step_terms(params, frozen, targets, game, t, heard, cfg, alt)
+            sums += step_terms(params, frozen, targets, game, t, outputs, cfg, alt)
             count += 1
     return dict(zip(("td", "opt", "nopt"), sums / count))
 
@@ -124,14 +124,14 @@ def forward_fields(params, targets, games, alt):
     out = {name: np.full(shape, np.nan) for name in ("joint", "best_joint", "next_joint")}
     out["value"] = np.full(shape[:2], np.nan)
     for b, game in enumerate(games):
-        online, target = listen(params["agent"], game), listen(targets["agent"], game)
-        judge = target.q if alt else online.q
+        online, target = agent_outputs(params["agent"], game), agent_outputs(targets["agent"], game)
+        chooser = target.q if alt else online.q
         for t in range(game.length):
             here = params["joint"], game.state[t], online.h[t]
             best = best_actions(online.q[t], game.avail[t])
             out["joint"][b, t] = joint_values(alt, *here, list(game.action[t]), actions)
             out["best_joint"][b, t] = joint_values(alt, *here, best, actions)
-            following = best_actions(judge[t + 1], game.avail[t + 1])
+            following = best_actions(chooser[t + 1], game.avail[t + 1])
             there = targets["joint"], game.state[t + 1], target.h[t + 1]
             out["next_joint"][b, t] = joint_values(alt, *there, following, actions)
             out["value"][b, t] = state_value(params["value"], game.state[t], online.h[t])

@@ -17,8 +17,8 @@ def heads(params, game):
     """Logits [T+1, N, A] and state values [T+1, N], from one network or from two."""
     x, agents = oracle.inputs_of(game), game.avail.shape[1]
     if "actor_critic" in params:
-        says = [oracle.recurrent_net(params["actor_critic"]["agent"], x[:, i]) for i in range(agents)]
-        return np.stack([row[:, :-1] for row in says], axis=1), np.stack([row[:, -1] for row in says], axis=1)
+        outputs = [oracle.recurrent_net(params["actor_critic"]["agent"], x[:, i]) for i in range(agents)]
+        return np.stack([row[:, :-1] for row in outputs], axis=1), np.stack([row[:, -1] for row in outputs], axis=1)
     logits = [oracle.recurrent_net(params["actor"], x[:, i]) for i in range(agents)]
     values = [oracle.recurrent_net(params["critic"]["agent"], x[:, i])[:, 0] for i in range(agents)]
     return np.stack(logits, axis=1), np.stack(values, axis=1)
@@ -49,9 +49,11 @@ def epsilon(env_steps, cfg):
     return cfg.epsilon_start + (cfg.epsilon_finish - cfg.epsilon_start) * progress
 
 
-def floored(logits, avail, floor):
-    """π with its floor: uniform over what is available with probability `floor`."""
-    return (1.0 - floor) * oracle.softmax_over(logits, avail) + floor * avail / avail.sum()
+def floored(logits, avail, floor, over):
+    """π with its floor: uniform with probability `floor`; over what is available, or over all and then renormalised."""
+    some = np.ones_like(avail) if over == "all" else avail
+    pi = avail * ((1.0 - floor) * oracle.softmax_over(logits, some) + floor * some / some.sum())
+    return pi / pi.sum()
 
 
 def loss_terms(params, games, cfg, given, env_steps):
@@ -62,7 +64,7 @@ def loss_terms(params, games, cfg, given, env_steps):
         logits, learned = heads(params, game)[0], value_total(params, game)
         for t in range(game.length):
             agents = range(game.avail.shape[1])
-            pi = [floored(logits[t, i], game.avail[t, i], floor) for i in agents]
+            pi = [floored(logits[t, i], game.avail[t, i], floor, cfg.floor_over) for i in agents]
             y = oracle.lambda_return(game, t, constant[1:], cfg)
             log_chosen = [math.log(pi[i][game.action[t, i]]) for i in agents]
             sums["td"] += cfg.value_weight * (learned[t] - y) ** 2

@@ -13,7 +13,7 @@ script is JSON in the environment variable SCRIPTED_SMAC:
 `what`: crash, raise, nan, mask, exit, hang (in a step); stale, raise, exit, hang, health (in a reset: step -1);
 raise, exit, hang (in the constructor: step -2).
 
-An observation says who and when: [worker, generation, episode, step, agent, 0, ...]; the reward is step + sum(actions)
+An observation holds who and when: [worker, generation, episode, step, agent, 0, ...]; the reward is step + sum(actions)
 / 1000, so a lost, repeated or mixed-up message shows.
 """
 
@@ -29,11 +29,11 @@ from pathlib import Path
 
 LAUNCH, RESET = -2, -1
 AT_RESET = ("stale", "health")
-TABLES = Path(__file__).resolve().parents[2] / "lsf_jax" / "envs" / "smac" / "maps.py"
+MAPS_FILE = Path(__file__).resolve().parents[2] / "lsf_jax" / "envs" / "smac" / "maps.py"
 
 
-def load_tables():
-    spec = importlib.util.spec_from_file_location("tables_of_scripted", TABLES)
+def load_maps():
+    spec = importlib.util.spec_from_file_location("maps_of_scripted", MAPS_FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -46,7 +46,7 @@ class ScriptedError(Exception):
 class ScriptedEnv:
     def __init__(self, map_name, seed, reward_death_value=10, reward_win=200, continuing_episode=False, **arguments):
         self.script = json.loads(os.environ.get("SCRIPTED_SMAC", "{}"))
-        self.row = load_tables().MAPS[map_name]
+        self.row = load_maps().MAPS[map_name]
         life, self.worker = divmod(seed - self.script.get("base", 0), self.script.get("workers", 1))
         self.generation, self.arguments = life, arguments
         self.continuing_episode = continuing_episode

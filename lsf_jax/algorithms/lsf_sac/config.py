@@ -1,14 +1,15 @@
 """Settings of LSF-SAC and its ablations: every reading of the paper and its released code that a user may choose.
 
-An ablation is a class with other defaults; one factory, in `lsf_sac`, reads them all.
+An ablation is a class with other defaults; one factory, in `binding`, reads them all.
 """
 
 from dataclasses import dataclass
 
 from lsf_jax.algorithms.configs import MixedValueConfig
+from lsf_jax.algorithms.lsf_sac.readings import LABELS, POLICY_SIGNS, TARGET_ENTROPIES, TD_TARGETS
+from lsf_jax.engine.exploration import BEHAVIOURS
+from lsf_jax.networks.messages import ROUTINGS
 from lsf_jax.settings import number, setting
-
-TD_TARGETS = ("greedy_actor", "critic_max", "double_q", "expected", "soft_expected", "sampled")
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ class SoftConfig(MixedValueConfig):
     )
 
     td_target: str = setting(
-        "greedy_actor", choices=TD_TARGETS, doc="bootstrap of eq. (16); release greedy_actor, Ablation 4 sampled"
+        "greedy_actor", choices=tuple(TD_TARGETS), doc="bootstrap of eq. (16); release greedy_actor, Ablation 4 sampled"
     )
     policy_sign: str = setting(
-        "paper", choices=("paper", "release"), doc="eq. (14): -f(E[q - α log π]), or the release's +f(E[α log π - q])"
+        "paper", choices=tuple(POLICY_SIGNS), doc="eq. (14): -f(E[q - α log π]), or the release's +f(E[α log π - q])"
     )
     behaviour: str = setting(
         "sample",
-        choices=("sample", "epsilon_greedy", "epsilon_sample"),
+        choices=tuple(BEHAVIOURS),
         doc="exploration: a ~ π (paper), ε-greedy on argmax π (release), or a ~ π with probability 1 - ε",
     )
     mixer_init: float = setting(1.0, above=0.0, doc="factor on the first weights of the mixer's hypernetworks")
@@ -44,7 +45,7 @@ class SoftConfig(MixedValueConfig):
     )
     learn_temperature: bool = setting(True, doc="adapt α by eq. (15); false keeps algo.alpha")
     target_entropy: str = setting(
-        "fraction", choices=("fraction", "minus_n_actions"), doc="H0: a share of log |available|, or -A (release)"
+        "fraction", choices=tuple(TARGET_ENTROPIES), doc="H0: a share of log |available|, or -A (release)"
     )
     alpha_clamps: bool = setting(False, doc="release: α <= 0.999 before 2M env steps, >= 0.19 after 3M")
     logit_clamp: bool = setting(False, doc="release: clip the actor's logits to [-5, 2]")
@@ -56,7 +57,7 @@ class DoubleSoftConfig(SoftConfig):
     """MASAC with twin critics: MASAC_DoubleQ of the paper's Ablation 4."""
 
     td_target: str = setting(
-        "sampled", choices=TD_TARGETS, doc="bootstrap; Ablation 4 prints a' ~ π and no entropy: sampled"
+        "sampled", choices=tuple(TD_TARGETS), doc="bootstrap; Ablation 4 prints a' ~ π and no entropy: sampled"
     )
     twin: bool = setting(True, doc="two critics with a mixer each; false leaves MASAC with this class's td_target")
 
@@ -69,7 +70,7 @@ class LsfSacConfig(SoftConfig):
     beta: float = number(1e-3, low=0.0, doc="weight of the KL in eq. (12), for each nat; release")
 
     message_routing: str = setting(
-        "broadcast", choices=("broadcast", "per_receiver"), doc="one message for all (paper) or one for each receiver"
+        "broadcast", choices=tuple(ROUTINGS), doc="one message for all (paper) or one for each receiver"
     )
     message_dim: int = setting(3, low=1, doc="D, numbers in one message; release")
     message_noise: float = setting(1.0, low=0.0, doc="standard deviation of messages around their means; paper 1")
@@ -78,7 +79,7 @@ class LsfSacConfig(SoftConfig):
     )
     label: str = setting(
         "critic_greedy",
-        choices=("critic_greedy", "actor_greedy", "actor_soft"),
+        choices=tuple(LABELS),
         doc="p(A_j|T) in eq. (12): argmax of the (first) target critic, argmax of π (release), or π",
     )
     mask_messages: bool = setting(True, doc="leave padded steps out of the message loss; release false")
@@ -86,7 +87,7 @@ class LsfSacConfig(SoftConfig):
     td_gradient_to_encoder: bool = setting(True, doc="L_TD trains the encoder too; false: information bottleneck only")
     communicate: bool = setting(
         False,
-        doc="actors read the messages too, so agents talk while acting: NOT CTDE; needs encoder_input current",
+        doc="actors read the messages too, so agents communicate while acting: NOT CTDE; needs encoder_input current",
     )
     encoder_hidden: int = setting(64, low=1, doc="width of the encoder's hidden layers; NDQ")
     decoder_hidden: int = setting(0, low=0, doc="width of the decoder's hidden layers; 0 is NDQ's 4·D·N")

@@ -1,7 +1,7 @@
-"""What the networks of LSF-SAC and its ablations say about a trajectory.
+"""The networks of LSF-SAC and its ablations, and their outputs over a trajectory.
 
-Read it as: the modules and their parameters, messages (`exchange`), what actor and critics make of their inputs, all of
-it together (`forward`), and acting. MASAC is this without a messenger: no encoder, no decoder, nothing else to read.
+Order: the records, parameters, messages (`exchange`), actor, critics, decoder and mixers, all of them together
+(`forward`), and acting. MASAC is this without a messenger: no encoder, no decoder, no further inputs.
 """
 
 from collections.abc import Callable
@@ -12,20 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lsf_jax.algorithms.base import Outputs, init_network
-from lsf_jax.algorithms.lsf_sac.config import LsfSacConfig, SoftConfig
+from lsf_jax.algorithms import base
 from lsf_jax.engine.distributions import masked_log_softmax, sample
 from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll, zero_hidden
-from lsf_jax.networks.messages import (
-    MessageDecoder,
-    MessageEncoder,
-    Route,
-    route_broadcast,
-    route_per_receiver,
-    sample_messages,
-)
+from lsf_jax.networks.messages import MessageDecoder, MessageEncoder, Route, sample_messages
 from lsf_jax.networks.mixers import Mixing, MonotonicHypernetwork
-from lsf_jax.settings import ConfigError
 from lsf_jax.types import AgentState, EnvSpec, Params, PRNGKey, Trajectory
 
 LOGIT_RANGE = (-5.0, 2.0)  # release rnn_agent.py
@@ -39,7 +30,7 @@ class Messenger(NamedTuple):
     route: Route
     received: int  # numbers that one agent receives
     noise: float  # standard deviation of a message around its mean
-    td_gradient: bool  # L_TD trains the encoder
+    to_critic: Callable[[Array], Array]  # what the critic reads of a message; `stop_gradient` keeps L_TD from encoders
     to_actor: bool  # actors read messages too: not CTDE
 
 
@@ -47,6 +38,7 @@ class Networks(NamedTuple):
     """Modules; twin critics and mixers are one module each, with parameters on a leading axis."""
 
     actor: AgentNetwork
+    bound: Callable[[Array], Array]  # what the actor's logits are put through
     critic: AgentNetwork
     mixer: MonotonicHypernetwork
     messenger: Messenger | None
@@ -54,13 +46,13 @@ class Networks(NamedTuple):
     mixer_init: float  # factor on the mixer's first weights
 
 
-class Mail(NamedTuple):
-    """The messages of a trajectory, and what actor and critic read of them beside their own inputs."""
+class Messages(NamedTuple):
+    """The messages of a trajectory, and the inputs that critic and actor get of them beside their own."""
 
     mean: Float[Array, "rows agents sent"]
     received: Float[Array, "rows receivers received"]  # one receiver stands for all where all receive alike
-    critic_reads: tuple[Array, ...]
-    actor_reads: tuple[Array, ...]
+    to_critic: tuple[Array, ...]
+    to_actor: tuple[Array, ...]
 
 
 class Decoded(NamedTuple):
@@ -71,7 +63,7 @@ class Decoded(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What the networks say about one trajectory, each run once; T+1 rows, T steps, one critic or two."""
+    """Outputs of every network, each run once, over one trajectory; T+1 rows, T steps, one critic or two."""
 
     log_pi: Float[Array, "rows agents actions"]
     q: Float[Array, "critics rows agents actions"]
@@ -87,68 +79,42 @@ class Forward(NamedTuple):
 OWNS = {"critic": ("q", "decoded", "mixing"), "actor": ("log_pi",), "temperature": ("log_alpha",)}
 
 
-def make_networks(spec: EnvSpec, cfg: SoftConfig) -> Networks:
-    """The modules that a config asks for.
-
-    Raises:
-      ConfigError: if actors shall read messages of an encoder with history, which acting has no memory for.
-    """
-    agent = partial(AgentNetwork, cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat)
-    return Networks(
-        actor=agent(),
-        critic=agent(),
-        mixer=MonotonicHypernetwork(spec.n_agents, cfg.mixer_embed, cfg.hyper_hidden),
-        messenger=make_messenger(spec, cfg) if isinstance(cfg, LsfSacConfig) else None,
-        twin=cfg.twin,
-        mixer_init=cfg.mixer_init,
-    )
+def unchanged(values: Array) -> Array:
+    """The values themselves."""
+    return values
 
 
-def make_messenger(spec: EnvSpec, cfg: LsfSacConfig) -> Messenger:
-    """The modules for messages; raises as `make_networks` does."""
-    if cfg.communicate and cfg.encoder_input != "current":
-        raise ConfigError(
-            f"algo.encoder_input is {cfg.encoder_input}; expected current with algo.communicate=true, since acting "
-            f"keeps no memory for an encoder; set algo.encoder_input=current or algo.communicate=false"
-        )
-    per_receiver = cfg.message_routing == "per_receiver"
-    received = spec.n_agents * cfg.message_dim
-    sent = received if per_receiver else cfg.message_dim
-    return Messenger(
-        encoder=MessageEncoder(cfg.encoder_hidden, sent, history=cfg.encoder_input == "history", remat=cfg.remat),
-        decoder=MessageDecoder(cfg.decoder_hidden or 4 * received, spec.n_actions),
-        route=route_per_receiver if per_receiver else route_broadcast,
-        received=received,
-        noise=cfg.message_noise,
-        td_gradient=cfg.td_gradient_to_encoder,
-        to_actor=cfg.communicate,
-    )
+def clamp_logits(logits: Float[Array, "*lead actions"]) -> Float[Array, "*lead actions"]:
+    """Logits in [-5, 2], as in the released code."""
+    return jnp.clip(logits, *LOGIT_RANGE)
 
 
 def init_params(net: Networks, spec: EnvSpec, key: PRNGKey, alpha: Float[Array, ""]) -> dict[str, Params]:
     """Parameters by group: critic {critic, mixer, and with messages encoder, decoder}, actor, temperature."""
     keys = jax.random.split(key, 5)
     inputs = jnp.zeros((1, spec.n_agents, spec.obs_dim + spec.n_actions + spec.n_agents))
-    heard = () if net.messenger is None else (net.messenger.received,)
+    received = () if net.messenger is None else (net.messenger.received,)
     mixer = _init_each(net, lambda key_one: net.mixer.init(key_one, jnp.zeros((1, spec.state_dim)))["params"], keys[3])
     critic = {
-        "critic": _init_each(net, lambda key_one: init_network(net.critic, key_one, spec, *heard), keys[0]),
+        "critic": _init_each(net, lambda key_one: base.init_network(net.critic, key_one, spec, *received), keys[0]),
         "mixer": jax.tree.map(lambda leaf: net.mixer_init * leaf, mixer),
     }
     if net.messenger is not None:
-        received = jnp.zeros((1, spec.n_agents, net.messenger.received))
+        message = jnp.zeros((1, spec.n_agents, net.messenger.received))
         critic["encoder"] = net.messenger.encoder.init(keys[1], inputs)["params"]
-        critic["decoder"] = net.messenger.decoder.init(keys[2], inputs, received)["params"]
-    actor = init_network(net.actor, keys[4], spec, *(heard if communicates(net) else ()))
+        critic["decoder"] = net.messenger.decoder.init(keys[2], inputs, message)["params"]
+    actor = base.init_network(net.actor, keys[4], spec, *(received if communicates(net) else ()))
     return {"critic": critic, "actor": actor, "temperature": jnp.log(alpha)}
 
 
 def communicates(net: Networks) -> bool:
-    """Whether actors read messages, so that agents must talk to each other while they act."""
+    """Whether actors read messages, so that agents must send them while they act."""
     return net.messenger is not None and net.messenger.to_actor
 
 
-def exchange(net: Networks, params: Params, inputs: Float[Array, "rows agents inputs"], key: PRNGKey) -> Mail | None:
+def exchange(
+    net: Networks, params: Params, inputs: Float[Array, "rows agents inputs"], key: PRNGKey
+) -> Messages | None:
     """Encode, sample and route messages (paper V.A, V.B); None where there are none.
 
     The actor's loss does not train the encoder, which belongs to the critic's group.
@@ -157,42 +123,41 @@ def exchange(net: Networks, params: Params, inputs: Float[Array, "rows agents in
         return None
     mean = run(net.messenger.encoder, params["encoder"], inputs)
     received = net.messenger.route(sample_messages(mean, key, net.messenger.noise))
-    fixed = jax.lax.stop_gradient(received)
-    return Mail(
+    return Messages(
         mean=mean,
         received=received,
-        critic_reads=(received if net.messenger.td_gradient else fixed,),
-        actor_reads=(fixed,) if net.messenger.to_actor else (),
+        to_critic=(net.messenger.to_critic(received),),
+        to_actor=(jax.lax.stop_gradient(received),) if net.messenger.to_actor else (),
     )
 
 
 def actor_logits(
-    net: Networks, cfg: SoftConfig, params: Params, hidden: Array, *inputs: Array
+    net: Networks, params: Params, hidden: Array, *inputs: Array
 ) -> tuple[Float[Array, "agents hidden"], Float[Array, "*lead agents actions"]]:
     """The actor's next hidden state and logits, of one step or a trajectory.
 
-    It reads an agent's own observation and action history only, unless the config says `communicate`.
+    It reads an agent's own observation and action history only, unless the setting `communicate` is on.
     """
     hidden, logits = run(net.actor, params, hidden, *inputs)
-    return hidden, jnp.clip(logits, *LOGIT_RANGE) if cfg.logit_clamp else logits
+    return hidden, net.bound(logits)
 
 
-def criticise(
-    net: Networks, params: Params, inputs: Float[Array, "rows agents inputs"], mail: Mail | None
+def utilities(
+    net: Networks, params: Params, inputs: Float[Array, "rows agents inputs"], messages: Messages | None
 ) -> Float[Array, "critics rows agents actions"]:
-    """Every critic's utilities of a trajectory, from [x, M] or from x alone."""
-    reads = mail.critic_reads if mail else ()
-    return _each(net, lambda one: unroll(net.critic, one, inputs, *reads), params["critic"])
+    """Every critic's qᵢ along a trajectory, from [x, M] or from x alone."""
+    further = messages.to_critic if messages else ()
+    return _each(net, lambda one: unroll(net.critic, one, inputs, *further), params["critic"])
 
 
 def decode(
-    net: Networks, params: Params, inputs: Float[Array, "rows agents inputs"], mail: Mail | None
+    net: Networks, params: Params, inputs: Float[Array, "rows agents inputs"], messages: Messages | None
 ) -> Decoded | None:
-    """What the decoder makes of [x, M] along a trajectory; None where there are no messages."""
-    if net.messenger is None or mail is None:
+    """The decoder's logits from [x, M] along a trajectory; None where there are no messages."""
+    if net.messenger is None or messages is None:
         return None
-    logits = run(net.messenger.decoder, params["decoder"], inputs, mail.received)
-    return Decoded(message_mean=mail.mean, logits=logits)
+    logits = run(net.messenger.decoder, params["decoder"], inputs, messages.received)
+    return Decoded(message_mean=messages.mean, logits=logits)
 
 
 def mixings(net: Networks, params: Params, state: Float[Array, "rows state"]) -> Mixing:
@@ -200,27 +165,36 @@ def mixings(net: Networks, params: Params, state: Float[Array, "rows state"]) ->
     return _each(net, lambda one: run(net.mixer, one, state), params["mixer"])
 
 
-def forward(
-    params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks, cfg: SoftConfig
-) -> Forward:
+def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks) -> Forward:
     """Run every network once over a trajectory, from a zero hidden state at t = 0."""
     _, state, avail = trajectory.observation
     inputs = trajectory_inputs(trajectory)
     key_online, key_target, key_action = jax.random.split(key, 3)
-    mail = exchange(net, params["critic"], inputs, key_online)
-    hidden = zero_hidden(inputs.shape[1], cfg.hidden)
-    _, logits = actor_logits(net, cfg, params["actor"], hidden, inputs, *(mail.actor_reads if mail else ()))
+    messages = exchange(net, params["critic"], inputs, key_online)
+    hidden = zero_hidden(inputs.shape[1], net.actor.hidden)
+    _, logits = actor_logits(net, params["actor"], hidden, inputs, *(messages.to_actor if messages else ()))
     log_pi = masked_log_softmax(logits, avail)
     return Forward(
         log_pi=log_pi,
-        q=criticise(net, params["critic"], inputs, mail),
-        decoded=decode(net, params["critic"], inputs, mail),
+        q=utilities(net, params["critic"], inputs, messages),
+        decoded=decode(net, params["critic"], inputs, messages),
         mixing=mixings(net, params["critic"], state[:-1]),
-        target_q=criticise(net, targets["critic"], inputs, exchange(net, targets["critic"], inputs, key_target)),
+        target_q=utilities(net, targets["critic"], inputs, exchange(net, targets["critic"], inputs, key_target)),
         next_mixing=mixings(net, targets["critic"], state[1:]),
         next_action=sample(log_pi[1:], avail[1:], key_action),
         log_alpha=params["temperature"],
     )
+
+
+def decoded_of(f: Forward) -> Decoded:
+    """What the decoder made of messages.
+
+    Raises:
+      ValueError: there are no messages.
+    """
+    if f.decoded is None:
+        raise ValueError("there are no messages to decode: these networks have no messenger.")
+    return f.decoded
 
 
 def policy_params(net: Networks, agent: AgentState) -> Params:
@@ -229,25 +203,23 @@ def policy_params(net: Networks, agent: AgentState) -> Params:
     return {"actor": actor, "encoder": agent.params["critic"]["encoder"]} if communicates(net) else actor
 
 
-def acting_outputs(net: Networks, cfg: SoftConfig) -> Outputs:
+def acting_outputs(net: Networks) -> base.Outputs:
     """What acts, given `policy_params`."""
-    return partial(_talk if communicates(net) else _act_alone, net, cfg)
+    return partial(_outputs_with_messages if communicates(net) else _outputs_alone, net)
 
 
-def _act_alone(
-    net: Networks, cfg: SoftConfig, params: Params, hidden: Array, inputs: Array, key: PRNGKey
-) -> tuple[Array, Array]:
+def _outputs_alone(net: Networks, params: Params, hidden: Array, inputs: Array, key: PRNGKey) -> tuple[Array, Array]:
     del key  # nothing here is drawn
-    return actor_logits(net, cfg, params, hidden, inputs)
+    return actor_logits(net, params, hidden, inputs)
 
 
-def _talk(
-    net: Networks, cfg: SoftConfig, params: Params, hidden: Array, inputs: Array, key: PRNGKey
+def _outputs_with_messages(
+    net: Networks, params: Params, hidden: Array, inputs: Array, key: PRNGKey
 ) -> tuple[Array, Array]:
     """One step of agents that send each other messages, noise included, as in training (NDQ keeps it on, too)."""
-    mail = exchange(net, params, inputs[None], key)
-    heard = [message[0] for message in mail.actor_reads] if mail else []
-    return actor_logits(net, cfg, params["actor"], hidden, inputs, *heard)
+    messages = exchange(net, params, inputs[None], key)
+    further = [message[0] for message in messages.to_actor] if messages else []
+    return actor_logits(net, params["actor"], hidden, inputs, *further)
 
 
 def _each(net: Networks, function: Callable[[Params], Any], params: Params) -> Any:

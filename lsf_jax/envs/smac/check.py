@@ -8,9 +8,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from lsf_jax.envs.host import HostError
+from lsf_jax.envs.host import Finding, HostError
 from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.process import interpreter, worker_environment
 
@@ -51,14 +51,6 @@ sys.stdout.write(chr(10) + json.dumps(found) + chr(10))
 """Asks the workers' interpreter, in its own process, which packages it has; the answer is the last line of output."""
 
 
-class Finding(NamedTuple):
-    """One thing that real SMAC needs."""
-
-    name: str
-    good: bool
-    text: str  # what there is; where it is not good, also what to do
-
-
 def examine(cfg: SmacConfig, maps: Iterable[str]) -> list[Finding]:
     """Everything: the workers' interpreter and packages, the game and the named maps."""
     return [*examine_packages(cfg), *examine_game(cfg, maps)]
@@ -79,10 +71,10 @@ def require_all(cfg: SmacConfig) -> None:
 
 
 def refuse(missing: list[str]) -> None:
-    """Say what is missing, if anything is.
+    """Nothing, if nothing is missing.
 
     Raises:
-      HostError: in one line.
+      HostError: something is; one line with all of it.
     """
     if missing:
         raise HostError(f"real SMAC cannot be started. {'. '.join(missing)}. `lsf-jax doctor` looks at everything")

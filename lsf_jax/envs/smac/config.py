@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from lsf_jax.envs.base import check_settings, nearest, require
+from lsf_jax.envs.base import check_settings, require
 from lsf_jax.envs.smac.maps import MAPS, GameMap
 from lsf_jax.settings import setting
 from lsf_jax.types import EnvSpec
@@ -45,21 +45,33 @@ class SmacConfig:
     reward_scale_rate: float = setting(20.0, above=0, doc="best return after scaling; oxwhirl")
 
     factory: str = setting("", doc=f"'file.py:Class' or 'module:Class' of another SMAC-shaped game; empty: {OXWHIRL}")
-    python: str = setting("", doc="interpreter of the workers, 3.8 or newer; empty: the one of this program")
-    sc2_path: str = setting("", doc="StarCraft II's folder; empty: $SC2PATH, else StarCraftII in the home folder")
-    max_reward: float = setting(0.0, low=0, doc="unscaled best return that the game must report; 0: the table's")
-    deadline: float = setting(60.0, above=0, high=3600, doc="seconds that a step or the start of an episode may take")
-    launch_deadline: float = setting(240.0, above=0, high=3600, doc="seconds from starting a worker to its first step")
-    stagger: float = setting(0.5, low=0, high=60, doc="seconds between starting two workers")
-    backoff: float = setting(
-        1.0, low=0, high=60, doc="seconds before the second restart in a row, then doubled up to 30"
+    python: str = setting(
+        "", resumable=True, doc="interpreter of the workers, 3.8 or newer; empty: the one of this program"
     )
-    max_restarts: int = setting(6, low=0, high=1000, doc="failures of a worker in a row before the run gives up")
+    sc2_path: str = setting(
+        "", resumable=True, doc="StarCraft II's folder; empty: $SC2PATH, else StarCraftII in the home folder"
+    )
+    max_reward: float = setting(0.0, low=0, doc="unscaled best return that the game must report; 0: the table's")
+    deadline: float = setting(
+        60.0, above=0, high=3600, resumable=True, doc="seconds that a step or the start of an episode may take"
+    )
+    launch_deadline: float = setting(
+        240.0, above=0, high=3600, resumable=True, doc="seconds from starting a worker to its first step"
+    )
+    stagger: float = setting(0.5, low=0, high=60, resumable=True, doc="seconds between starting two workers")
+    backoff: float = setting(
+        1.0, low=0, high=60, resumable=True, doc="seconds before the second restart in a row, then doubled up to 30"
+    )
+    max_restarts: int = setting(
+        6, low=0, high=1000, resumable=True, doc="failures of a worker in a row before the run gives up"
+    )
     relaunch_loops: int = setting(
         400_000, low=1, high=LOOP_LIMIT, doc="game loops after which a game is started afresh, between two episodes"
     )
     store: str = setting("float16", choices=("float16", "float32"), doc="how replay keeps observations and state")
-    min_ready: int = setting(1, low=1, doc="workers that must have answered before agents act again; n_envs: lockstep")
+    min_ready: int = setting(
+        1, low=1, resumable=True, doc="workers that must have answered before agents act again; n_envs: lockstep"
+    )
     overlap: bool = setting(True, doc="collect while updating, with parameters one update old")
 
 
@@ -69,7 +81,7 @@ def game_map(cfg: SmacConfig) -> GameMap:
     Raises:
       ConfigError: for a map that is not in the table.
     """
-    require(cfg.map_name in MAPS, "map_name", cfg.map_name, f"a map of the table; {nearest(cfg.map_name, list(MAPS))}")
+    require(cfg.map_name in MAPS, "map_name", cfg.map_name, f"one of {', '.join(MAPS)}")
     return MAPS[cfg.map_name]
 
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lsf_jax.envs.host import Hosted, hosted_env
-from lsf_jax.envs.smac.check import require_all
+from lsf_jax.envs.smac.check import examine, require_all
 from lsf_jax.envs.smac.config import SmacConfig, spec_of
+from lsf_jax.envs.smac.maps import MAPS
 from lsf_jax.envs.smac.pool import SmacPool
 from lsf_jax.registry import Entry
 from lsf_jax.types import Env, EpisodeStats
@@ -18,8 +19,8 @@ OUR_VERSION = "1"
 """Another one whenever the bridge changes observations, rewards or the end of episodes."""
 
 
-def smac(cfg: SmacConfig) -> Env:
-    """Sizes, unpacking and judging of one of the ten maps; nothing is launched, and the game need not be there.
+def make_smac(cfg: SmacConfig) -> Env:
+    """Sizes, unpacking and success of one of the ten maps; nothing is launched, and the game need not be there.
 
     `success` means won. `max_return` is `reward_scale_rate`, which shields and health that recover can exceed.
 
@@ -36,7 +37,7 @@ def smac(cfg: SmacConfig) -> Env:
     )
 
 
-def hosted(cfg: SmacConfig) -> Hosted:
+def host_smac(cfg: SmacConfig) -> Hosted:
     """How to open the games of one of the ten maps."""
     return Hosted(
         info=INFO,
@@ -45,6 +46,8 @@ def hosted(cfg: SmacConfig) -> Hosted:
         min_ready=cfg.min_ready,
         check=partial(require_all, cfg),
         open=lambda n_workers, seed: SmacPool(cfg, n_workers, seed),
+        examine=partial(examine, cfg, MAPS),
+        title="StarCraft II, for --env smac/3m and so on",
     )
 
 
@@ -56,8 +59,8 @@ ENTRIES = (
     Entry(
         name="smac",
         config=SmacConfig,
-        factory=smac,
+        factory=make_smac,
         doc="Real SMAC (oxwhirl/smac with StarCraft II): ten maps in smac/; this one is oxwhirl's default, 8m",
-        hosted=hosted,
+        hosted=host_smac,
     ),
 )

@@ -1,4 +1,4 @@
-"""The pool: W workers, each with a game, kept alive whatever happens; what `lsf_jax.envs.base.HostEnv` describes.
+"""The pool: W workers, each with a game, kept alive whatever happens; what `lsf_jax.envs.host.HostEnv` describes.
 
 There is one way to heal: the worker is killed with its game, and a fresh one starts with another seed. A fault can be a
 step that SMAC passes off as an ordinary end, stale units after a reset, a `max_reward` that grew, an exception, a
@@ -20,7 +20,7 @@ import numpy as np
 from lsf_jax.envs.host import FIRST, LOST, STEP, Event, HostError
 from lsf_jax.envs.smac.check import advice, examine_game, refuse
 from lsf_jax.envs.smac.config import OXWHIRL, SmacConfig, expected_max_reward, game_arguments, spec_of
-from lsf_jax.envs.smac.process import Nest, WorkerProcess
+from lsf_jax.envs.smac.process import PoolFolder, WorkerProcess
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import EnvSpec, Observation
 
@@ -35,7 +35,7 @@ COUNTERS = (
     "planned_relaunches",  # workers started again because their game had run for long
 )
 LONGEST_BACKOFF = 30.0  # seconds
-PATIENCE = 10.0  # seconds that a killed worker gets to disappear
+KILL_TIMEOUT = 10.0  # seconds that a killed worker gets to disappear
 LONGEST_WAIT = 3600.0  # seconds between two looks of `receive`
 
 
@@ -46,11 +46,11 @@ class Pending(NamedTuple):
     observation: Observation | None
 
 
-class Seat:
+class Worker:
     """One worker as the pool sees it: its process, what it is at, and events that wait."""
 
-    def __init__(self, worker: int) -> None:
-        self.worker = worker
+    def __init__(self, index: int) -> None:
+        self.index = index
         self.generation = -1  # of its process; each has another seed
         self.process: WorkerProcess | None = None
         self.start_at = 0.0  # when the next process may start, where there is none
@@ -94,11 +94,11 @@ class SmacPool:
         self.observation = _blank(self.spec, n_workers)
         self._cfg, self._seed = cfg, seed
         self._max_reward = expected_max_reward(cfg)
-        self._seats = [Seat(worker) for worker in range(n_workers)]
+        self._workers = [Worker(index) for index in range(n_workers)]
         self._retired: list[WorkerProcess] = []
         self._next_start = 0.0  # when any process may start: they are staggered
         self._selector: selectors.BaseSelector | None = None
-        self._nest: Nest | None = None
+        self._folder: PoolFolder | None = None
 
     def __enter__(self) -> "SmacPool":
         return self
@@ -112,14 +112,14 @@ class SmacPool:
         Raises:
           HostError: something is missing (checked beforehand), or a worker failed too often; all are closed then.
         """
-        if self._nest is not None:
+        if self._folder is not None:
             raise HostError("the pool has been started already")
         found = [] if self._cfg.factory else examine_game(self._cfg, [self._cfg.map_name])
         refuse([f"{finding.name}: {finding.text}" for finding in found if not finding.good])
         atexit.register(self.close)
-        self._nest, self._selector = Nest(), selectors.DefaultSelector()
+        self._folder, self._selector = PoolFolder(), selectors.DefaultSelector()
         try:
-            while not all(seat.pending for seat in self._seats):
+            while not all(worker.pending for worker in self._workers):
                 self._pump(LONGEST_WAIT)
         except BaseException:
             self.close()
@@ -130,23 +130,23 @@ class SmacPool:
         actions = np.asarray(actions)
         self._check(workers, actions)
         due = time.monotonic() + self._cfg.deadline
-        for worker, joint in zip(workers, actions.tolist()):
-            seat = self._seats[worker]
-            seat.wants_action = False
-            if seat.process is not None and not seat.pending:  # else its episode is lost, which receive will tell
-                seat.process.tell({"step": joint})
-                seat.deadline = due
+        for index, joint in zip(workers, actions.tolist()):
+            worker = self._workers[index]
+            worker.wants_action = False
+            if worker.process is not None and not worker.pending:  # else its episode is lost, which receive will report
+                worker.process.send({"step": joint})
+                worker.deadline = due
 
     def receive(self, min_ready: int, timeout: float) -> list[Event]:
         """Events of whoever is ready; see `HostEnv.receive`. Here deadlines are kept and workers started again."""
         end = time.monotonic() + timeout
         self._pump(0.0)
-        while sum(bool(seat.pending) for seat in self._seats) < min_ready:
+        while sum(bool(worker.pending) for worker in self._workers) < min_ready:
             left = end - time.monotonic()
-            if left <= 0 or not any(seat.is_busy() for seat in self._seats):
+            if left <= 0 or not any(worker.is_busy() for worker in self._workers):
                 break
             self._pump(left)
-        return [self._deliver(seat) for seat in self._seats if seat.pending]
+        return [self._deliver(worker) for worker in self._workers if worker.pending]
 
     def save_replay(self, worker: int, folder: str | Path) -> Path:
         """Saves what the worker's game has seen since it was launched, all its episodes, as one .SC2Replay.
@@ -161,17 +161,17 @@ class SmacPool:
         Raises:
           HostError: the game could not save it, or went down meanwhile.
         """
-        seat = self._seats[worker]
-        while seat.is_busy():
+        chosen = self._workers[worker]
+        while chosen.is_busy():
             self._pump(LONGEST_WAIT)
-        process, seat.replay = seat.process, None
+        process, chosen.replay = chosen.process, None
         if process is None:
             raise HostError("there is no game to save a replay of; start the pool first")
-        process.tell({"replay": str(Path(folder).absolute())})
-        seat.deadline = time.monotonic() + self._cfg.deadline
-        while seat.replay is None and seat.process is process:
+        process.send({"replay": str(Path(folder).absolute())})
+        chosen.deadline = time.monotonic() + self._cfg.deadline
+        while chosen.replay is None and chosen.process is process:
             self._pump(LONGEST_WAIT)
-        answer = seat.replay or {"kind": "fault", "text": self.last_fault}
+        answer = chosen.replay or {"kind": "fault", "text": self.last_fault}
         if answer["kind"] != "replay":
             raise HostError(f"worker {worker} could not save a replay: {answer['text']}")
         return Path(answer["path"])
@@ -179,190 +179,190 @@ class SmacPool:
     def close(self) -> None:
         """Kills workers and games and waits until nothing is left of them; may be called again."""
         atexit.unregister(self.close)
-        for seat in self._seats:
-            self._retire(seat)
-            seat.pending.clear()
-            seat.wants_action = seat.is_playing = False
+        for worker in self._workers:
+            self._retire(worker)
+            worker.pending.clear()
+            worker.wants_action = worker.is_playing = False
         while self._retired:
             self._forget_the_gone()
             time.sleep(0.005)
         if self._selector is not None:
             self._selector.close()
             self._selector = None
-        if self._nest is not None:
-            self._nest.remove()
-            self._nest = None
+        if self._folder is not None:
+            self._folder.remove()
+            self._folder = None
 
     def _check(self, workers: Sequence[int], actions: np.ndarray) -> None:
         shape = (len(workers), self.spec.n_agents)
         if actions.shape != shape or not np.issubdtype(actions.dtype, np.integer):
             raise ValueError(f"actions are {actions.dtype} {actions.shape}; expected integers {shape}")
-        idle = [seat.worker for seat in self._seats if seat.wants_action]
+        idle = [worker.index for worker in self._workers if worker.wants_action]
         wrong = sorted(set(workers) - set(idle))
         if wrong or len(set(workers)) < len(workers):
             raise ValueError(f"actions for workers {list(workers)}; expected some of those that wait for one: {idle}")
-        for worker, joint in zip(workers, actions.tolist()):  # few at a time: plain Python is faster than NumPy here
-            avail = np.asarray(self.observation.avail)[worker]
+        for index, joint in zip(workers, actions.tolist()):  # few at a time: plain Python is faster than NumPy here
+            avail = np.asarray(self.observation.avail)[index]
             for agent, action in enumerate(joint):
                 if not (0 <= action < self.spec.n_actions and avail[agent, action]):
                     raise ValueError(
-                        f"worker {worker}: agent {agent} cannot take action {action}; available are "
+                        f"worker {index}: agent {agent} cannot take action {action}; available are "
                         f"{np.flatnonzero(avail[agent]).tolist()}"
                     )
 
-    def _deliver(self, seat: Seat) -> Event:
-        event, observation = seat.pending.popleft()
+    def _deliver(self, worker: Worker) -> Event:
+        event, observation = worker.pending.popleft()
         if observation is not None:
             for rows, row in zip(self.observation, observation):
-                np.copyto(rows[seat.worker], row)  # pyright: ignore[reportArgumentType]
-        seat.is_playing |= event.kind == FIRST
-        seat.wants_action = event.kind == FIRST or (event.kind == STEP and not event.done)
+                np.copyto(rows[worker.index], row)  # pyright: ignore[reportArgumentType]
+        worker.is_playing |= event.kind == FIRST
+        worker.wants_action = event.kind == FIRST or (event.kind == STEP and not event.done)
         return event
 
-    def _pump(self, patience: float) -> None:
-        """Starts, hears and judges workers: all that is due, after waiting until something is or patience ends."""
+    def _pump(self, timeout: float) -> None:
+        """Starts workers, reads their messages, keeps deadlines: all that is due, once something is or time is up."""
         if self._selector is None:
             raise HostError("the pool has no games; call start() first")
         self._start_due()
-        for key, _ in self._selector.select(self._seconds_to_wait(patience)):
-            self._hear(key.data)
+        for key, _ in self._selector.select(self._seconds_to_wait(timeout)):
+            self._read(key.data)
         now = time.monotonic()
-        for seat in self._seats:
-            if seat.process is not None and seat.deadline <= now:
-                limit = self._cfg.launch_deadline if seat.is_new else self._cfg.deadline
-                self._fail(seat, "hangs", f"no answer within {limit:g} s")
+        for worker in self._workers:
+            if worker.process is not None and worker.deadline <= now:
+                limit = self._cfg.launch_deadline if worker.is_new else self._cfg.deadline
+                self._fail(worker, "hangs", f"no answer within {limit:g} s")
         self._forget_the_gone()
 
-    def _seconds_to_wait(self, patience: float) -> float:
-        starts = [max(seat.start_at, self._next_start) for seat in self._seats if seat.process is None]
-        soonest = min([seat.deadline for seat in self._seats] + starts)
-        return max(0.0, min(patience, soonest - time.monotonic(), LONGEST_WAIT))
+    def _seconds_to_wait(self, timeout: float) -> float:
+        starts = [max(worker.start_at, self._next_start) for worker in self._workers if worker.process is None]
+        soonest = min([worker.deadline for worker in self._workers] + starts)
+        return max(0.0, min(timeout, soonest - time.monotonic(), LONGEST_WAIT))
 
     def _start_due(self) -> None:
-        for seat in self._seats:
+        for worker in self._workers:
             now = time.monotonic()
-            if seat.process is None and max(seat.start_at, self._next_start) <= now:
+            if worker.process is None and max(worker.start_at, self._next_start) <= now:
                 self._next_start = now + self._cfg.stagger
-                self._start_one(seat)
+                self._start_one(worker)
 
-    def _start_one(self, seat: Seat) -> None:
-        cfg, nest, selector = self._cfg, self._nest, self._selector
-        if nest is None or selector is None:
+    def _start_one(self, worker: Worker) -> None:
+        cfg, pool_folder, selector = self._cfg, self._folder, self._selector
+        if pool_folder is None or selector is None:
             return
-        seat.generation += 1
-        seed = (self._seed + seat.worker + seat.generation * self.n_workers) % 2**31
+        worker.generation += 1
+        seed = (self._seed + worker.index + worker.generation * self.n_workers) % 2**31
         # Games that start together would otherwise be relaunched together, and nobody would play meanwhile.
-        share = 1.0 if seat.generation else 1.0 - 0.5 * seat.worker / self.n_workers
+        share = 1.0 if worker.generation else 1.0 - 0.5 * worker.index / self.n_workers
         settings = {
             "factory": _absolute(cfg.factory or OXWHIRL),
             "arguments": {**game_arguments(cfg), "seed": seed},
             "step_mul": cfg.step_mul,
             "relaunch_loops": math.ceil(cfg.relaunch_loops * share),
         }
-        folder = nest.path / f"worker-{seat.worker}-{seat.generation}"
-        seat.is_new = True
+        folder = pool_folder.path / f"worker-{worker.index}-{worker.generation}"
+        worker.is_new = True
         try:
-            seat.process = WorkerProcess(folder, settings, self.spec, python=cfg.python, sc2_path=cfg.sc2_path)
+            worker.process = WorkerProcess(folder, settings, self.spec, python=cfg.python, sc2_path=cfg.sc2_path)
         except OSError as error:
-            self._fail(seat, "launch_failures", f"no process could be started: {error}")
+            self._fail(worker, "launch_failures", f"no process could be started: {error}")
         else:
-            seat.deadline = time.monotonic() + cfg.launch_deadline
-            selector.register(seat.process, selectors.EVENT_READ, seat)
+            worker.deadline = time.monotonic() + cfg.launch_deadline
+            selector.register(worker.process, selectors.EVENT_READ, worker)
 
-    def _hear(self, seat: Seat) -> None:
-        process = seat.process
+    def _read(self, worker: Worker) -> None:
+        process = worker.process
         if process is None:
             return
-        messages, closed = process.hear()
+        messages, closed = process.receive()
         for message in messages:
-            self._take(seat, process, message)
-        if closed and seat.process is process:
-            self._fail(seat, "crashes", "the process ended")
+            self._handle(worker, process, message)
+        if closed and worker.process is process:
+            self._fail(worker, "crashes", "the process ended")
 
-    def _take(self, seat: Seat, process: WorkerProcess, message: dict[str, Any]) -> None:
+    def _handle(self, worker: Worker, process: WorkerProcess, message: dict[str, Any]) -> None:
         kind = message["kind"]
         if kind == "hello":
             process.pid = message["pid"]
         elif kind == "first":
-            self._take_first(seat, process, message)
+            self._handle_first(worker, process, message)
         elif kind == "step":
-            self._take_step(seat, process, message)
+            self._handle_step(worker, process, message)
         elif kind in ("replay", "no_replay"):
-            seat.replay, seat.deadline = message, math.inf
+            worker.replay, worker.deadline = message, math.inf
         elif kind == "spent":
             self.counters["planned_relaunches"] += 1
-            self._retire(seat)
+            self._retire(worker)
         elif kind == "refused":
-            raise self._broken(seat, message["text"], process.log_tail())
+            raise self._broken(worker, message["text"], process.log_tail())
         else:
             counter = "stale_resets" if message["fault"] == "stale_reset" else "crashes"
-            self._fail(seat, counter, message["text"])
+            self._fail(worker, counter, message["text"])
 
-    def _take_first(self, seat: Seat, process: WorkerProcess, message: dict[str, Any]) -> None:
+    def _handle_first(self, worker: Worker, process: WorkerProcess, message: dict[str, Any]) -> None:
         reward = message["max_reward"]
         if reward is not None and not math.isclose(reward, self._max_reward, rel_tol=1e-5):
             text = f"max_reward is {reward:g} after reset(), expected {self._max_reward:g}"
-            seat.wrong_rewards += 1
-            if seat.wrong_rewards > 1:
+            worker.wrong_rewards += 1
+            if worker.wrong_rewards > 1:
                 remedy = "in another version of the game units may differ: then set env.max_reward to this number"
-                raise self._broken(seat, f"{text}, in two games in a row; {remedy}", process.log_tail())
-            return self._fail(seat, "wrong_max_rewards", text)
-        seat.wrong_rewards, seat.is_new, seat.deadline = 0, False, math.inf
-        event = Event(worker=seat.worker, kind=FIRST, reward=0.0, terminal=False, done=False, info={})
-        return seat.pending.append(Pending(event=event, observation=process.look(message["slot"])))
+                raise self._broken(worker, f"{text}, in two games in a row; {remedy}", process.log_tail())
+            return self._fail(worker, "wrong_max_rewards", text)
+        worker.wrong_rewards, worker.is_new, worker.deadline = 0, False, math.inf
+        event = Event(worker=worker.index, kind=FIRST, reward=0.0, terminal=False, done=False, info={})
+        return worker.pending.append(Pending(event=event, observation=process.observation(message["slot"])))
 
-    def _take_step(self, seat: Seat, process: WorkerProcess, message: dict[str, Any]) -> None:
+    def _handle_step(self, worker: Worker, process: WorkerProcess, message: dict[str, Any]) -> None:
         done = message["done"]
         event = Event(
-            worker=seat.worker,
+            worker=worker.index,
             kind=STEP,
             reward=message["reward"],
             terminal=done and not message["truncated"],
             done=done,
             info=message["info"],
         )
-        seat.pending.append(Pending(event=event, observation=process.look(message["slot"])))
-        seat.deadline = math.inf
+        worker.pending.append(Pending(event=event, observation=process.observation(message["slot"])))
+        worker.deadline = math.inf
         if done:
-            seat.is_playing, seat.failures = False, 0
-            seat.deadline = time.monotonic() + self._cfg.deadline
+            worker.is_playing, worker.failures = False, 0
+            worker.deadline = time.monotonic() + self._cfg.deadline
 
-    def _fail(self, seat: Seat, counter: str, text: str) -> None:
+    def _fail(self, worker: Worker, counter: str, text: str) -> None:
         """Voids the episode and has the worker started again, or gives up."""
-        if seat.is_new and counter in ("crashes", "hangs"):
+        if worker.is_new and counter in ("crashes", "hangs"):
             counter = "launch_failures"
         self.counters[counter] += 1
-        tail = seat.process.log_tail() if seat.process else ""
-        self.last_fault = f"worker {seat.worker}: {text}"
-        self._retire(seat)
-        while seat.pending and not (seat.pending[-1].event.done or seat.pending[-1].event.kind == LOST):
-            seat.pending.pop()  # of the void episode, or of one that nobody has heard of
-        if seat.is_playing:
-            lost = Event(worker=seat.worker, kind=LOST, reward=0.0, terminal=False, done=False, info={})
-            seat.pending.append(Pending(event=lost, observation=None))
-            seat.is_playing = False
+        tail = worker.process.log_tail() if worker.process else ""
+        self.last_fault = f"worker {worker.index}: {text}"
+        self._retire(worker)
+        while worker.pending and not (worker.pending[-1].event.done or worker.pending[-1].event.kind == LOST):
+            worker.pending.pop()  # of the void episode, or of one that has not been reported
+        if worker.is_playing:
+            lost = Event(worker=worker.index, kind=LOST, reward=0.0, terminal=False, done=False, info={})
+            worker.pending.append(Pending(event=lost, observation=None))
+            worker.is_playing = False
             self.counters["lost_episodes"] += 1
-        seat.failures += 1
-        if seat.failures > self._cfg.max_restarts:
-            raise self._broken(seat, f"failed {seat.failures} times in a row, at last: {text}", tail)
+        worker.failures += 1
+        if worker.failures > self._cfg.max_restarts:
+            raise self._broken(worker, f"failed {worker.failures} times in a row, at last: {text}", tail)
         self.counters["restarts"] += 1
-        if seat.failures > 1:
-            pause = min(self._cfg.backoff * 2.0 ** (seat.failures - 2), LONGEST_BACKOFF)
-            seat.start_at = time.monotonic() + pause
+        if worker.failures > 1:
+            pause = min(self._cfg.backoff * 2.0 ** (worker.failures - 2), LONGEST_BACKOFF)
+            worker.start_at = time.monotonic() + pause
 
-    def _retire(self, seat: Seat) -> None:
-        if seat.process is not None:
+    def _retire(self, worker: Worker) -> None:
+        if worker.process is not None:
             if self._selector is not None:
-                self._selector.unregister(seat.process)
-            seat.process.retire()
-            self._retired.append(seat.process)
-        seat.process, seat.deadline, seat.start_at = None, math.inf, 0.0
+                self._selector.unregister(worker.process)
+            worker.process.retire()
+            self._retired.append(worker.process)
+        worker.process, worker.deadline, worker.start_at = None, math.inf, 0.0
 
     def _forget_the_gone(self) -> None:
-        self._retired = [process for process in self._retired if not process.is_gone(PATIENCE)]
+        self._retired = [process for process in self._retired if not process.is_gone(KILL_TIMEOUT)]
 
-    def _broken(self, seat: Seat, text: str, log: str) -> HostError:
-        lines = [f"worker {seat.worker} of {self._cfg.map_name}: {text}"]
+    def _broken(self, worker: Worker, text: str, log: str) -> HostError:
+        lines = [f"worker {worker.index} of {self._cfg.map_name}: {text}"]
         lines += [] if self._cfg.factory else advice(self._cfg)
         lines += ["the end of its log:", log] if log else []
         return HostError("\n".join(lines))

@@ -1,4 +1,4 @@
-"""The trainer's end of one worker process: starting it, talking to it, reading its memory, being rid of it."""
+"""The trainer's end of one worker process: starting it, its messages, its memory, ending it."""
 
 import fcntl
 import json
@@ -28,10 +28,10 @@ ALIGNMENT = 64  # bytes
 MEMORY_FOLDER = "/dev/shm"
 
 
-class Nest:
+class PoolFolder:
     """The folder of a pool, with a folder for each of its worker processes.
 
-    Locked as long as this process lives, so that another process can tell what was left behind (`sweep`), also from
+    Locked as long as this process lives, so that another process can see what was left behind (`sweep`), also from
     another container that shares the file system.
     """
 
@@ -98,7 +98,7 @@ def shared_memory(size: int) -> IO[bytes]:
 class WorkerProcess:
     """A worker and the game it runs.
 
-    `pid` leads the process group of the environment (0 until the worker has said hello).
+    `pid` leads the process group of the environment (0 until the worker's first message).
 
     Raises:
       HostError: there is no such interpreter.
@@ -122,7 +122,7 @@ class WorkerProcess:
             inherited = (theirs.fileno(), lifeline, memory.fileno())
             log = stack.enter_context((folder / LOG).open("wb"))
             try:
-                self._keeper = subprocess.Popen(
+                self._supervisor = subprocess.Popen(
                     [interpreter(python), "-u", str(WORKER), *map(str, inherited), str(folder)],
                     pass_fds=inherited,
                     stdin=subprocess.DEVNULL,
@@ -132,7 +132,7 @@ class WorkerProcess:
                     env=worker_environment(folder, python, sc2_path),
                 )
             except OSError as error:
-                self._hang_up()
+                self._close()
                 if not isinstance(error, FileNotFoundError | PermissionError):
                     raise  # too many processes, for example
                 raise HostError(
@@ -141,21 +141,21 @@ class WorkerProcess:
                 ) from None
         self._control.setblocking(False)
         layout = {"avail": self._avail, "slot": self._slot}
-        self.tell({**settings, "spec": spec._asdict(), "layout": layout})
+        self.send({**settings, "spec": spec._asdict(), "layout": layout})
 
     def fileno(self) -> int:
-        """The descriptor that becomes readable when there is something to hear."""
+        """The descriptor that becomes readable when there is something to receive."""
         return self._control.fileno()
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Sends a message. To a worker that is gone it says nothing: `hear` will notice."""
+    def send(self, message: dict[str, Any]) -> None:
+        """Sends a message. That a worker is gone is no error here: `receive` will notice."""
         with suppress(OSError):
             self._control.sendall(json.dumps(message).encode() + b"\n")
 
-    def hear(self) -> tuple[list[dict[str, Any]], bool]:
-        """All messages that have arrived, and whether the worker has hung up."""
+    def receive(self) -> tuple[list[dict[str, Any]], bool]:
+        """All messages that have arrived, and whether the worker has closed the connection."""
         try:
-            data = self._control.recv(65_536)  # more than a worker ever says before it is answered
+            data = self._control.recv(65_536)  # more than a worker ever sends before it is answered
         except BlockingIOError:
             return [], False
         except OSError:
@@ -163,7 +163,7 @@ class WorkerProcess:
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [json.loads(line) for line in lines], not data
 
-    def look(self, slot: int) -> Observation:
+    def observation(self, slot: int) -> Observation:
         """A copy of what the worker has written into a slot."""
         spec, start = self._spec, slot * self._slot
         floats: Any = self._bytes[start : start + self._avail].view(np.float32).copy()
@@ -188,27 +188,27 @@ class WorkerProcess:
         """Has worker and game killed, at once and without waiting; see `is_gone`."""
         if not self._retired_at:
             self._retired_at = time.monotonic()
-            with suppress(OSError):  # the keeper may be gone
+            with suppress(OSError):  # the supervisor may be gone
                 os.write(self._lifeline, b".")
-            self._hang_up()
+            self._close()
 
-    def is_gone(self, patience: float) -> bool:
+    def is_gone(self, timeout: float) -> bool:
         """Whether nothing is left of a retired worker.
 
         Args:
-          patience: seconds since `retire` after which the worker's keeper is killed as well.
+          timeout: seconds since `retire` after which the worker's supervisor is killed as well.
         """
-        if self._keeper.poll() is None:
-            if time.monotonic() - self._retired_at < patience:
+        if self._supervisor.poll() is None:
+            if time.monotonic() - self._retired_at < timeout:
                 return False
-            self._keeper.kill()
-            self._keeper.wait()
-        if self._keeper.returncode and self.pid:
+            self._supervisor.kill()
+            self._supervisor.wait()
+        if self._supervisor.returncode and self.pid:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)
         return True
 
-    def _hang_up(self) -> None:
+    def _close(self) -> None:
         self._control.close()
         os.close(self._lifeline)

@@ -2,17 +2,17 @@
 
     python worker.py CONTROL LIFELINE MEMORY FOLDER      (three inherited file descriptors, and a folder to remove)
 
-Two processes. The one that is started, the keeper, forks before anything is imported; its child plays. The keeper waits
-for the end of LIFELINE, whose other end the trainer holds: then, however that came about, it kills the child's process
-group (the game is in it), collects the dead and removes FOLDER. A child that hangs or holds Python's lock cannot keep
-it from doing so, and if the keeper itself is killed, Linux kills the child.
+Two processes. The one that is started, the supervisor, forks before anything is imported; its child plays. The
+supervisor waits for the end of LIFELINE, whose other end the trainer holds: then, however that came about, it kills the
+child's process group (the game is in it), collects the dead and removes FOLDER. A child that hangs or holds Python's
+lock cannot keep it from doing so, and if the supervisor itself is killed, Linux kills the child.
 
 The child reads JSON lines from CONTROL and answers with JSON lines. Observations do not travel there: it writes them
 into MEMORY, an unlinked file that both sides map, in turn into one of two slots. After the last step of an episode it
 begins the next one by itself, so at most two answers are unread, one in each slot.
 
     in:   settings, once; then {"step": [action, ...]} or {"replay": folder}
-    out:  hello, first, step, replay, no_replay; and the last words: spent, fault, refused
+    out:  hello, first, step, replay, no_replay; and the final messages: spent, fault, refused
 
 Whatever goes wrong ends the child: nothing is repaired in here, the pool starts a fresh worker.
 """
@@ -40,7 +40,7 @@ from typing import Any, Callable, NoReturn  # noqa: UP035  (Python 3.8)
 
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # Linux: PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
 RESET_LOOPS = 3  # game loops of an episode's start, at most
-PATIENCE = 5.0  # seconds that killed processes get to disappear
+KILL_TIMEOUT = 5.0  # seconds that killed processes get to disappear
 INFO = ("battle_won", "dead_allies", "dead_enemies")
 
 
@@ -59,20 +59,20 @@ class Channel:
         self._socket = socket.socket(fileno=descriptor)
         self._lines = self._socket.makefile("rb")
 
-    def hear(self) -> dict[str, Any]:
-        """The next message; ends the process when the trainer has hung up."""
+    def receive(self) -> dict[str, Any]:
+        """The next message; ends the process when the trainer has closed the connection."""
         line = self._lines.readline()
         if not line:
             os._exit(0)
         return json.loads(line)
 
-    def tell(self, kind: str, **content: Any) -> None:
+    def send(self, kind: str, **content: Any) -> None:
         """Sends a message."""
         self._socket.sendall(json.dumps({"kind": kind, **content}).encode() + b"\n")
 
 
-class Board:
-    """The shared memory: two slots for what the environment looks like."""
+class SharedMemory:
+    """Two slots for what the environment looks like, which the trainer reads."""
 
     def __init__(self, descriptor: int, spec: dict[str, int], layout: dict[str, int]) -> None:
         self._agents, self._obs, self._state = spec["n_agents"], spec["obs_dim"], spec["state_dim"]
@@ -149,7 +149,7 @@ def count_restarts(env: Any) -> int:
 
 
 def save_replay(env: Any, folder: str) -> str:
-    """Lets the environment save its replay and moves the file, whose name SMAC does not tell, to `folder`."""
+    """Lets the environment save its replay and moves the file, whose name SMAC does not return, to `folder`."""
     scratch = tempfile.mkdtemp(prefix="replay-")
     env.replay_dir = scratch  # an absolute path wins over StarCraft II's own folder
     env.save_replay()
@@ -167,8 +167,8 @@ def save_replay(env: Any, folder: str) -> str:
 class Game:
     """The environment, what it has used up of its game loops, and the two ways to the trainer."""
 
-    def __init__(self, env: Any, settings: dict[str, Any], channel: Channel, board: Board) -> None:
-        self._env, self._channel, self._board = env, channel, board
+    def __init__(self, env: Any, settings: dict[str, Any], channel: Channel, memory: SharedMemory) -> None:
+        self._env, self._channel, self._memory = env, channel, memory
         self._step_mul, self._most_loops = settings["step_mul"], settings["relaunch_loops"]
         self._loops = 0
 
@@ -178,7 +178,7 @@ class Game:
             self._begin()
             while not self._step(self._next_actions()):
                 pass
-        self._channel.tell("spent", loops=self._loops)
+        self._channel.send("spent", loops=self._loops)
 
     def _begin(self) -> None:
         env, restarts = self._env, count_restarts(self._env)
@@ -186,20 +186,20 @@ class Game:
         if count_restarts(env) != restarts:
             raise Fault("stale_reset", "the game was restarted inside reset(), which leaves stale units")
         self._loops += RESET_LOOPS
-        slot = self._board.write(obs, state, env.get_avail_actions())
+        slot = self._memory.write(obs, state, env.get_avail_actions())
         reward = getattr(env, "max_reward", None)
-        self._channel.tell("first", slot=slot, max_reward=None if reward is None else float(reward))
+        self._channel.send("first", slot=slot, max_reward=None if reward is None else float(reward))
 
     def _next_actions(self) -> list[int]:
         while True:
-            message = self._channel.hear()
+            message = self._channel.receive()
             if "step" in message:
                 return message["step"]
             try:
-                self._channel.tell("replay", path=save_replay(self._env, message["replay"]))
+                self._channel.send("replay", path=save_replay(self._env, message["replay"]))
             except Exception as error:
                 traceback.print_exc()
-                self._channel.tell("no_replay", text=describe(error))
+                self._channel.send("no_replay", text=describe(error))
 
     def _step(self, actions: list[int]) -> bool:
         env, restarts = self._env, count_restarts(self._env)
@@ -209,10 +209,10 @@ class Game:
             raise Fault("crash", "the game was restarted inside step()")
         if not math.isfinite(reward):
             raise Fault("crash", f"the reward is {reward}")
-        slot = self._board.write(env.get_obs(), env.get_state(), env.get_avail_actions())
+        slot = self._memory.write(env.get_obs(), env.get_state(), env.get_avail_actions())
         content = {name: float(info.get(name, 0)) for name in INFO}
         truncated = bool(info.get("episode_limit", False))
-        self._channel.tell("step", slot=slot, reward=float(reward), done=bool(done), truncated=truncated, info=content)
+        self._channel.send("step", slot=slot, reward=float(reward), done=bool(done), truncated=truncated, info=content)
         return bool(done)
 
 
@@ -222,30 +222,30 @@ def describe(error: BaseException) -> str:
 
 
 def work(control: int, memory: int) -> None:
-    """The child: builds the environment and plays until something ends it. Its last words are sent, not raised."""
+    """The child: builds the environment and plays until something ends it. Its final message is sent, not raised."""
     channel = Channel(control)
-    channel.tell("hello", pid=os.getpid())
-    settings = channel.hear()
+    channel.send("hello", pid=os.getpid())
+    settings = channel.receive()
     try:
         factory = find_class(settings["factory"])
     except BaseException as error:  # a package that cannot be imported, for whatever reason
         traceback.print_exc()
-        return channel.tell("refused", text=f"cannot import {settings['factory']}: {describe(error)}")
+        return channel.send("refused", text=f"cannot import {settings['factory']}: {describe(error)}")
     try:
         env = factory(**settings["arguments"])
         problems = size_problems(env.get_env_info(), settings["spec"])
         if problems:
-            return channel.tell("refused", text=f"the environment has other sizes: {'; '.join(problems)}")
-        Game(env, settings, channel, Board(memory, settings["spec"], settings["layout"])).play()
+            return channel.send("refused", text=f"the environment has other sizes: {'; '.join(problems)}")
+        Game(env, settings, channel, SharedMemory(memory, settings["spec"], settings["layout"])).play()
     except BaseException as error:
         traceback.print_exc()
         kind = error.kind if isinstance(error, Fault) else "crash"
-        channel.tell("fault", fault=kind, text=str(error) if isinstance(error, Fault) else describe(error))
+        channel.send("fault", fault=kind, text=str(error) if isinstance(error, Fault) else describe(error))
     return None
 
 
-def keep(child: int, lifeline: int, ended: int, folder: str) -> None:
-    """The keeper: sees to it that nothing survives the trainer, or the child.
+def supervise(child: int, lifeline: int, ended: int, folder: str) -> None:
+    """The supervisor: sees to it that nothing survives the trainer, or the child.
 
     Args:
       child: the process that plays, which leads a process group.
@@ -276,7 +276,7 @@ def end_group(leader: int) -> None:
     """Kills a process group and whatever it has left behind, and waits until all are gone."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + KILL_TIMEOUT
     while time.monotonic() < end:
         try:
             gone, status = os.waitpid(-1, os.WNOHANG)
@@ -308,13 +308,13 @@ def _ask_linux(option: int, value: int) -> None:
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Splits into keeper and child."""
+    """Splits into supervisor and child."""
     control, lifeline, memory = map(int, arguments[1:4])
     for descriptor in (control, lifeline, memory):
         os.set_inheritable(descriptor, False)
     for number in (signal.SIGINT, signal.SIGHUP):  # of the trainer's terminal: the trainer decides
         signal.signal(number, signal.SIG_IGN)
-    keeper, (ended, alive) = os.getpid(), os.pipe()
+    supervisor, (ended, alive) = os.getpid(), os.pipe()
     child = os.fork()
     if child:
         for descriptor in (control, memory, alive):
@@ -323,18 +323,18 @@ def main(arguments: list[str]) -> NoReturn:
             os.setpgid(child, child)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         _ask_linux(ADOPT_ORPHANS, 1)
-        keep(child, lifeline, ended, arguments[4])
+        supervise(child, lifeline, ended, arguments[4])
         sys.exit(0)
     os.close(lifeline)
     os.close(ended)
     os.setpgid(0, 0)
     _ask_linux(DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() == keeper:
-        # The environment must find neither our arguments nor, under names such as "tables", our files.
+    if os.getppid() == supervisor:
+        # The environment must find neither our arguments nor, under names such as "config", our files.
         here = os.path.dirname(os.path.abspath(__file__))
         sys.argv, sys.path = sys.argv[:1], [path for path in sys.path if os.path.abspath(path) != here]
         work(control, memory)
-    os._exit(0)  # not sys.exit: the game's own clean-up may hang, and the keeper kills it
+    os._exit(0)  # not sys.exit: the game's own clean-up may hang, and the supervisor kills it
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import pytest
 
+from lsf_jax.config import files
 from lsf_jax.config.composition import compose
-from lsf_jax.config.layers import list_configs
 from lsf_jax.envs import ENVS
 from lsf_jax.envs.host import HostEnv
 from lsf_jax.envs.smac.config import SmacConfig, expected_max_reward, game_arguments, spec_of
@@ -40,7 +40,7 @@ def test_sizes_follow_from_units_and_races(name):
 
 def test_the_table_has_the_ten_maps_of_the_paper_and_a_config_for_each():
     assert list(MAPS) == list(REWARDS)
-    shipped = dict(list_configs()["env"])
+    shipped = dict(files.list_names()["env"])
     assert {name.removeprefix("smac/") for name in shipped if name.startswith("smac/")} == set(MAPS)
     for name, row in MAPS.items():
         config = compose(env=f"smac/{name}")

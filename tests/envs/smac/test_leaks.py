@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lsf_jax.config.layers import config_folder
+from lsf_jax.config.files import config_folder
 from lsf_jax.envs.host import FIRST, LOST, HostError
-from lsf_jax.envs.smac.process import PREFIX, Nest
+from lsf_jax.envs.smac.process import PREFIX, PoolFolder
 from tests.support.smac_cases import BASE, QUICK, Player, leftovers, lowest, marked_processes, scripted_pool, wait_until
 
 SHARED = Path("/dev/shm")
@@ -115,12 +115,12 @@ def test_a_failed_start_leaves_nothing(monkeypatch, tmp_path):
         assert leftovers(tmp_path) == ([], [])
 
 
-def test_a_worker_whose_keeper_is_killed_dies_and_is_replaced(monkeypatch, tmp_path):
+def test_a_worker_whose_supervisor_is_killed_dies_and_is_replaced(monkeypatch, tmp_path):
     with scripted_pool(monkeypatch, tmp_path, 1, game=True) as pool:
         pool.start()
         pool.receive(1, 10.0)
-        pid = pool._seats[0].process.pid
-        pool._seats[0].process._keeper.kill()
+        pid = pool._workers[0].process.pid
+        pool._workers[0].process._supervisor.kill()
         assert wait_until(lambda: not psutil.pid_exists(pid))
         assert [event.kind for event in pool.receive(1, 10.0)] == [LOST]
         assert [event.kind for event in pool.receive(1, 10.0)] == [FIRST]
@@ -138,7 +138,7 @@ def test_nothing_survives_a_trainer_that_is_killed(trainer, tmp_path):
 
 
 def test_nothing_survives_a_killed_trainer_even_if_its_workers_hang(trainer, tmp_path):
-    tail = "[__import__('os').kill(seat.process.pid, 19) for seat in pool._seats]; print('stopped'); time.sleep(600)"
+    tail = "[__import__('os').kill(each.process.pid, 19) for each in pool._workers]; print('stopped'); time.sleep(600)"
     process = trainer(tail.replace("'stopped'", "'stopped', flush=True"))
     assert process.stdout.readline() == "stopped\n"
     process.kill()
@@ -173,7 +173,7 @@ def test_folders_of_dead_pools_are_swept_and_those_of_live_ones_are_not(monkeypa
         os.utime(folder, (0, 0))
     lock = os.open(alive, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_SH)
-    nest = Nest()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, young.name, nest.path.name])
-    nest.remove()
+    folder = PoolFolder()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, young.name, folder.path.name])
+    folder.remove()
     os.close(lock)

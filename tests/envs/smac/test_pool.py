@@ -1,4 +1,4 @@
-"""The pool of SMAC workers against scripted games: protocol, faults, deadlines, seeds, memory of what was said."""
+"""The pool of SMAC workers against scripted games: protocol, faults, deadlines, seeds, memory of what was sent."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def kinds(events):
 
 def kill_games(pool, *workers):
     """Kills the processes of the environments, and waits until they are gone."""
-    pids = [pool._seats[worker].process.pid for worker in workers]
+    pids = [pool._workers[worker].process.pid for worker in workers]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     assert wait_until(lambda: not any(map(psutil.pid_exists, pids)))
@@ -271,7 +271,7 @@ def test_an_action_for_an_episode_that_is_lost_meanwhile_goes_nowhere(pool_of, t
     pool.receive(2, 10.0)
     kill_games(pool, 0)
     actions = lowest(pool, [0])
-    while pool._seats[0].generation == 0 or pool._seats[0].is_busy():
+    while pool._workers[0].generation == 0 or pool._workers[0].is_busy():
         pool.save_replay(1, tmp_path)  # while this waits, worker 0 is lost and begins another episode
     pool.send([0], actions)
     assert kinds(pool.receive(1, 10.0)) == [(0, LOST)]
@@ -307,7 +307,7 @@ def test_first_games_reach_their_end_at_different_times(pool_of):
 def test_every_game_has_a_seed_of_its_own(pool_of):
     pool = pool_of(3, faults=[{"what": "raise", "generation": 0}])
     player = Player(pool)
-    player.play(9, min_ready=3)  # the games tell worker and generation from their seed, base + worker + 3 · generation
+    player.play(9, min_ready=3)  # games know worker and generation by their seed, base + worker + 3 · generation
     assert {episode[:2] for episode in player.episodes} == {(0, 1), (1, 1), (2, 1)}
 
 

@@ -29,7 +29,7 @@ SMALL = (
     "train.seeds=2",
     f"train.n_envs={WORKERS}",
     f"train.seed={BASE}",
-    "train.updates_per_iteration=1",
+    "algo.updates=1",
     "train.buffer_capacity=64",
     "train.evaluate_every=2000",
     "train.eval_episodes=5",
@@ -133,7 +133,7 @@ def test_the_environment_has_sizes_and_refuses_to_be_a_function():
 def test_ctrl_c_saves_ends_every_game_and_resume_goes_on(monkeypatch, tmp_path):
     scripted(monkeypatch, tmp_path, length=[3, 6], seconds=[0.0, 0.005])
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "lsf_jax.cli.app"]
+    command = [sys.executable, "-m", "lsf_jax.cli"]
     train = [*command, "train", "--algo", "qmix", "--env", "smac/3m", *words(tmp_path, "train.env_steps=100000")]
     process = subprocess.Popen(train, env=environment, stdout=subprocess.PIPE, text=True)
     for line in process.stdout or ():

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lsf_jax.analysis import battle, render
+from lsf_jax.analysis import render
+from lsf_jax.envs import smax_picture as battle
 from lsf_jax.envs.smax_scenarios import SCENARIOS
-from lsf_jax.envs.smax_view import N_MOVES, STOP, Snapshot
+from lsf_jax.envs.smax_view import MAP_SIZE, N_MOVES, STOP, Snapshot
 
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
 PLACES = np.array([[4, 28], [4, 20], [4, 12], [28, 28], [28, 20], [28, 12]], np.float32)
@@ -23,13 +24,13 @@ def snapshot(health=(45,) * 6, action=(STOP,) * 6):
 
 
 def draw(*arguments, **fields):
-    return battle.draw_battle(battle.unpack_battle(snapshot(*arguments, **fields), SCENARIO))
+    return render.paint(battle.draw_battle(battle.unpack_battle(snapshot(*arguments, **fields), SCENARIO)))
 
 
 def pixels_at(picture, place, half=4):
     """Pixels around a place of the map, `[M, 3]`."""
     x = round(render.MARGIN + place[0] * battle.PIXELS)
-    y = round(render.MARGIN + (battle.MAP_SIZE - place[1]) * battle.PIXELS)
+    y = round(render.MARGIN + (MAP_SIZE - place[1]) * battle.PIXELS)
     return picture[y - half : y + half, x - half : x + half].reshape(-1, 3).astype(int)
 
 
@@ -92,7 +93,13 @@ def test_pictures_have_one_size_whoever_fights(name):
         health=scenario.column("health").astype(np.uint16),
         action=np.full(n_units, STOP, np.uint8),
     )
-    picture = battle.draw_battle(battle.unpack_battle(moment, scenario), "step 3")
+    picture = render.paint(battle.draw_battle(battle.unpack_battle(moment, scenario), "step 3"))
     assert picture.shape == draw().shape
     assert picture.dtype == np.uint8
     assert battle.unpack_battle(moment, scenario).health.tolist() == [1.0] * n_units
+
+
+def test_a_caption_says_who_fell_and_what_it_earned():
+    sums = {"win": 0.0, "dead_allies": 1.0, "dead_enemies": 2.0, "return": 6.25}
+    caption = battle.draw_moment(snapshot(), 7, sums, scenario=SCENARIO).caption
+    assert caption == "step 7 · allies down 1/3 · enemies down 2/3 · return 6.2"

@@ -1,0 +1,81 @@
+"""What the commands share: how they describe themselves, arguments that several take, exit codes."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from lsf_jax.config.composition import Config
+
+FINISHED, WRONG_INPUT, INTERRUPTED = 0, 2, 130
+"""Exit codes."""
+STOCHASTIC = "sample from the policy instead of acting greedily; algorithms that learn values alone stay greedy"
+
+
+class Command(NamedTuple):
+    """A command: what its parser says and what it does. Heavy imports wait for `run`."""
+
+    name: str
+    summary: str  # one line
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]  # -> exit code
+    epilog: str | None = None  # examples
+
+
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses an algorithm, an environment, and where names are looked for."""
+    parser.add_argument("--algo", default=None, help="a name from `lsf-jax list algo` (default lsf_sac)")
+    parser.add_argument("--env", default=None, help="a name from `lsf-jax list env` (default predator_prey)")
+    add_config_dirs(parser)
+
+
+def add_composition(parser: argparse.ArgumentParser) -> None:
+    """Add everything that `composed` reads."""
+    add_names(parser)
+    parser.add_argument("--train", default="default", help="a name from `lsf-jax list train` (default default)")
+    parser.add_argument("--preset", action="append", default=[], help="a name from `lsf-jax list preset`; repeatable")
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="your own YAML file; repeatable")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="dotted settings, last and strongest: algo.lr=3e-4 env.punishment=-2 train.n_envs=16 seeds=64",
+    )
+
+
+def add_config_dirs(parser: argparse.ArgumentParser) -> None:
+    """Add the folders of the user's own."""
+    parser.add_argument(
+        "--config-dir",
+        action="append",
+        default=[],
+        dest="config_dirs",
+        metavar="DIR",
+        help="a folder of your own with env/, train/, preset/ or suite/; repeatable; $LSF_JAX_CONFIGS names such too",
+    )
+
+
+def composed(options: argparse.Namespace) -> "Config":
+    """The configuration that the arguments of `add_composition` describe."""
+    from lsf_jax.config.composition import compose
+
+    return compose(
+        algo=options.algo,
+        env=options.env,
+        train=options.train,
+        presets=options.preset,
+        files=options.config,
+        overrides=options.overrides,
+        config_dirs=options.config_dirs,
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as a type of argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
+    return value

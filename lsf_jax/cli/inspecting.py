@@ -1,0 +1,141 @@
+"""Commands that look at runs: `evaluate`, `render`, `plot` and `compare`."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from lsf_jax.cli.arguments import FINISHED, STOCHASTIC, Command, positive
+from lsf_jax.settings import ConfigError
+
+PLOT_OUTPUT = "file to write (default: curves-METRIC.png in the run; of several, compared-METRIC.png in the first)"
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """`lsf-jax evaluate`."""
+    import numpy as np
+
+    from lsf_jax.analysis import playback
+    from lsf_jax.programs import runtime
+
+    policies = playback.load_policies(options.run)
+    runtime.configure(policies.config.train)
+    columns = playback.evaluate_policies(
+        policies,
+        options.episodes,
+        stochastic=options.stochastic,
+        root_seed=options.seed,
+        replays=options.replays,
+    )
+    how = "sampled" if options.stochastic else "greedy"
+    print(f"{options.episodes} {how} episodes for each of {len(columns['row'])} rows")
+    names = [name for name in columns if name not in ("row", "grid")]
+    print("  ".join(f"{name:>12}" for name in names))
+    for index in range(min(len(columns["row"]), 32)):
+        print("  ".join(f"{columns[name][index]:>12.4g}" for name in names))
+    returns = columns["return"]
+    print(f"return over rows: median {np.median(returns):.3f}, min {returns.min():.3f}, max {returns.max():.3f}")
+    return FINISHED
+
+
+def _render(options: argparse.Namespace) -> int:
+    """`lsf-jax render`."""
+    import jax
+
+    from lsf_jax.analysis import playback
+    from lsf_jax.analysis.render import frames_to_gif
+    from lsf_jax.programs import runtime
+
+    policies = playback.load_policies(options.run)
+    runtime.configure(policies.config.train)
+    if not 0 <= options.row < len(policies.seed):
+        raise ConfigError(f"--row is {options.row}; expected 0 to {len(policies.seed) - 1}, the rows of {options.run}")
+    key = jax.random.fold_in(jax.random.key(policies.config.train.seed), options.episode)
+    episode = playback.record_episode(policies, options.row, key, stochastic=options.stochastic)
+    length, total = int(episode.valid.sum()), float(episode.reward.sum())
+    if options.ascii:
+        for t, moment in enumerate(playback.episode_moments(episode)):
+            print(f"step {t}\n{policies.program.env.render(moment)}\n")
+    else:
+        target = Path(options.output or Path(options.run) / f"episode-row{options.row}.gif")
+        frames = playback.episode_frames(policies.program.env, episode)
+        print(f"wrote {frames_to_gif(frames, target, fps=options.fps)}")
+    print(f"row {options.row}, seed {policies.seed[options.row]}: {length} steps, return {total:g}")
+    return FINISHED
+
+
+def _plot(options: argparse.Namespace) -> int:
+    """`lsf-jax plot`."""
+    from lsf_jax.analysis.frames import load_run
+    from lsf_jax.analysis.plots import plot_curves
+    from lsf_jax.analysis.summary import summary_table
+
+    try:
+        runs = [load_run(path) for path in options.runs]
+        name = options.metric.replace("/", "_")
+        kind = "compared" if len(runs) > 1 else "curves"  # a run's own curve stays its own
+        target = Path(options.output or runs[0].path / f"{kind}-{name}.png")
+        plot_curves(runs, metric=options.metric, path=target)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for run in runs:
+        print(f"{run.path}\n{summary_table(run)}\n")
+    if any(run.config["env"] != runs[0].config["env"] for run in runs):
+        print("note: the environments of these runs differ: results do not compare; `lsf-jax compare` says where")
+    print(f"wrote {target}")
+    return FINISHED
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """`lsf-jax compare`."""
+    from lsf_jax.analysis.compare import compare_runs, comparison_text
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(comparison_text(compare_runs(options.runs), everything=options.all, markdown=options.markdown, width=width))
+    return FINISHED
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="the run folder")
+    parser.add_argument("--episodes", type=positive, default=100, help="episodes for each seed (default 100)")
+    parser.add_argument("--stochastic", action="store_true", help=STOCHASTIC)
+    parser.add_argument("--seed", type=int, default=0, help="root of the evaluation's randomness (default 0)")
+    parser.add_argument(
+        "--replays", default="", metavar="FOLDER", help="of StarCraft II: save the games played as .SC2Replay there"
+    )
+
+
+def _add_render(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="the run folder")
+    parser.add_argument(
+        "--row", type=int, default=0, help="which row (seed, or grid point × seed) of the run (default 0)"
+    )
+    parser.add_argument("--output", default="", help="file to write (default: RUN/episode-row<ROW>.gif)")
+    parser.add_argument(
+        "--episode", type=int, default=0, help="number of the episode: chooses its randomness (default 0)"
+    )
+    parser.add_argument("--stochastic", action="store_true", help=STOCHASTIC)
+    parser.add_argument("--ascii", action="store_true", help="print the episode as text instead of writing a GIF")
+    parser.add_argument("--fps", type=float, default=6.0, help="frames per second (default 6)")
+
+
+def _add_plot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--metric", default="return", help="what to plot: an evaluation column, or train/NAME (default return)"
+    )
+    parser.add_argument("--output", default="", help=PLOT_OUTPUT)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="two or more run folders")
+    parser.add_argument("--all", action="store_true", help="show what is equal too")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+
+
+COMMANDS = (
+    Command("evaluate", "evaluate the final policies of a run over fresh episodes", _add_evaluate, _evaluate),
+    Command("render", "write a GIF of an episode of a trained policy", _add_render, _render),
+    Command("plot", "learning curves of one or more runs as a PNG, and a table of final results", _add_plot, _plot),
+    Command("compare", "hold the protocols of runs against each other; differences are marked", _add_compare, _compare),
+)

@@ -1,0 +1,99 @@
+"""Commands that train or are about to: `train`, `sweep`, `resume` and `plan`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_composition, composed
+
+if TYPE_CHECKING:
+    from lsf_jax.runs.experiment import Result
+
+TRAIN = """examples:
+  lsf-jax train
+  lsf-jax train --algo lsf_sac --env predator_prey env.punishment=-2 seeds=8 train.env_steps=1000000
+  lsf-jax train --preset matrix seeds=64
+`lsf-jax list` shows names, `lsf-jax list keys` every setting with its range."""
+SWEEP = """examples:
+  lsf-jax sweep --preset matrix seeds=32 algo.lr=1e-3,3e-3 algo.alpha=0.5,1,3
+A comma list on a traced number makes a grid; grid points × seeds are trained in one compiled program."""
+RESUME = """examples:
+  lsf-jax resume runs/lsf_sac-predator_prey-20260101-120000
+  lsf-jax resume runs/NAME train.env_steps=2000000
+Continues from the last checkpoint, to the same bits as an uninterrupted run."""
+
+
+def _train(options: argparse.Namespace) -> int:
+    """`lsf-jax train` and `lsf-jax sweep`."""
+    from lsf_jax.runs import experiment
+
+    return _report(experiment.train(composed(options)))
+
+
+def _resume(options: argparse.Namespace) -> int:
+    """`lsf-jax resume`."""
+    from lsf_jax.config.composition import from_yaml
+    from lsf_jax.runs import experiment, folder
+
+    path = Path(options.run)
+    config, _ = folder.read_run(path)
+    if options.overrides:
+        source = path / folder.CONFIG
+        config = from_yaml(source.read_text(encoding="utf-8"), str(source), options.overrides)
+    return _report(experiment.resume(path, config=config))
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """`lsf-jax plan`."""
+    from lsf_jax.programs import planner, runtime
+    from lsf_jax.programs.parts import bind
+    from lsf_jax.runs import experiment
+
+    config = composed(options)
+    runtime.configure(config.train)
+    print(experiment.describe_run(config), flush=True)
+    program = bind(config)
+    layout = planner.make_plan(config, program)
+    print(planner.plan_text(layout), flush=True)
+    if not options.no_compile:
+        print("compiling the training chunk to ask for its memory ...", flush=True)
+        print(planner.compiled_text(config, layout, program))
+    return FINISHED
+
+
+def _report(result: "Result") -> int:
+    from lsf_jax.analysis.frames import load_run
+    from lsf_jax.analysis.plots import plot_curves
+    from lsf_jax.analysis.summary import summary_table
+
+    if not result.finished:
+        print(f"\nstopped and saved; continue with: lsf-jax resume {result.path}")
+        return INTERRUPTED
+    run = load_run(result.path)
+    plot_curves([run], path=result.path / "curves-return.png")
+    print(f"\n{summary_table(run)}\n")
+    print(f"learning curve: {result.path / 'curves-return.png'}")
+    print(f"run folder:     {result.path}")
+    return FINISHED
+
+
+def _add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="the run folder")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that may change, such as train.env_steps"
+    )
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    add_composition(parser)
+    parser.add_argument("--no-compile", action="store_true", help="estimate only; do not ask the compiled program")
+
+
+COMMANDS = (
+    Command(
+        "train", "train an algorithm on an environment, several seeds side by side", add_composition, _train, TRAIN
+    ),
+    Command("sweep", "train a grid of hyper-parameters × seeds in one program", add_composition, _train, SWEEP),
+    Command("plan", "show memory, blocks and the compiled program's needs; nothing is trained", _add_plan, _plan),
+    Command("resume", "continue a run that was stopped or killed, or extend it", _add_resume, _resume, RESUME),
+)
