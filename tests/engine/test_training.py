@@ -296,8 +296,8 @@ def test_kept_parameters_are_those_of_the_first_boundary_at_or_past_the_budget()
 def counting_algorithm(every: int) -> Algorithm:
     """Every update adds one to its parameter and reports its clock; targets are copied every so many updates."""
 
-    def update(agent: AgentState, episodes: Episode, key: Any, clock: Clock, hyper: Any) -> tuple:
-        del episodes, key, hyper
+    def update(agent: AgentState, episodes: Episode, key: Any, clock: Clock, hyper: Any, micro_batch: int = 0) -> tuple:
+        del episodes, key, hyper, micro_batch
         metrics = {"seen": clock.updates.astype(jnp.float32), "began": clock.env_steps.astype(jnp.float32)}
         return agent._replace(params={"a": agent.params["a"] + 1}), metrics
 
