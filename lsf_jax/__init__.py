@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so that no second list can differ
     from lsf_jax.algorithms import ALGORITHMS as ALGORITHMS
+    from lsf_jax.algorithms.configs import CommonConfig as CommonConfig
+    from lsf_jax.algorithms.configs import MixedValueConfig as MixedValueConfig
+    from lsf_jax.algorithms.configs import ValueConfig as ValueConfig
     from lsf_jax.algorithms.q_learning import q_mixing as q_mixing
     from lsf_jax.algorithms.q_learning import value_based as value_based
     from lsf_jax.analysis.compare import compare_runs as compare_runs

@@ -9,16 +9,12 @@ import numpy as np
 import pytest
 
 from lsf_jax.algorithms import ALGORITHMS, ndq
-from lsf_jax.config.composition import compose
 from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import agent_inputs
-from lsf_jax.programs.compiled import jit_chunk, jit_init
-from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Observation
 from tests.support import oracle_ndq as oracle
 from tests.support import value_cases as cases
-from tests.support.engine_cases import FOREVER, counted_compilations
 from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe
 
 D = 2
@@ -247,18 +243,3 @@ def test_joint_table_is_the_mean_over_message_noise():
     np.testing.assert_allclose(table.utilities, utilities, atol=1e-3)
     np.testing.assert_allclose(table.q_total, q_total, atol=1e-3 * np.abs(q_total).max())
     np.testing.assert_allclose(table.policy, policy, atol=1e-3)
-
-
-@pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence
-def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once():
-    sizes = ["algo.hidden=8", "algo.encoder_hidden=8", "algo.mixer_embed=4", "algo.batch_size=2", "seeds=2"]
-    train = ["train.n_envs=2", "train.buffer_capacity=8", "algo.updates=1", "train.devices=1"]
-    config = compose(algo="ndq", env="matrix_game", overrides=[*sizes, *train, "algo.recurrent=false"])
-    program = bind(config)
-    state = jit_init(program, 0)(make_rows(config, program.algorithm))
-    chunk = jit_chunk(program, rows=8)
-    state, _ = chunk(state, jnp.int32(1), jnp.int32(FOREVER))
-    with counted_compilations() as compiled:
-        state, _ = chunk(state, jnp.int32(2), jnp.int32(FOREVER))
-    assert compiled == []
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.agent))

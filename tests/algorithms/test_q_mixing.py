@@ -13,12 +13,8 @@ import pytest
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.algorithms import q_learning as module
 from lsf_jax.algorithms.configs import MixedValueConfig, ValueConfig
-from lsf_jax.config.composition import compose
 from lsf_jax.networks.mixers import free_mixer
-from lsf_jax.programs.compiled import jit_chunk, jit_init
-from lsf_jax.programs.parts import bind, make_rows
 from tests.support import actor_critic_cases as grads
-from tests.support import engine_cases
 from tests.support import lsf_sac_cases as cases
 from tests.support import matrix_cases as matrix
 from tests.support import oracle_q_mixing as oracle
@@ -241,17 +237,3 @@ def test_the_optimizer_of_the_configuration_takes_the_step():
 
 
 SHORT = ("algo.hidden=8", "algo.batch_size=4", "algo.recurrent=false", "train.seeds=2", "train.devices=1")
-
-
-def test_a_run_from_its_configuration_learns_and_compiles_once():
-    config = compose(algo="vdn", env="matrix_game", presets=["pymarl"], overrides=[*SHORT, "train.buffer_capacity=8"])
-    program = bind(config)
-    chunk = jit_chunk(program, rows=8)
-    state = jit_init(program, 0)(make_rows(config, program.algorithm))
-    before = jax.tree.map(np.array, state.agent.params)
-    state, _ = chunk(state, jnp.int32(6), jnp.int32(2**30))
-    with engine_cases.counted_compilations() as compiled:
-        state, log = chunk(state, jnp.int32(2), jnp.int32(2**30))
-    assert compiled == []
-    assert all(np.isfinite(values[:2]).all() for values in log.metrics.values())
-    assert grads.moved(before, state.agent.params)

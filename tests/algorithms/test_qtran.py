@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 
 from lsf_jax.algorithms import qtran
-from lsf_jax.config.composition import compose
 from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import trajectory_inputs, unroll_features
-from lsf_jax.programs.compiled import jit_chunk, jit_init
-from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.types import Trajectory
 from tests.support import oracle_qtran as oracle
 from tests.support import value_cases as cases
-from tests.support.engine_cases import FOREVER, counted_compilations
 from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe, valid_steps
 
 VARIANTS = {"qtran": qtran.BASE, "qtran_alt": qtran.ALT}
@@ -182,20 +178,3 @@ def test_the_features_of_a_step_do_not_depend_on_later_steps():
     changed = np.asarray((run(t) != run(moved)).any(axis=-1))
     expected = (np.arange(T + 1)[:, None] >= 3) & (np.arange(N) == 1)
     np.testing.assert_array_equal(changed, expected)
-
-
-@pytest.mark.slow  # the contract suite trains every algorithm so, without recurrence
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_chunk_trains_two_seeds_on_the_matrix_game_and_compiles_once(name):
-    sizes = ["algo.hidden=8", "algo.joint_hidden=8", "algo.batch_size=2", "seeds=2"]
-    train = ["train.n_envs=2", "train.buffer_capacity=8", "algo.updates=1", "train.devices=1"]
-    config = compose(algo=name, env="matrix_game", overrides=[*sizes, *train])
-    program = bind(config)
-    state = jit_init(program, 0)(make_rows(config, program.algorithm))
-    chunk = jit_chunk(program, rows=8)
-    state, _ = chunk(state, jnp.int32(1), jnp.int32(FOREVER))
-    with counted_compilations() as compiled:
-        state, _ = chunk(state, jnp.int32(2), jnp.int32(FOREVER))
-    assert compiled == []
-    assert int(state.iteration) == 3
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.agent))

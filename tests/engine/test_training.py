@@ -217,6 +217,7 @@ def test_other_widths_agree_to_rounding_after_a_few_updates():
 # Several devices.
 
 
+@pytest.mark.slow  # by default tests/runs/test_experiment.py shows it, of whole runs
 @pytest.mark.parametrize("n", DEVICES)
 def test_devices_give_the_bits_of_one_that_runs_blocks_of_their_width(n):
     state, log = advance(chunk_of(CLIPPED, devices=n), start(CLIPPED, range(2 * n), devices=n), 4)
