@@ -104,7 +104,7 @@ class AgentState(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Parameters at the first iteration boundary at or past the budget: what a finished seed is judged by."""
+    """Parameters at the first iteration boundary at or past the budget: what a finished seed is measured by."""
 
     params: dict[str, PyTree]
     env_steps: Int[Array, ""]
