@@ -236,7 +236,7 @@ def test_a_worker_that_dies_while_it_waits_is_lost_even_if_an_action_comes_first
     assert pool.counters["lost_episodes"] == 2
 
 
-def test_what_a_dead_worker_has_said_of_a_void_episode_is_not_told(pool_of):
+def test_what_a_dead_worker_has_sent_of_a_void_episode_is_not_returned(pool_of):
     pool = pool_of(1)
     kill_games(pool, 0)  # its FIRST has arrived, but nobody has asked for it
     assert kinds(pool.receive(1, 10.0)) == [(0, FIRST)]
@@ -252,7 +252,7 @@ def test_what_a_dead_worker_has_said_of_a_void_episode_is_not_told(pool_of):
     assert pool.counters["lost_episodes"] == 1
 
 
-def test_a_finished_episode_stands_even_if_its_worker_dies_before_it_is_told(pool_of):
+def test_a_finished_episode_stands_even_if_its_worker_dies_before_it_is_returned(pool_of):
     pool = pool_of(1, length=[1, 1])
     pool.receive(1, 10.0)
     pool.send([0], lowest(pool, [0]))
