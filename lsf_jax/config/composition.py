@@ -16,7 +16,7 @@ from lsf_jax.config.files import named_files, refuse_shadows
 from lsf_jax.config.layers import Given, Layer, Sweep
 from lsf_jax.config.train import TrainConfig
 from lsf_jax.envs.host import Hosted
-from lsf_jax.settings import ConfigError, env_label, freeze, range_problem, type_problem
+from lsf_jax.settings import ConfigError, env_label, freeze, nearest, range_problem, type_problem
 from lsf_jax.types import Env
 
 
@@ -259,7 +259,7 @@ def _values(section: str, config_class: type, key: str, given: Given, algo_name:
         now = ".".join(RETIRED[section, key].key)
         raise ConfigError(f"unknown key {section}.{key}; it is {now} now{layers.place_text(given.source)}")
     if key not in _fields(config_class):
-        advice = layers.nearest(key, _fields(config_class), prefix=f"{section}.")
+        advice = nearest(key, _fields(config_class), prefix=f"{section}.")
         whose = f" of {algo_name}" if section == "algo" else ""
         raise ConfigError(f"unknown key {section}.{key}{whose}{advice}{layers.place_text(given.source)}")
     given = _read_as(typing.get_type_hints(config_class)[key], f"{section}.{key}", given)
@@ -305,7 +305,7 @@ def _checked(section: str, config_class: type, key: str, given: Given) -> Any:
 def _check_grid(config: Config) -> None:
     for key, values in config.grid:
         if key not in swept_keys(config.algo_name):
-            raise ConfigError(f"grid key {key} cannot be swept{layers.nearest(key, swept_keys(config.algo_name))}")
+            raise ConfigError(f"grid key {key} cannot be swept{nearest(key, swept_keys(config.algo_name))}")
         for value in values:
             _checked("algo", type(config.algo), key, Given(value, ""))
         if len(set(values)) < len(values):

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsf_jax.config import layers, yaml12
+from lsf_jax.config import yaml12
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.config.files import config_files, source_of, text_of
 from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.runs.folder import CONFIG, read_run
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, nearest
 
 KEYS = ("env", "train", "presets", "overrides", "where_known", "algorithms")
 
@@ -61,11 +61,11 @@ def read_suite(name: str, config_dirs: Sequence[str | Path] = ()) -> Suite:
     elif name.endswith((".yaml", ".yml")):
         path, source = Path(name), name
     else:
-        raise ConfigError(f"unknown suite {name!r}{layers.nearest(name, named)}, or give the path of a .yaml file")
+        raise ConfigError(f"unknown suite {name!r}{nearest(name, named)}, or give the path of a .yaml file")
     content = yaml12.parse(text_of(path), source)
     for key in content:
         if key not in KEYS:
-            raise ConfigError(f"unknown key {key}{layers.nearest(key, KEYS)} (in {source})")
+            raise ConfigError(f"unknown key {key}{nearest(key, KEYS)} (in {source})")
     algorithms = content.get("algorithms")
     if not isinstance(algorithms, dict) or not algorithms:
         raise ConfigError(
@@ -122,7 +122,7 @@ def _chosen(what: str, asked: Sequence[str], known: Iterable[str]) -> tuple[str,
     known = tuple(known)
     for name in asked:
         if name not in known:
-            raise ConfigError(f"{what} {name!r} is not in the suite{layers.nearest(name, known)}")
+            raise ConfigError(f"{what} {name!r} is not in the suite{nearest(name, known)}")
     return tuple(name for name in known if not asked or name in asked)
 
 
