@@ -76,6 +76,6 @@ def test_a_missing_package_says_how_to_get_it(name, package, monkeypatch, tmp_pa
 
 
 def test_no_sink_package_is_imported_unless_asked_for(tmp_path):
-    code = "import sys, pathlib; from lsf_jax import sinks; sinks.make_sinks([], pathlib.Path('.'))\n"
+    code = "import sys, pathlib; from lsf_jax.runs import sinks; sinks.make_sinks([], pathlib.Path('.'))\n"
     code += "sys.exit(bool({'tensorboardX', 'wandb', 'tensorboard'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
