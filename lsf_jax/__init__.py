@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.config.composition import Config as Config
     from lsf_jax.config.composition import compose as compose
     from lsf_jax.config.composition import replace as replace
-    from lsf_jax.config.train import TrainConfig as TrainConfig
+    from lsf_jax.config.train_config import TrainConfig as TrainConfig
     from lsf_jax.engine.buffers import bundle as bundle
     from lsf_jax.engine.buffers import latest as latest
     from lsf_jax.engine.buffers import uniform as uniform

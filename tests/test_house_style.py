@@ -92,6 +92,12 @@ def test_functions_nest_at_most_twice():
     assert offences(lambda _, node: isinstance(node, FUNCTION) and depth(node) > 2) == []
 
 
+def test_no_public_function_bears_a_modules_name():
+    """Else `from lsf_jax.x import name` could be either."""
+    modules = {name.rpartition(".")[2] for name in MODULES}
+    assert [f"{m} {f.name}" for m, t in MODULES.items() for f in t.body if getattr(f, "name", "") in modules] == []
+
+
 def test_functions_take_at_most_8_parameters():
     assert offences(lambda _, node: isinstance(node, FUNCTION) and len(parameters(node)) > 8) == []
 

@@ -11,7 +11,7 @@ import psutil
 
 from lsf_jax.config.composition import compose
 from lsf_jax.config.files import config_folder
-from lsf_jax.config.train import TrainConfig
+from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.envs import ENVS
 from lsf_jax.programs.planner import size_text
 from lsf_jax.programs.runtime import cache_folder

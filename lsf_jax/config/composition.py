@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from lsf_jax.config import layers, yaml12
 from lsf_jax.config.files import named_files, refuse_shadows
 from lsf_jax.config.layers import Given, Layer, Sweep
-from lsf_jax.config.train import TrainConfig
+from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.envs.host import Hosted
 from lsf_jax.settings import ConfigError, env_label, freeze, nearest, range_problem, type_problem
 from lsf_jax.types import Env

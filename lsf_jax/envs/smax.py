@@ -30,7 +30,7 @@ from lsf_jax.envs.base import check_settings
 from lsf_jax.envs.jaxmarl import Game, Rules, Transition, from_jaxmarl, jaxmarl_version, lenient, load_jaxmarl
 from lsf_jax.envs.smax_picture import draw_moment
 from lsf_jax.envs.smax_scenarios import SCENARIOS, UNITS, Scenario
-from lsf_jax.envs.smax_view import MAP_SIZE, Snapshot, living, smax_view
+from lsf_jax.envs.smax_view import MAP_SIZE, Snapshot, living, make_smax_view
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
 from lsf_jax.types import Env, EpisodeStats
@@ -71,7 +71,7 @@ def make_smax(cfg: SmaxConfig) -> Env:
     scenario = SCENARIOS[cfg.scenario]
     env = from_jaxmarl(
         make_game(cfg),
-        smax_view(scenario, see_enemy_actions=cfg.see_enemy_actions),
+        make_smax_view(scenario, see_enemy_actions=cfg.see_enemy_actions),
         Rules(
             episode_limit=cfg.max_steps,
             reward=partial(_reward, factor=cfg.reward_scale / (1.0 + cfg.won_battle_bonus)),

@@ -48,7 +48,7 @@ class Moment(NamedTuple):
     types: Array  # [U, K] one-hot
 
 
-def smax_view(scenario: Scenario, *, see_enemy_actions: bool) -> View:
+def make_smax_view(scenario: Scenario, *, see_enemy_actions: bool) -> View:
     """Snapshots of a scenario, and what is seen of them.
 
     Args:

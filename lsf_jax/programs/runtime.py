@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import platformdirs
 
-from lsf_jax.config.train import TrainConfig
+from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.settings import ConfigError
 
 OFF = "off"

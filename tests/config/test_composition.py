@@ -8,7 +8,7 @@ from lsf_jax import algorithms, envs, settings
 from lsf_jax.config import composition, documents, files, layers, yaml12
 from lsf_jax.config.composition import Config, compose, from_yaml
 from lsf_jax.config.documents import to_yaml
-from lsf_jax.config.train import TrainConfig
+from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.envs.matrix_game import MatrixGameConfig, make_matrix_game
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError, number, setting

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from lsf_jax.config.train import TrainConfig
+from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.programs import runtime
 from lsf_jax.settings import ConfigError
 
@@ -69,7 +69,7 @@ def test_programs_land_in_the_folder(tmp_path):
     code = (
         "import sys, jax, jax.numpy as jnp\n"
         "from lsf_jax.programs import runtime\n"
-        "from lsf_jax.config.train import TrainConfig\n"
+        "from lsf_jax.config.train_config import TrainConfig\n"
         "runtime.configure(TrainConfig(cache_dir=sys.argv[1]))\n"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
         "jax.jit(lambda x: x @ x + 1)(jnp.ones((7, 7))).block_until_ready()\n"
@@ -92,7 +92,7 @@ def test_compiler_options_are_those_that_this_xla_knows(monkeypatch):
 DEVICES = (
     "import sys, jax\n"
     "from lsf_jax.programs import runtime\n"
-    "from lsf_jax.config.train import TrainConfig\n"
+    "from lsf_jax.config.train_config import TrainConfig\n"
     "runtime.configure(TrainConfig(cache_dir='off', cpu_devices=int(sys.argv[1])), int(sys.argv[2]))\n"
     "print(jax.device_count())\n"
     "runtime.configure(TrainConfig(cache_dir='off', cpu_devices=5))\n"

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from lsf_jax.config.composition import Config, compose
-from lsf_jax.config.train import TrainConfig
+from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.engine.training import Chunk
 from lsf_jax.programs import assembly, planner
 from lsf_jax.programs.compiled import jit_chunk, jit_init, seed_mesh

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lsf_jax.envs.host import Hosted, hosted_env
-from lsf_jax.envs.smac.check import examine, require_all
 from lsf_jax.envs.smac.config import SmacConfig, spec_of
 from lsf_jax.envs.smac.maps import MAPS
 from lsf_jax.envs.smac.pool import SmacPool
+from lsf_jax.envs.smac.requirements import examine, require_all
 from lsf_jax.registry import Entry
 from lsf_jax.types import Env, EpisodeStats
 

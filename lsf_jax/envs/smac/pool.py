@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsf_jax.envs.host import FIRST, LOST, STEP, Event, HostError
-from lsf_jax.envs.smac.check import advice, examine_game, refuse
 from lsf_jax.envs.smac.config import OXWHIRL, SmacConfig, expected_max_reward, game_arguments, spec_of
 from lsf_jax.envs.smac.process import PoolFolder, WorkerProcess
+from lsf_jax.envs.smac.requirements import advice, examine_game, refuse
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import EnvSpec, Observation
 

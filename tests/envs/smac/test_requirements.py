@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lsf_jax.envs.smac import check
+from lsf_jax.envs.smac import requirements
 from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.maps import MAPS
 
@@ -43,7 +43,7 @@ def packages(tmp_path, monkeypatch):
             file = tmp_path / f"{path}.py"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-        return by_name(check.examine_packages(SmacConfig()))
+        return by_name(requirements.examine_packages(SmacConfig()))
 
     return add
 
@@ -54,7 +54,7 @@ def add_oxwhirl(packages, text="class StarCraft2Env: pass"):
 
 
 def test_a_complete_game_is_good(game):
-    findings = by_name(check.examine_game(SmacConfig(sc2_path=str(game(75689))), MAPS))
+    findings = by_name(requirements.examine_game(SmacConfig(sc2_path=str(game(75689))), MAPS))
     assert all(finding.good for finding in findings.values())
     assert findings["StarCraft II"].text.endswith("(env.sc2_path)")
     assert findings["game version"].text == "4.10.0 (Base75689)"
@@ -67,14 +67,16 @@ def test_the_folder_comes_from_the_variable_or_is_in_the_home_folder(monkeypatch
     monkeypatch.delenv("SC2PATH", raising=False)
     if variable:
         monkeypatch.setenv("SC2PATH", str(tmp_path / "elsewhere"))
-    (finding,) = check.examine_game(SmacConfig(), ["3m"])
+    (finding,) = requirements.examine_game(SmacConfig(), ["3m"])
     place, source = ("elsewhere", "SC2PATH") if variable else ("StarCraftII", "SC2PATH is unset")
     assert not finding.good
     assert f"no folder {tmp_path / place} ({source}); download StarCraft II 4.10" in finding.text
 
 
 def test_missing_maps_are_named(game):
-    findings = by_name(check.examine_game(SmacConfig(sc2_path=str(game(75689, maps=["3m"]))), ["3m", "8m", "MMM2"]))
+    findings = by_name(
+        requirements.examine_game(SmacConfig(sc2_path=str(game(75689, maps=["3m"]))), ["3m", "8m", "MMM2"])
+    )
     assert not findings["SMAC maps"].good
     assert "SMAC_Maps: 8m, MMM2; download SMAC_Maps.zip" in findings["SMAC maps"].text
 
@@ -101,7 +103,7 @@ def test_missing_maps_are_named(game):
 )
 def test_the_version_is_that_of_the_paper_or_remarked_upon(game, builds, wanted, good, text):
     cfg = SmacConfig(sc2_path=str(game(*builds)), game_version=wanted)
-    finding = by_name(check.examine_game(cfg, MAPS))["game version"]
+    finding = by_name(requirements.examine_game(cfg, MAPS))["game version"]
     assert finding.good == good
     assert text in finding.text
 
@@ -110,7 +112,7 @@ def test_the_version_is_that_of_the_paper_or_remarked_upon(game, builds, wanted,
 def test_a_program_that_cannot_be_run_is_noticed(game):
     folder = game(75689)
     (folder / "Versions" / "Base75689" / "SC2_x64").chmod(0o644)
-    finding = by_name(check.examine_game(SmacConfig(sc2_path=str(folder)), MAPS))["game version"]
+    finding = by_name(requirements.examine_game(SmacConfig(sc2_path=str(folder)), MAPS))["game version"]
     assert not finding.good
     assert "SC2_x64 is missing or not executable" in finding.text
 
@@ -151,7 +153,7 @@ def test_newer_protobufs_need_nothing_but_a_variable_that_workers_set(packages, 
 
 def test_no_package_at_all_says_how_to_get_it_and_what_not_to_install():
     probed = {"python": "3.11.7", "versions": {"smac": None, "protobuf": None}, "smac": False, "is_oxwhirl": False}
-    finding = check._smac_finding(probed, "python3")
+    finding = requirements._smac_finding(probed, "python3")
     assert not finding.good
     assert finding.text.startswith("not installed; python3 -m pip install git+https://github.com/oxwhirl/smac.git")
     assert "never 'pip install smac'" in finding.text
@@ -159,16 +161,16 @@ def test_no_package_at_all_says_how_to_get_it_and_what_not_to_install():
 
 def test_interpreters_that_are_missing_or_broken_are_named(tmp_path):
     program = tmp_path / "python"
-    (finding,) = check.examine_packages(SmacConfig(python=str(program)))
+    (finding,) = requirements.examine_packages(SmacConfig(python=str(program)))
     assert "is no program; set env.python" in finding.text
     program.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
     program.chmod(0o755)
-    (finding,) = check.examine_packages(SmacConfig(python=str(program)))
+    (finding,) = requirements.examine_packages(SmacConfig(python=str(program)))
     assert not finding.good
     assert "does not answer (broken); set env.python to another" in finding.text
     answer = '{"python": "3.7.16", "versions": {"smac": null, "protobuf": null}, "smac": false}'
     program.write_text(f"#!/bin/sh\necho '{answer}'\n")
-    found = by_name(check.examine_packages(SmacConfig(python=str(program))))
+    found = by_name(requirements.examine_packages(SmacConfig(python=str(program))))
     assert "Python 3.7.16" in found["interpreter"].text
     assert "workers need 3.8 or newer" in found["interpreter"].text
 
@@ -176,5 +178,5 @@ def test_interpreters_that_are_missing_or_broken_are_named(tmp_path):
 def test_advice_is_about_what_is_missing_only(game, packages):
     add_oxwhirl(packages)
     cfg = SmacConfig(map_name="3m", sc2_path=str(game(75689, maps=["8m"])))
-    (line,) = check.advice(cfg)
+    (line,) = requirements.advice(cfg)
     assert line.startswith("SMAC maps: missing in ")
