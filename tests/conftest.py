@@ -31,6 +31,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks first: one of them takes longer than most files, and at the end all but one worker would wait."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_notebooks"))
+
+
 LARGE = 1.5 * 2**30  # bytes of a test process
 
 

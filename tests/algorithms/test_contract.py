@@ -51,6 +51,12 @@ WIDE = {
 OF_ITS_OWN = {"dop": {"hidden": 64, "critic_hidden": 256, "lr": 1e-3, "actor_lr": 1e-3}}
 RATES = {"lr": {"q", "critic", "actor_critic"}, "actor_lr": {"actor"}, "alpha_lr": {"temperature"}}
 ALONE = [name for name in NAMES if not ALGORITHMS[name].communicates]
+FACTORIES = [getattr(ALGORITHMS[name].factory, "func", ALGORITHMS[name].factory) for name in NAMES]
+TRAINED = [
+    pytest.param(name, marks=[pytest.mark.slow] if factory in FACTORIES[:place] else [])
+    for place, (name, factory) in enumerate(zip(NAMES, FACTORIES, strict=True))
+]
+"""All of them for what takes a run: by default one of each factory, whose others differ in a mixer or a setting."""
 GREEDY = [name for name in NAMES if ALGORITHMS[name].acts == "values"]
 """What has no policy of its own trains on greedy actions with ε uniform ones among them."""
 COMMON = ("n_envs=16", "buffer_capacity=64", "devices=1", "eval_episodes=1", "seeds=4")
@@ -331,7 +337,7 @@ def learned(name):
     return SimpleNamespace(chunk=chunk, state=state, log=log, returns=chosen, compiled=(size, chunk._cache_size()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_it_learns_the_additive_game_and_compiles_once(name):
     """Best 5, worst 0, at random 2.3; most of four seeds must come close to the best."""
     result = learned(name)
@@ -349,7 +355,7 @@ def test_it_can_be_built_for_predator_prey(name):
     assert rows.iteration.shape == ()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_seed_whose_parameters_are_not_numbers_hurts_nobody(name):
     result = learned(name)
 
