@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 TRAIN = """examples:
   lsf-jax train
   lsf-jax train --algo lsf_sac --env predator_prey env.punishment=-2 seeds=8 train.env_steps=1000000
-  lsf-jax train --preset matrix seeds=64
+  lsf-jax train --preset matrix seeds=64 train.block=32
 `lsf-jax list` shows names, `lsf-jax list keys` every setting with its range."""
 SWEEP = """examples:
   lsf-jax sweep --preset matrix seeds=32 algo.lr=1e-3,3e-3 algo.alpha=0.5,1,3
