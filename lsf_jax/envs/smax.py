@@ -21,19 +21,22 @@ Reference: Rutherford et al. (2024), JaxMARL, §4 and appendix; version 0.2.0, w
 import string
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
-from lsf_jax.envs.base import check_settings
-from lsf_jax.envs.jaxmarl import Game, Rules, Transition, from_jaxmarl, jaxmarl_version, lenient, load_jaxmarl
+from lsf_jax.envs.base import check_settings, check_spec
+from lsf_jax.envs.smax_battle import TICK, TICKS, Units, fight, place_units
+from lsf_jax.envs.smax_enemies import Plans, Whims, decide, first_plans
 from lsf_jax.envs.smax_picture import draw_moment
-from lsf_jax.envs.smax_scenarios import SCENARIOS, UNITS, Scenario
-from lsf_jax.envs.smax_view import MAP_SIZE, Snapshot, living, make_smax_view
+from lsf_jax.envs.smax_scenarios import SCENARIOS, Scenario
+from lsf_jax.envs.smax_view import MAP_SIZE, N_MOVES, STOP, Snapshot, living, observe, obs_dim, state_dim
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
-from lsf_jax.types import Env, EpisodeStats
+from lsf_jax.types import Env, EnvSpec, EpisodeStats, TimeStep
 
 OUR_VERSION = "1"
 """Another one whenever this module changes rewards, observations or the end of episodes."""
@@ -57,6 +60,15 @@ class SmaxConfig:
     )
 
 
+class State(NamedTuple):
+    """A battle under way."""
+
+    units: Units
+    action: Int[Array, "units"]  # what each unit did last
+    plans: Plans
+    time: Int[Array, ""]  # steps since reset
+
+
 def make_smax(cfg: SmaxConfig) -> Env:
     """A battle as an `Env`; agents are the allies.
 
@@ -65,85 +77,77 @@ def make_smax(cfg: SmaxConfig) -> Env:
     `max_return` is `reward_scale`, the return of every won battle.
 
     Raises:
-      ConfigError: naming the setting that is not allowed, or that JaxMARL is not installed.
+      ConfigError: naming the setting that is not allowed.
     """
     check_settings(cfg)
     scenario = SCENARIOS[cfg.scenario]
-    env = from_jaxmarl(
-        make_game(cfg),
-        make_smax_view(scenario, see_enemy_actions=cfg.see_enemy_actions),
-        Rules(
-            episode_limit=cfg.max_steps,
-            reward=partial(_reward, factor=cfg.reward_scale / (1.0 + cfg.won_battle_bonus)),
-            terminal=lambda transition: _fallen(transition.after.state.unit_alive, scenario).any(),
-            info=partial(_info, scenario=scenario),
-            max_return=cfg.reward_scale,
-        ),
+    see = partial(observe, scenario=scenario, see_enemy_actions=cfg.see_enemy_actions)
+    spec = EnvSpec(
+        n_agents=len(scenario.allies),
+        n_actions=N_MOVES + len(scenario.enemies),
+        obs_dim=obs_dim(scenario),
+        state_dim=state_dim(scenario),
+        episode_limit=cfg.max_steps,
     )
-    return env._replace(
+    return Env(
+        spec=check_spec(spec),
+        reset=partial(_reset, scenario=scenario, see=see),
+        step=partial(_step, cfg=cfg, scenario=scenario, see=see),
+        snapshot=partial(_snapshot, scenario=scenario),
+        observe=see,
         render=partial(_render, scenario=scenario),
-        draw=partial(draw_moment, scenario=scenario),
         success=_success,
+        max_return=cfg.reward_scale,
         ends_early=True,
-        version=f"{OUR_VERSION}, jaxmarl {jaxmarl_version()}",
+        version=OUR_VERSION,
+        draw=partial(draw_moment, scenario=scenario),
     )
 
 
-def make_game(cfg: SmaxConfig) -> Game:
-    """JaxMARL's own environment, `HeuristicEnemySMAX`, with a scenario of ours and all tables given outright."""
-    module = load_jaxmarl("environments.smax")
-    scenario = SCENARIOS[cfg.scenario]
-    types = [UNITS[name] for name in scenario.type_names()]
-    with lenient():
-        return module.HeuristicEnemySMAX(
-            enemy_shoots=cfg.enemy_shoots,
-            attack_mode=cfg.attack_mode,
-            scenario=module.smax_env.Scenario(
-                unit_types=jnp.asarray(scenario.type_numbers()),
-                num_allies=len(scenario.allies),
-                num_enemies=len(scenario.enemies),
-                smacv2_position_generation=False,
-                smacv2_unit_type_generation=False,
-            ),
-            map_width=int(MAP_SIZE),
-            map_height=int(MAP_SIZE),
-            see_enemy_actions=cfg.see_enemy_actions,
-            walls_cause_death=cfg.walls_cause_death,
-            won_battle_bonus=cfg.won_battle_bonus,
-            max_steps=cfg.max_steps,
-            unit_type_names=list(scenario.type_names()),
-            unit_type_shorthands=[unit.letter for unit in types],
-            unit_type_velocities=jnp.array([unit.speed for unit in types]),
-            unit_type_attacks=jnp.array([unit.damage for unit in types]),
-            unit_type_attack_ranges=jnp.array([unit.range for unit in types]),
-            unit_type_sight_ranges=jnp.array([unit.sight for unit in types]),
-            unit_type_radiuses=jnp.array([unit.radius for unit in types]),
-            unit_type_health=jnp.array([unit.health for unit in types]),
-            unit_type_weapon_cooldowns=jnp.array([unit.cooldown for unit in types]),
-        )
+def _snapshot(state, *, scenario):
+    widest = jnp.uint8 if scenario.column("health").max() <= np.iinfo(np.uint8).max else jnp.uint16
+    return Snapshot(
+        position=state.units.position,
+        cooldown=state.units.cooldown,
+        health=state.units.health.astype(widest),
+        action=state.action.astype(jnp.uint8),
+    )
 
 
-def _fallen(alive: Array, scenario: Scenario) -> Array:
-    """Whether our side is dead, and whether theirs is; `[2]`."""
+def _reset(key, *, scenario, see):
+    _, key_units = jax.random.split(key)
+    units = place_units(key_units, scenario)
+    state = State(units=units, action=jnp.full(len(units.health), STOP), plans=first_plans(units, scenario), time=jnp.int32(0))
+    return state, see(_snapshot(state, scenario=scenario))
+
+
+def _draw(key, scenario, random_shot):
+    m, n_units = len(scenario.enemies), len(scenario.units())
+    n = n_units + m
+    words = jax.random.uniform(key, (n + m if random_shot else n,))
+    return Whims(words[n_units:n], words[n:]), words[:n_units] * (3 * TICK) - TICK
+
+
+def _step(key, state, action, *, cfg, scenario, see):
     n = len(scenario.allies)
-    return jnp.stack([~alive[:n].any(), ~alive[n:].any()])
-
-
-def _reward(transition: Transition, *, factor: float) -> Array:
-    """The allies' common reward: every ally has the same, dead or alive."""
-    return next(iter(transition.reward.values())) * factor
-
-
-def _info(transition: Transition, *, scenario: Scenario) -> dict[str, Array]:
-    before, after = transition.before.state.unit_alive, transition.after.state.unit_alive
-    died = (before & ~after).astype(jnp.float32)
-    lost, beaten = _fallen(after, scenario)
-    n = len(scenario.allies)
-    return {
-        "win": (beaten & ~lost).astype(jnp.float32),
-        "dead_allies": died[:n].sum(),
-        "dead_enemies": died[n:].sum(),
-    }
+    whims, delay = _draw(key, scenario, cfg.attack_mode == "random")
+    theirs, plans = decide(state.units, state.plans, whims, scenario=scenario, shoots=cfg.enemy_shoots, is_random=cfg.attack_mode == "random")
+    orders = jnp.concatenate([action.astype(jnp.int32), theirs])
+    units = fight(state.units, orders, delay, scenario=scenario, walls_cause_death=cfg.walls_cause_death)
+    after = State(units=units, action=orders, plans=plans, time=state.time + 1)
+    alive = units.health > 0
+    lost, beaten = ~alive[:n].any(), ~alive[n:].any()
+    died = ((state.units.health > 0) & ~alive).astype(jnp.float32)
+    win = (beaten & ~lost).astype(jnp.float32)
+    damage = ((state.units.health - units.health) / scenario.column("health"))[n:].sum() / len(scenario.enemies)
+    terminal = lost | beaten
+    return after, TimeStep(
+        observation=see(_snapshot(after, scenario=scenario)),
+        reward=(damage + win * cfg.won_battle_bonus) * (cfg.reward_scale / (1.0 + cfg.won_battle_bonus)),
+        terminal=terminal,
+        done=terminal | (after.time >= cfg.max_steps),
+        info={"win": win, "dead_allies": died[:n].sum(), "dead_enemies": died[n:].sum()},
+    )
 
 
 def _success(stats: EpisodeStats) -> Array:

@@ -9,14 +9,12 @@ Everything is written for all pairs of units at once. JaxMARL builds each pair's
 1.5 to 2.5 times as long on a CPU and 4 to 8 times as long to compile; tests compare the two entry by entry.
 """
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
-from lsf_jax.envs.jaxmarl import View
 from lsf_jax.envs.smax_scenarios import Scenario
 from lsf_jax.types import Observation
 
@@ -48,32 +46,13 @@ class Moment(NamedTuple):
     types: Array  # [U, K] one-hot
 
 
-def make_smax_view(scenario: Scenario, *, see_enemy_actions: bool) -> View:
-    """Snapshots of a scenario, and what is seen of them.
-
-    Args:
-      scenario: who fights.
-      see_enemy_actions: whether observations show what enemies did last.
-    """
-    return View(
-        snapshot=lambda state: take_snapshot(state.state, scenario),
-        observe=partial(observe, scenario=scenario, see_enemy_actions=see_enemy_actions),
-    )
+def obs_dim(scenario):
+    k = len(scenario.type_names())
+    return (len(scenario.units()) - 1) * (7 + k) + 4 + k
 
 
-def take_snapshot(state: Any, scenario: Scenario) -> Snapshot:
-    """The bytes of a `jaxmarl` SMAX state that replay keeps."""
-    right, up = state.prev_movement_actions[:, 0], state.prev_movement_actions[:, 1]  # -1, 0 or 1, up to rounding
-    along = jnp.where(right > 0.5, EAST, jnp.where(right < -0.5, WEST, STOP))
-    went = jnp.where(up > 0.5, NORTH, jnp.where(up < -0.5, SOUTH, along))
-    action = jnp.where(state.prev_attack_actions >= N_MOVES, state.prev_attack_actions, went)
-    widest = jnp.uint8 if scenario.column("health").max() <= np.iinfo(np.uint8).max else jnp.uint16
-    return Snapshot(
-        position=state.unit_positions,
-        cooldown=state.unit_weapon_cooldowns,
-        health=state.unit_health.astype(widest),
-        action=action.astype(jnp.uint8),
-    )
+def state_dim(scenario):
+    return len(scenario.units()) * (4 + len(scenario.type_names()))
 
 
 def observe(snapshot: Snapshot, *, scenario: Scenario, see_enemy_actions: bool) -> Observation:
