@@ -10,8 +10,8 @@ from jaxtyping import Array
 
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted
-from lsf_jax.engine.buffers import observe_episode
 from lsf_jax.engine.lengths import EARLY, static_lengths
+from lsf_jax.engine.packing import observe_rows
 from lsf_jax.engine.rollouts import device_collector
 from lsf_jax.engine.training import TrainStep, make_train_step
 from lsf_jax.envs.host import Hosted, empty_episodes
@@ -52,7 +52,7 @@ def bind(config: Config) -> Program:
         lengths of time for losses that read the padding.
     """
     env = make_env(config)
-    observe = partial(observe_episode, env)
+    observe = partial(observe_rows, env)
     algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, observe)
     hosted = make_hosted(config)
     lengths = static_lengths(env.spec.episode_limit, _number_of_lengths(config, env, algorithm))
