@@ -80,9 +80,7 @@ def _plan_target(options: argparse.Namespace) -> int:
     config = composed(options)
     print(experiment.describe_run(config), flush=True)
     tell = lambda line: print(line, flush=True)
-    found = targets.survey(
-        to_yaml(config), options.target, n_devices=options.devices, quick=options.quick, tell=tell
-    )
+    found = targets.survey(to_yaml(config), options.target, n_devices=options.devices, quick=options.quick, tell=tell)
     print(f"\n{targets.survey_text(found)}")
     return FINISHED
 

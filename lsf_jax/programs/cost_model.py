@@ -5,7 +5,7 @@ for each pass. The optimist's constants are what the hardware can do, the pessim
 reach. All constants stand in `FAST` and `SLOW`, with their sources.
 """
 
-from collections import Counter
+from collections import defaultdict
 from typing import NamedTuple
 
 from lsf_jax.programs.chips import Chip
@@ -33,13 +33,12 @@ FAST = Costs(
 )
 """Everything goes well.
 
-- launch, cuda: between kernels of a captured graph, 3.4 µs a kernel of 2.9 µs and what graphs saved since
-  (developer.nvidia.com/blog/cuda-graphs, .../constant-time-launch-for-straight-line-cuda-graphs).
+- launch, cuda: from kernel to kernel of a captured graph; 3.4 µs for each kernel of 2.9 µs, and less with later graphs
+  (developer.nvidia.com/blog/cuda-graphs, developer.nvidia.com/blog/constant-time-launch-for-straight-line-cuda-graphs).
 - loop, cuda: nothing, with loops captured (`--xla_gpu_enable_command_buffer=+WHILE`).
-- launch, loop and branch, tpu: a hundred to two hundred cycles of about 1 GHz; one program runs, nothing is launched.
+- launch, loop and branch, tpu: one program runs and nothing is launched; a hundred cycles or two of about 1 GHz.
   An assumption: no figure is published.
-- bandwidth: what copies reach (babel-stream on H100 and A100 90 to 94 %). tera: a large float32 product's share in
-  batches of small ones; an assumption.
+- branch, cuda, bandwidth and tera: what large kernels reach; assumptions.
 """
 
 SLOW = Costs(
@@ -51,9 +50,9 @@ SLOW = Costs(
 )
 """Everything goes badly.
 
-- launch, cuda: a launch from the host, 4 to 6 µs with driver calls; jobs on busy hosts are slower still.
+- launch, cuda: a launch from the host is 4 to 6 µs of driver calls (susun-blog.com/blog/pegainfer-3-cuda-graph).
 - loop, cuda: 0.805 s for 100,000 empty `lax.scan` passes (jax-ml/jax issues 29946 and 2491).
-- branch, cuda: copying a predicate to the host and waiting for it; an assumption.
+- branch, cuda: copying a predicate to the host and waiting for it; an assumption, as is all of a TPU.
 - bandwidth and tera: kernels too small to fill a chip; assumptions.
 """
 
@@ -78,10 +77,10 @@ def iteration_seconds(reading: Reading, chip: Chip, precision: str) -> dict[str,
     return {part: Range(fast[part], slow[part]) for part in slow if part != AROUND}
 
 
-def _seconds(reading: Reading, chip: Chip, precision: str, costs: Costs) -> Counter[str]:
+def _seconds(reading: Reading, chip: Chip, precision: str, costs: Costs) -> dict[str, float]:
     launch, bandwidth = costs.launch[chip.platform], chip.bandwidth * costs.bandwidth
     rate = chip.tera[precision] * 1e12 * costs.tera
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for kernel in reading.kernels:
         work = max(kernel.n_bytes / bandwidth, kernel.flops / rate)
         # A captured graph prepares the next launch while a kernel works.

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Compiled(NamedTuple):
     refused: str  # the compiler's own words, where it finds no room; then nothing below but what is required is known
     required: int  # bytes that a device needs for it, arguments included
     memory: dict[str, int]  # bytes by kind
-    parts: dict[str, dict[str, float]]  # of one iteration: launches, loop passes, bytes, operations, seconds
+    parts: dict[str, dict[str, Any]]  # of one iteration: launches, loop passes, bytes, operations, seconds
     collectives: int
 
 
@@ -113,7 +114,7 @@ def _memory(analysis: Any) -> dict[str, int]:
     }
 
 
-def _parts(reading: Reading, chip: Chip, precision: str) -> dict[str, dict[str, float]]:
+def _parts(reading: Reading, chip: Chip, precision: str) -> dict[str, dict[str, Any]]:
     names = ("launches", "loop passes", "bytes", "FLOPs")
     counts: dict[str, Counter[str]] = {}
     for kernel in reading.kernels:
@@ -144,9 +145,8 @@ def serve(requests: Any, answer: Callable[[dict[str, Any]], None]) -> None:
         )
     hardware = planner.Hardware(platform=chip.platform, n_devices=n_devices, memory_bytes=chip.limit)
     plan = planner.make_plan(config, program, hardware)
-    steps = config.train.n_envs * program.env.spec.episode_limit
-    interval = evaluation_interval(config, program)
-    sizes = {"steps": steps, "evaluation_interval": interval, "env_steps": config.train.env_steps}
+    sizes = {"n_envs": config.train.n_envs, "episode_limit": program.env.spec.episode_limit}
+    sizes |= {"evaluation_interval": evaluation_interval(config, program), "env_steps": config.train.env_steps}
     answer({"plan": plan._asdict(), **sizes})
     jax.devices()  # finds the plug-ins
     program = with_micro_batch(named_parts(program), planner.slice_of(plan))
@@ -155,8 +155,16 @@ def serve(requests: Any, answer: Callable[[dict[str, Any]], None]) -> None:
         answer(compiled._asdict())
 
 
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that asked it has gone: a compilation looks at nothing for minutes."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def main() -> int:
     """Serve standard input; what libraries print goes to standard error."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

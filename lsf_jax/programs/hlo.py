@@ -16,14 +16,17 @@ AROUND = "start and end of a chunk"
 REST = "rest of an iteration"
 
 FREE = frozenset(
-    "parameter get-tuple-element tuple bitcast constant after-all add-dependency opt-barrier partition-id replica-id "
-    "copy-done async-done async-update all-reduce-done all-gather-done collective-permute-done send-done recv-done "
-    "domain".split()
+    (
+        *("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "add-dependency", "domain"),
+        *("opt-barrier", "partition-id", "replica-id", "copy-done", "async-done", "async-update", "all-reduce-done"),
+        *("all-gather-done", "collective-permute-done", "send-done", "recv-done"),
+    )
 )
 """Opcodes that run nothing."""
 COLLECTIVES = (
-    "all-reduce all-gather all-to-all ragged-all-to-all reduce-scatter collective-permute collective-broadcast send recv"
-).split()
+    *("all-reduce", "all-gather", "all-to-all", "ragged-all-to-all", "reduce-scatter"),
+    *("collective-permute", "collective-broadcast", "send", "recv"),
+)
 ELEMENT_BYTES = {"pred": 1, "token": 0, "c64": 8, "c128": 16, "bf16": 2}
 
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
@@ -286,7 +289,7 @@ def _plain_bytes(body: Computation, line: Instruction) -> int:
         return 2 * written
     if line.opcode == "copy-start":
         return written // 2  # its shape names source, destination and a flag
-    return written + sum(shape_bytes(body.shapes.get(name, "")) for name in line.operands)
+    return written + sum(shape_bytes(body.shapes.get(name, "")) for name in set(line.operands))
 
 
 def _fusion_bytes(body: Computation) -> int:
@@ -298,7 +301,9 @@ def _fusion_bytes(body: Computation) -> int:
     total = 0
     for line in body.instructions:
         if line.opcode == "parameter":
-            total += min(shape_bytes(line.shape), sum(_read_bytes(body, line, use, uses) for use in uses.get(line.name, [])))
+            total += min(
+                shape_bytes(line.shape), sum(_read_bytes(body, line, use, uses) for use in uses.get(line.name, []))
+            )
     by_name = {line.name: line for line in body.instructions}
     root = next(line for line in body.instructions if line.root)
     outputs = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from lsf_jax.programs.chips import CHIPS, EXTRA, Chip, environment, find_chip
@@ -34,7 +35,8 @@ class Survey(NamedTuple):
     target: str
     n_devices: int
     plan: Plan  # for this chip
-    steps: int  # environment steps that one iteration of one seed computes
+    n_envs: int  # episodes that one iteration of one seed plays
+    episode_limit: int
     evaluation_interval: int  # iterations
     env_steps: int  # of one seed, over the whole run
     limit: int  # bytes that the process has on the chip
@@ -56,21 +58,23 @@ def compiling(chip: Chip, n_devices: int, config_text: str) -> Iterator[tuple[di
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
         with subprocess.Popen(command, env=variables | environment(chip, n_devices), **streams) as process:
-
-            def ask(request: dict[str, Any]) -> dict[str, Any]:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(json.dumps(request) + "\n")
-                    process.stdin.flush()
-                answer = process.stdout.readline()
-                found = json.loads(answer) if answer else {"error": _last_words(process, log), "wrong": False}
-                if "error" in found:
-                    raise ConfigError(found["error"] if found["wrong"] else _failure(chip, found["error"]))
-                return found
-
+            ask = partial(_ask, process, log, chip)
             try:
                 yield ask({"target": chip.name, "devices": n_devices, "config": config_text}), ask
             finally:
                 process.kill()
+
+
+def _ask(process: Any, log: Any, chip: Chip, request: dict[str, Any]) -> dict[str, Any]:
+    """Send a request and wait for its answer."""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+    answer = process.stdout.readline()
+    found = json.loads(answer) if answer else {"error": _last_words(process, log), "wrong": False}
+    if "error" in found:
+        raise ConfigError(found["error"] if found["wrong"] else _failure(chip, found["error"]))
+    return found
 
 
 def _last_words(process: Any, log: Any) -> str:
@@ -139,7 +143,8 @@ def find_seeds(
     """
     room = limit * ROOM
     guess = int(room // sum(plan.bytes_per_row.values()))
-    other = guess // 2 if guess // 2 > plan.width else max(1, plan.width // 2) if plan.width > 1 else 2
+    wider = min(4 * plan.width, guess // 2)  # not the widest: compilers take longer for large arrays
+    other = wider if wider > plan.width else plan.width // 2 if plan.width > 1 else 2
     line = _line(first, compile_at(other))
     seeds = int((room - line[0]) // line[1]) if line[1] > 0 else 0
     known = {plan.width: first}
@@ -168,12 +173,13 @@ def estimate(found: Survey) -> tuple[Range, Range] | None:
     plan = found.plan
     # Rows that only fill up the last block are computed, but nobody's.
     seeds = plan.rows / plan.n_blocks
-    iterations = -(-found.env_steps // found.steps)
+    steps = found.n_envs * found.episode_limit
+    iterations = -(-found.env_steps // steps)
     rates, hours = [], []
     for name in ("fast s", "slow s"):
         once = sum(part.get(name, 0.0) for part in parts.values())
         evaluation = parts.get("rollout", {}).get(name, 0.0) / found.evaluation_interval
-        rates.append(found.steps * seeds / once)
+        rates.append(steps * seeds / once)
         hours.append(plan.n_blocks * iterations * (once + evaluation) / 3600)
     return Range(*rates), Range(*hours)
 
@@ -233,7 +239,7 @@ def _seeds_text(found: Survey) -> str:
     return f"{found.seeds} side by side on one device, {how} ({line})"
 
 
-def _part_lines(parts: dict[str, dict[str, float]], launches: str) -> list[str]:
+def _part_lines(parts: dict[str, dict[str, Any]], launches: str) -> list[str]:
     """A table of one iteration, the costliest part first."""
     inside = sorted((name for name in parts if name != AROUND), key=lambda name: -parts[name]["launches"])
     total = {key: sum(parts[name][key] for name in inside) for key in ("launches", "loop passes", "bytes", "FLOPs")}
@@ -252,10 +258,10 @@ def _estimate_lines(found: Survey) -> list[str]:
     if both is None:
         return []
     rates, hours = both
+    speed = f"{rates.slow:,.0f} to {rates.fast:,.0f} env steps/s"
     return [
-        f"estimate             {rates.slow:,.0f} to {rates.fast:,.0f} env steps/s, {hours.fast:.2g} to {hours.slow:.2g} h "
-        f"for the run: an estimate (constants: lsf_jax/programs/cost_model.py),",
-        "                     for episodes of full length, compilation not counted",
+        f"estimate             {speed}, {hours.fast:.2g} to {hours.slow:.2g} h for the run, at episodes of full length",
+        "                     and without compilation: an estimate, by the constants of lsf_jax/programs/cost_model.py",
     ]
 
 
