@@ -59,7 +59,7 @@ CASES = (
     Case("lsf_sac", "predator_prey", "paper", 64),
     Case("qmix", "predator_prey", "pymarl2", 64),
     Case("lsf_sac", "matrix_game", "matrix", 256, ("train.block=256",)),
-    Case("qmix", "matrix_game", "matrix", 256, ("train.block=256",)),
+    Case("qmix", "matrix_game", "", 256, ("algo.batch_size=32", "algo.updates=1")),
 )
 QUICK = (Case("lsf_sac", "predator_prey", "", 2, SMALL),)
 
@@ -84,7 +84,7 @@ def survey_all(arguments: argparse.Namespace) -> dict[str, Any]:
     content = read(arguments.json)
     for target in arguments.target:
         for case in QUICK if arguments.quick else CASES:
-            known = content["cases"].setdefault(case.name, {})
+            known = content["cases"].setdefault(case.name, {})  # in the order of the list
             if (target in known and "error" not in known[target]) or arguments.only not in case.name:
                 continue
             print(f"{case.name}, {target}", flush=True)
@@ -111,7 +111,9 @@ def _range(low: float, high: float, show: Any) -> str:
 
 
 def _inside(found: dict[str, Any], key: str) -> float:
-    return sum(part[key] for name, part in found["compiled"][0]["parts"].items() if name != AROUND)
+    """Of all parts of an iteration; of a program that the compiler refused nothing is known, a KeyError."""
+    parts = found["compiled"][0]["parts"]
+    return parts["rollout"][key] + sum(part[key] for name, part in parts.items() if name not in (AROUND, "rollout"))
 
 
 def _an_env_step(found: dict[str, Any]) -> float:

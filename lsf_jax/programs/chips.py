@@ -63,6 +63,11 @@ class Chip(NamedTuple):
         return "cuda" if isinstance(self.kind, Gpu) else "tpu"
 
     @property
+    def backend(self) -> str:
+        """JAX's name of its kind."""
+        return "gpu" if isinstance(self.kind, Gpu) else "tpu"
+
+    @property
     def limit(self) -> int:
         """Bytes that a JAX process has there."""
         return int(self.memory * PREALLOCATED) if self.platform == "cuda" else self.memory

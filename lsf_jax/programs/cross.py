@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -130,29 +130,28 @@ def _parts(reading: Reading, chip: Chip, precision: str) -> dict[str, dict[str, 
     }
 
 
-def serve(requests: Any, answer: Callable[[dict[str, Any]], None]) -> None:
+def serve(requests: Iterator[str], answer: Callable[[dict[str, Any]], None]) -> None:
     """Answer requests until there are no more."""
     first = json.loads(next(requests))
     chip, n_devices = CHIPS[first["target"]], first["devices"]
     config = from_yaml(first["config"], "the configuration")
     config = replace(config, train=replace(config.train, cache_dir=runtime.OFF))  # nothing compiled here can be kept
     runtime.configure(config.train, 1)
-    program = bind(config)
-    if program.hosted is not None:
-        raise ConfigError(
-            f"--target is {chip.name}; expected an environment on the device: the games of {config.env_name} are "
-            f"played on the host; leave --target away"
-        )
-    hardware = planner.Hardware(platform=chip.platform, n_devices=n_devices, memory_bytes=chip.limit)
-    plan = planner.make_plan(config, program, hardware)
-    sizes = {"n_envs": config.train.n_envs, "episode_limit": program.env.spec.episode_limit}
-    sizes |= {"evaluation_interval": evaluation_interval(config, program), "env_steps": config.train.env_steps}
-    answer({"plan": plan._asdict(), **sizes})
-    jax.devices()  # finds the plug-ins
-    program = with_micro_batch(named_parts(program), planner.slice_of(plan))
-    for line in requests:
-        compiled = compile_for(chip, n_devices, config, program, json.loads(line)["width"])
-        answer(compiled._asdict())
+    with runtime.compiling_for(chip.backend):
+        program = bind(config)
+        if program.hosted is not None:
+            raise ConfigError(
+                f"--target is {chip.name}; expected an environment on the device: the games of {config.env_name} are "
+                f"played on the host; leave --target away"
+            )
+        plan = planner.make_plan(config, program, planner.Hardware(chip.backend, n_devices, chip.limit))
+        sizes = {"n_envs": config.train.n_envs, "episode_limit": program.env.spec.episode_limit}
+        sizes |= {"evaluation_interval": evaluation_interval(config, program), "env_steps": config.train.env_steps}
+        answer({"plan": plan._asdict(), **sizes})
+        jax.devices()  # finds the plug-ins
+        program = with_micro_batch(named_parts(program), planner.slice_of(plan))
+        for line in requests:
+            answer(compile_for(chip, n_devices, config, program, json.loads(line)["width"])._asdict())
 
 
 def _end_with(parent: int) -> None:

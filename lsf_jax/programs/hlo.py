@@ -232,7 +232,8 @@ class _Walker:
                 self.branches[where] += times
                 self._costliest(_branches(line.attributes), times, where)
             elif line.opcode == "call":
-                self.visit(_called(line.attributes, "to_apply"), times=times, part=where)
+                called = _called(line.attributes, "to_apply") or _called(line.attributes, "calls")
+                self.visit(called, times=times, part=where)
             elif line.opcode not in FREE:
                 self.kernels.append(self._kernel(body, line, times, where))
 

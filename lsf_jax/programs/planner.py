@@ -40,7 +40,7 @@ class Plan(NamedTuple):
 class Hardware(NamedTuple):
     """What a run is laid out on."""
 
-    platform: str  # JAX's name of the backend
+    platform: str  # JAX's name of the backend: "cpu", "gpu", "tpu"
     n_devices: int
     memory_bytes: int  # of one device; of a CPU's devices, which share it, together
 

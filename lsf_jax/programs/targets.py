@@ -39,7 +39,7 @@ class Survey(NamedTuple):
     episode_limit: int
     evaluation_interval: int  # iterations
     env_steps: int  # of one seed, over the whole run
-    limit: int  # bytes that the process has on the chip
+    limit: int  # bytes that the process has on the chip, or train.memory_gib
     compiled: list[dict[str, Any]]  # `cross.Compiled`; the first one is the run's own width
     line: tuple[float, float] | None  # bytes of no seed, bytes of one more
     seeds: int | None  # that fit side by side on one device
@@ -112,13 +112,14 @@ def survey(config_text: str, target: str, *, n_devices: int = 1, quick: bool = F
             tell(f"  {compiled[-1]['seconds']:.0f} s, needs {size_text(compiled[-1]['required'])}")
             return compiled[-1]
 
+        limit = min(plan.memory_bytes, chip.memory)  # train.memory_gib may be more than there is
         first = compile_at(plan.width)
-        line, seeds, confirmed = (None, None, False) if quick else find_seeds(plan, chip.limit, first, compile_at)
+        line, seeds, confirmed = (None, None, False) if quick else find_seeds(plan, limit, first, compile_at)
     return Survey(
         target=target,
         n_devices=n_devices,
         plan=plan,
-        limit=chip.limit,
+        limit=limit,
         compiled=compiled,
         line=line,
         seeds=seeds,
