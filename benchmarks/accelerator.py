@@ -85,7 +85,8 @@ def survey_all(arguments: argparse.Namespace) -> dict[str, Any]:
     for target in arguments.target:
         for case in QUICK if arguments.quick else CASES:
             known = content["cases"].setdefault(case.name, {})  # in the order of the list
-            if (target in known and "error" not in known[target]) or arguments.only not in case.name:
+            done = target in known and "error" not in known[target] and not arguments.again
+            if done or arguments.only not in case.name:
                 continue
             print(f"{case.name}, {target}", flush=True)
             known[target] = one_case(case, target, arguments)
@@ -133,7 +134,7 @@ MEASURES = {
     "Loop passes an iteration": lambda f: _thousands(_inside(f, "loop passes")),
     "GFLOP an iteration, in matrix products": lambda f: f"{_inside(f, 'FLOPs') / 1e9:,.1f}",
     "Estimated env steps/s, all seeds together": lambda f: _range(*f["estimate"]["env steps/s"][::-1], _thousands),
-    "Estimated hours of the run": lambda f: _range(*f["estimate"]["hours"], lambda hours: f"{hours:.2g}"),
+    "Estimated length of the run": lambda f: _range(*f["estimate"]["hours"], targets.hours_text),
     "Seconds of compilation": lambda f: f"{f['compiled'][0]['seconds']:.0f}",
 }
 
@@ -153,9 +154,14 @@ def card_text(content: dict[str, Any]) -> str:
     for title, show in MEASURES.items():
         heads = [f"{CHIPS[name].title} (compiled, not run)" for name in chips]
         lines += ["", f"## {title}", "", f"| run | {' | '.join(heads)} |", f"|---|{'---|' * len(chips)}"]
-        for case, known in content["cases"].items():
+        for case, known in _known(content).items():
             lines.append(f"| {case} | {' | '.join(_cell(known.get(name), show) for name in chips)} |")
     return "\n".join(lines) + "\n"
+
+
+def _known(content: dict[str, Any]) -> dict[str, Any]:
+    """Cases of which something is known."""
+    return {case: known for case, known in content["cases"].items() if known}
 
 
 def _cell(found: dict[str, Any] | None, show: Any) -> str:
@@ -178,7 +184,7 @@ def main(arguments: argparse.Namespace) -> None:
     content = survey_all(arguments)
     for title, show in MEASURES.items():
         print(f"\n{title}")
-        for case, known in content["cases"].items():
+        for case, known in _known(content).items():
             print(f"  {case:<52}" + "".join(f"{target}: {_cell(known[target], show):<32}" for target in known))
 
 
@@ -188,6 +194,7 @@ if __name__ == "__main__":
     parser.add_argument("--devices", type=int, default=1, help="of them")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name has it: 'qmix on smax'")
     parser.add_argument("--fit", action="store_true", help="how many seeds fit too: three compilations each, not one")
+    parser.add_argument("--again", action="store_true", help="compile what the file has too: the program has changed")
     parser.add_argument("--quick", action="store_true", help="one tiny case: does the script run at all")
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="results, read and completed")
     parser.add_argument("--card", action="store_true", help="write docs/speed_card.md from the results")

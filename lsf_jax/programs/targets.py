@@ -260,10 +260,18 @@ def _estimate_lines(found: Survey) -> list[str]:
         return []
     rates, hours = both
     speed = f"{rates.slow:,.0f} to {rates.fast:,.0f} env steps/s"
+    length = f"{hours_text(hours.fast)} to {hours_text(hours.slow)}"
     return [
-        f"estimate             {speed}, {hours.fast:.2g} to {hours.slow:.2g} h for the run, at episodes of full length",
+        f"estimate             {speed}, {length} for the run, at episodes of full length",
         "                     and without compilation: an estimate, by the constants of lsf_jax/programs/cost_model.py",
     ]
+
+
+def hours_text(hours: float) -> str:
+    """Hours for people, in the unit that suits them."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
 
 
 def _seeds(width: int) -> str:

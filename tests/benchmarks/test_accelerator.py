@@ -19,7 +19,14 @@ def accelerator(monkeypatch):
 
 
 def asked(tmp_path, **changes) -> argparse.Namespace:
-    words = {"json": tmp_path / "found.json", "target": ["h100"], "devices": 1, "only": "", "fit": False}
+    words = {
+        "json": tmp_path / "found.json",
+        "target": ["h100"],
+        "devices": 1,
+        "only": "",
+        "fit": False,
+        "again": False,
+    }
     return argparse.Namespace(**{**words, "quick": False, "overrides": [], **changes})
 
 
@@ -41,6 +48,8 @@ def test_what_the_file_has_is_not_compiled_again_and_what_failed_is(accelerator,
     accelerator.survey_all(asked(tmp_path, only="matrix"))
     assert len(calls) == 3
     assert calls[2] == calls[1] != calls[0]
+    accelerator.survey_all(asked(tmp_path, only="matrix", again=True))
+    assert len(calls) == 5
 
 
 def test_the_card_has_a_column_for_each_chip_and_says_that_nothing_ran(accelerator):
@@ -55,3 +64,4 @@ def test_the_card_has_a_column_for_each_chip_and_says_that_nothing_ran(accelerat
     assert "| a run | 90 | - |" in rows
     assert "| a run | 150 to 600 | - |" in rows
     assert "**compiled, not run**" in card
+    assert "another" not in card  # nothing is known of it
