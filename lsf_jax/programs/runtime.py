@@ -1,8 +1,9 @@
 """Settings of the JAX runtime that a run asks for: compilation cache, precision of products, repeatable kernels."""
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,34 @@ with two critics side by side a seed's NaN reached its neighbour, and what lay b
 Without them small networks are up to 1.6 times faster, large ones as fast."""
 
 
-@cache
+_target: ContextVar[str] = ContextVar("target", default="")
+
+
+def platform() -> str:
+    """The platform that programs are made for, as JAX names backends: this process's, or that of `compiling_for`.
+
+    What chooses by platform while a program is bound or traced asks here, not `jax.default_backend`.
+    """
+    return _target.get() or jax.default_backend()
+
+
+@contextmanager
+def compiling_for(backend: str) -> Iterator[None]:
+    """Make programs for a backend ("gpu", "tpu") that this process does not have."""
+    token = _target.set(backend)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
 def compiler_options() -> dict[str, str]:
-    """Options for every program that is compiled here: `SAFE_ON_CPU` where this XLA knows them."""
-    if jax.default_backend() != "cpu":
-        return {}
+    """Options for every program that is compiled: on a CPU `SAFE_ON_CPU`, where this XLA knows them."""
+    return _options_on_cpu() if platform() == "cpu" else {}
+
+
+@cache
+def _options_on_cpu() -> dict[str, str]:
     try:
         jax.jit(lambda x: x, compiler_options=SAFE_ON_CPU).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:

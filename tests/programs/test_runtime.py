@@ -82,11 +82,19 @@ def test_programs_land_in_the_folder(tmp_path):
 
 def test_compiler_options_are_those_that_this_xla_knows(monkeypatch):
     monkeypatch.setattr(runtime, "SAFE_ON_CPU", {"xla_cpu_no_such_option": "1"})
-    runtime.compiler_options.cache_clear()
+    runtime._options_on_cpu.cache_clear()
     assert runtime.compiler_options() == {}
     monkeypatch.undo()
-    runtime.compiler_options.cache_clear()
+    runtime._options_on_cpu.cache_clear()
     assert runtime.compiler_options() in ({}, runtime.SAFE_ON_CPU)
+
+
+def test_what_asks_for_the_platform_hears_the_one_that_is_compiled_for():
+    assert runtime.platform() == jax.default_backend() == "cpu"
+    with runtime.compiling_for("gpu"):
+        assert runtime.platform() == "gpu"
+        assert runtime.compiler_options() == {}
+    assert runtime.platform() == "cpu"
 
 
 DEVICES = (
