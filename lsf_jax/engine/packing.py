@@ -111,7 +111,7 @@ def shapes_of(limit: int, batch: int, lengths: Sequence[int]) -> tuple[Shape, ..
     else:
         shorter = tuple(lengths[:-1])
         fewer = (Shape(batch // 2, length + 1) for length in shorter if batch % 2 == 0)
-    return tuple(shape for shape in fewer if shape.rows) + (whole,)
+    return (*(shape for shape in fewer if shape.rows), whole)
 
 
 class Placement(NamedTuple):

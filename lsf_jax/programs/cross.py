@@ -23,6 +23,7 @@ from jax.experimental import topologies
 
 from lsf_jax.config.composition import Config, from_yaml
 from lsf_jax.engine.training import make_chunk
+from lsf_jax.networks.platform import compiling_for
 from lsf_jax.programs import planner, runtime
 from lsf_jax.programs.chips import CHIPS, Chip, topology_arguments
 from lsf_jax.programs.compiled import LOG_ROWS, jit_init
@@ -137,7 +138,7 @@ def serve(requests: Iterator[str], answer: Callable[[dict[str, Any]], None]) -> 
     config = from_yaml(first["config"], "the configuration")
     config = replace(config, train=replace(config.train, cache_dir=runtime.OFF))  # nothing compiled here can be kept
     runtime.configure(config.train, 1)
-    with runtime.compiling_for(chip.backend):
+    with compiling_for(chip.backend):
         program = bind(config)
         if program.hosted is not None:
             raise ConfigError(

@@ -1,9 +1,8 @@
 """Settings of the JAX runtime that a run asks for: compilation cache, precision of products, repeatable kernels."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 import platformdirs
 
 from lsf_jax.config.train_config import TrainConfig
+from lsf_jax.networks.platform import is_cpu
 from lsf_jax.settings import ConfigError
 
 OFF = "off"
@@ -26,30 +26,9 @@ with two critics side by side a seed's NaN reached its neighbour, and what lay b
 Without them small networks are up to 1.6 times faster, large ones as fast."""
 
 
-_target: ContextVar[str] = ContextVar("target", default="")
-
-
-def platform() -> str:
-    """The platform that programs are made for, as JAX names backends: this process's, or that of `compiling_for`.
-
-    What chooses by platform while a program is bound or traced asks here, not `jax.default_backend`.
-    """
-    return _target.get() or jax.default_backend()
-
-
-@contextmanager
-def compiling_for(backend: str) -> Iterator[None]:
-    """Make programs for a backend ("gpu", "tpu") that this process does not have."""
-    token = _target.set(backend)
-    try:
-        yield
-    finally:
-        _target.reset(token)
-
-
 def compiler_options() -> dict[str, str]:
     """Options for every program that is compiled: on a CPU `SAFE_ON_CPU`, where this XLA knows them."""
-    return _options_on_cpu() if platform() == "cpu" else {}
+    return _options_on_cpu() if is_cpu() else {}
 
 
 @cache

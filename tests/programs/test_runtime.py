@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from lsf_jax.config.train_config import TrainConfig
+from lsf_jax.networks.platform import compiling_for, platform
 from lsf_jax.programs import runtime
 from lsf_jax.settings import ConfigError
 
@@ -90,11 +91,11 @@ def test_compiler_options_are_those_that_this_xla_knows(monkeypatch):
 
 
 def test_what_asks_for_the_platform_hears_the_one_that_is_compiled_for():
-    assert runtime.platform() == jax.default_backend() == "cpu"
-    with runtime.compiling_for("gpu"):
-        assert runtime.platform() == "gpu"
+    assert platform() == jax.default_backend() == "cpu"
+    with compiling_for("gpu"):
+        assert platform() == "gpu"
         assert runtime.compiler_options() == {}
-    assert runtime.platform() == "cpu"
+    assert platform() == "cpu"
 
 
 DEVICES = (
