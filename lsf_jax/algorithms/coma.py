@@ -303,6 +303,7 @@ def make_coma(spec: types.EnvSpec, cfg: ComaConfig, observe: packing.ObserveFn) 
         replay=base.on_policy(cfg.batch_size),
         update=make_coma_update(net, base.learned_policy(cfg), rules, observe),
         refresh=stepwise.copy_after_steps(cfg.target_interval),
+        steps_through_time=True,
         joint_table=partial(joint_table, net=net),
         **base.agent_acting(spec, cfg.hidden, outputs, behave)._asdict(),
     )

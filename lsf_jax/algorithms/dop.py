@@ -329,6 +329,7 @@ def make_dop(spec: types.EnvSpec, cfg: DopConfig, observe: packing.ObserveFn) ->
         replay=three_replays(cfg),
         update=make_dop_update(net, floor.policy, rules, observe, cfg.tree_steps),
         refresh=stepwise.copy_after_steps(cfg.target_interval),
+        steps_through_time=True,
         joint_table=partial(joint_table, net=net),
         **base.agent_acting(spec, cfg.hidden, outputs, floor.behave)._asdict(),
     )

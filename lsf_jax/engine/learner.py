@@ -4,6 +4,7 @@ An algorithm gives one `forward` (every network, run once), losses that are arit
 which parameter group owns which field of it. One gradient of the sum of all losses then trains every group.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -88,8 +89,8 @@ def make_update(learner: Learner, observe: ObserveFn) -> Update:
     """Build `update(agent, batch, key, clock, hyper, micro_batch=0) -> (agent, metrics)`.
 
     All gradients are taken at the parameters before the update, then every group takes one optimiser step. The batch is
-    processed `micro_batch` rows (of one episode, or packed) at a time, a divisor of their number; 0, or more than there
-    are, takes it whole. Sums and the number of valid steps are accumulated and divided once, so any value gives the
+    processed `micro_batch` rows (of one episode, or packed) at a time, or the largest divisor that it has in common with
+    their number; 0 takes it whole. Sums and the number of valid steps are accumulated and divided once, so any value gives the
     same step up to rounding.
 
     Args:
@@ -149,7 +150,8 @@ def _over_slices(
 ) -> Sums:
     """Sums over the batch, whole or one slice of `micro_batch` rows after another."""
     n_rows = rows.reward.shape[0]
-    if micro_batch == 0 or micro_batch >= n_rows:
+    micro_batch = math.gcd(micro_batch or n_rows, n_rows)  # packed rows are fewer than episodes
+    if micro_batch == n_rows:
         return accumulate(agent, rows, context)
     steps, rows = rows.steps, rows._replace(steps=None)
     slices = jax.tree.map(lambda leaf: leaf.reshape(n_rows // micro_batch, micro_batch, *leaf.shape[1:]), rows)

@@ -5,17 +5,21 @@ part. Here an episode takes as many rows of a trajectory as it has steps and one
 next begins right after it.
 """
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key
 
+from lsf_jax.engine.lengths import largest_of_block
+from lsf_jax.networks.platform import is_cpu
 from lsf_jax.types import Env, Episode, Layout, Observation, PackedRows, PRNGKey, Trajectory
 
 ObserveFn: TypeAlias = Callable[[PackedRows], Trajectory]
 """Turns rows `[R, T+1, ...]` into what learning sees, time first: `[T+1, R, ...]`."""
+
+Result = TypeVar("Result")
 
 PER_TRAJECTORY = Trajectory(observation=1, action=1, reward=1, terminal=1, valid=1, layout=Layout(first=1, steps=None))  # pyright: ignore
 """Where the axis of trajectories lies in what `ObserveFn` gives, for `vmap`."""
@@ -79,3 +83,128 @@ def observe_rows(env: Env, rows: PackedRows) -> Trajectory:
         valid=rows.valid,
         layout=Layout(first=rows.first, steps=rows.steps),
     )
+
+
+class Shape(NamedTuple):
+    """Rows side by side, and places in a row: what one of a few compiled updates computes."""
+
+    rows: int
+    places: int
+
+
+def shapes_of(limit: int, batch: int, lengths: Sequence[int]) -> tuple[Shape, ...]:
+    """The shapes that a batch may be packed into, the last of which holds any.
+
+    A CPU computes only as many places of a row as are in use, so few shapes do, with fewer and longer rows. On an
+    accelerator every place is computed and depth is what costs: rows as short as the longest episode allows.
+
+    Args:
+      limit: T, steps of the longest possible episode.
+      batch: episodes in an update.
+      lengths: compiled lengths of an episode, see `lengths.static_lengths`; one alone packs nothing.
+    """
+    whole = Shape(batch, limit + 1)
+    if len(lengths) < 2:
+        return (whole,)
+    if is_cpu():
+        fewer = (Shape(batch // part, limit + 1) for part in (4, 2) if batch % part == 0)
+    else:
+        shorter = tuple(lengths[:-1])
+        fewer = (Shape(batch // 2, length + 1) for length in shorter if batch % 2 == 0)
+    return tuple(shape for shape in fewer if shape.rows) + (whole,)
+
+
+class Placement(NamedTuple):
+    """Where a seed's episodes lie, longest first: it depends on their own lengths only."""
+
+    order: Int[Array, "episodes"]  # which episode
+    row: Int[Array, "episodes"]
+    start: Int[Array, "episodes"]  # its first place there
+    needed: Int[Array, ""]  # places in the fullest row
+
+
+def place(lengths: Int[Array, "episodes"], n_rows: int) -> Placement:
+    """The longest episode that is left goes to the emptiest row, one after another; L steps take L + 1 places."""
+    order = jnp.argsort(-lengths)
+
+    def put(loads: Array, need: Array) -> tuple[Array, tuple[Array, Array]]:
+        row = jnp.argmin(loads).astype(jnp.int32)
+        here = jnp.arange(n_rows) == row
+        return loads + jnp.where(here, need, 0), (row, jnp.where(here, loads, 0).sum())
+
+    loads, (row, start) = jax.lax.scan(put, jnp.zeros((n_rows,), jnp.int32), lengths[order] + 1)
+    return Placement(order=order, row=row, start=start, needed=loads.max())
+
+
+def pack_rows(episodes: Episode, placement: Placement, shape: Shape, steps: Array | None = None) -> PackedRows:
+    """Episodes `[B, T, ...]` in the rows that `placement` gives them; it must fit.
+
+    Args:
+      episodes: whole and padded.
+      placement: for `shape.rows` rows.
+      shape: of the result.
+      steps: see `Layout`.
+    """
+    lengths = episodes.valid.sum(axis=-1, dtype=jnp.int32)[placement.order]  # [B], longest first
+    places = jnp.arange(shape.places, dtype=jnp.int32)
+    here = (placement.row[None, :] == jnp.arange(shape.rows)[:, None])[:, None, :]  # [R, 1, B]
+    since = places[None, :, None] - placement.start[None, None, :]  # [1, T+1, B]
+    holds = here & (since >= 0) & (since <= lengths[None, None, :])  # [R, T+1, B]
+    pick = lambda values: jnp.where(holds, values, 0).sum(axis=-1, dtype=jnp.int32)
+    episode, moment = pick(placement.order[None, None, :]), pick(since)
+    valid = (holds & (since < lengths[None, None, :])).any(axis=-1)[:, :-1]
+
+    def of_steps(leaf: Array) -> Array:
+        return zero_unless(valid, leaf[episode[:, :-1], jnp.minimum(moment[:, :-1], leaf.shape[1] - 1)])
+
+    return PackedRows(
+        world=jax.tree.map(lambda leaf: zero_unless(holds.any(axis=-1), leaf[episode, moment]), episodes.world),
+        action=of_steps(episodes.action),
+        reward=of_steps(episodes.reward),
+        terminal=of_steps(episodes.terminal),
+        valid=valid,
+        first=(holds & (since == 0)).any(axis=-1),
+        episode=episode,
+        moment=moment,
+        steps=steps,
+    )
+
+
+def fitted_rows(shapes: Sequence[Shape], episodes: Episode, call: Callable[[PackedRows], Result]) -> Result:
+    """`call` on the episodes in the shape that computes fewest places, of those that hold every seed's of the block."""
+    lengths = episodes.valid.sum(axis=-1, dtype=jnp.int32)
+    if len(shapes) == 1:
+        rows = one_per_row(episodes)
+        return call(rows._replace(steps=_in_use(largest_of_block(lengths.max() + 1))))
+    placements = [place(lengths, shape.rows) for shape in shapes]
+    needed = jnp.stack([largest_of_block(placement.needed) for placement in placements])
+    places = jnp.array([shape.places for shape in shapes], jnp.int32)
+    cost = jnp.array([shape.rows for shape in shapes], jnp.int32) * (needed if is_cpu() else places)
+    cheapest = jnp.argmin(jnp.where(needed <= places, cost, jnp.iinfo(jnp.int32).max))
+    return jax.lax.switch(
+        cheapest,
+        [
+            lambda shape=shape, placement=placement, at=at: call(
+                pack_rows(episodes, placement, shape, _in_use(needed[at]))
+            )
+            for at, (shape, placement) in enumerate(zip(shapes, placements, strict=True))
+        ],
+    )
+
+
+def valid_fraction(rows: PackedRows) -> Float[Array, ""]:
+    """Valid steps ÷ places computed; those from which episodes bootstrap count as computed."""
+    n_rows, places = rows.first.shape
+    computed = n_rows * (places if rows.steps is None else rows.steps)
+    return rows.valid.sum().astype(jnp.float32) / jnp.asarray(computed, jnp.float32)
+
+
+def zero_unless(keep: Array, leaf: Array) -> Array:
+    """`leaf`, whose first axes are those of `keep`, or zeros."""
+    keep = keep.reshape(*keep.shape, *(1,) * (leaf.ndim - keep.ndim))
+    return jnp.where(keep, leaf, jnp.zeros_like(leaf))
+
+
+def _in_use(needed: Array) -> Array | None:
+    """What a loop over places counts to: on accelerators a length that is known beforehand, all of them."""
+    return needed if is_cpu() else None
