@@ -207,7 +207,7 @@ def over_rows(rows: Rows) -> Rows:
 
     The mathematics of an algorithm is written for one trajectory; a rule of our own for `vmap` puts the trajectories on
     an axis of the products in place of a batch of products. Where parameters are mapped too (twin critics), it is
-    `rows` of every one of them.
+    `rows` of every one of them. A gradient is taken of what is mapped, never inside of `vmap`: JAX refuses that.
 
     Args:
       rows: of `(params, layout [T+1, R], inputs [T+1, R, ...])`; outputs `[T+1, R, ...]`.
@@ -221,7 +221,7 @@ def over_rows(rows: Rows) -> Rows:
     one = jax.custom_batching.custom_vmap(single)
 
     @one.def_vmap
-    def all_of_them(axis_size: int, batched: tuple, params: Params, layout: Layout, inputs: tuple) -> tuple[Any, Any]:
+    def all_of_them(axis_size: int, batched: list, params: Params, layout: Layout, inputs: tuple) -> tuple[Any, Any]:
         of_params, of_layout, of_inputs = batched
         params_differ, data_differ = any(jax.tree.leaves(of_params)), any(jax.tree.leaves((of_layout, of_inputs)))
         if params_differ and data_differ:
