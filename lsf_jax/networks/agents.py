@@ -269,9 +269,10 @@ def _over_time(network: AgentNetwork, method: str, params: Params, layout: Layou
     def step(params: Params, hidden: Array, row: tuple[Array, ...]) -> tuple[Array, Any]:
         return network.apply({"params": params}, hidden, *row, method=method)  # pyright: ignore[reportReturnType]
 
-    if not network.recurrent:
-        return step(params, zero_hidden(1, network.hidden), inputs)[1]
     parts = tuple(jax.tree.leaves(inputs))
+    if not network.recurrent:
+        lead = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return step(params, jnp.zeros((*lead, network.hidden)), inputs)[1]
     n_agents = max(part.shape[-2] for part in parts)
 
     def rows(params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:

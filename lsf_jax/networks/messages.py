@@ -58,7 +58,7 @@ def encode(
     if encoder.history:
         network = AgentNetwork(encoder.hidden, encoder.outputs, remat=encoder.remat)
         return unroll(network, params[HISTORY], layout, inputs)
-    return each_row(lambda p, *own: run(encoder, p, own), params, layout, *inputs)
+    return each_row(lambda p, *own: run(encoder, p, AgentInputs(*own)), params, layout, *inputs)
 
 
 class MessageDecoder(nn.Module):
@@ -73,7 +73,7 @@ class MessageDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: AgentInputs, received: Float[Array, "time receivers received"]
+        self, inputs: Array | AgentInputs, received: Float[Array, "time receivers received"]
     ) -> Float[Array, "time agents actions"]:
         """Unnormalised log-probabilities from [x_i, M_i]."""
         return Mlp((self.hidden, self.hidden, self.n_actions))(inputs, received)

@@ -12,7 +12,7 @@ episodes, the gradient of 32 × 201 × 8 rows of width 64 takes half the time an
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -29,42 +29,56 @@ Step = Callable[[Params, Array, tuple[Array, ...]], tuple[Array, Any]]
 """One step of all rows: `(params, hidden [R, N, H], inputs [R, N or 1, X] each) -> (hidden, outputs [R, N, ...])`."""
 
 
-@jax.custom_batching.custom_vmap
 def read_row(rows: Array, index: Int[Array, ""]) -> Array:
     """`rows[index]` of `[n, ...]`.
 
     A rule of our own for `vmap`, here and in `write_row`: JAX's make gathers and scatters of every batched slice, even
     at one common index.
     """
-    return jax.lax.dynamic_index_in_dim(rows, index, axis=0, keepdims=False)
+    return _reader(0)(rows, index)
 
 
-@read_row.def_vmap
-def _read_row_of_all(axis_size: int, batched: list[bool], rows: Array, index: Array) -> tuple[Array, bool]:
-    if batched == [True, False]:
-        return jax.lax.dynamic_index_in_dim(rows, index, axis=1, keepdims=False), True
-    axes = [0 if each else None for each in batched]
-    plain = partial(jax.lax.dynamic_index_in_dim, axis=0, keepdims=False)
-    return jax.vmap(plain, in_axes=axes, axis_size=axis_size)(rows, index), True
-
-
-@jax.custom_batching.custom_vmap
 def write_row(rows: Array, row: Array, index: Int[Array, ""]) -> Array:
     """`rows` `[n, ...]` with `row` at `index`."""
-    return jax.lax.dynamic_update_index_in_dim(rows, row, index, axis=0)
+    return _writer(0)(rows, row, index)
 
 
-@write_row.def_vmap
-def _write_row_of_all(axis_size: int, batched: list[bool], rows: Array, row: Array, index: Array) -> tuple[Array, bool]:
-    if not batched[2]:
-        rows, row = (
-            leaf if each else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
-            for leaf, each in zip((rows, row), batched[:2], strict=True)
-        )
-        return jax.lax.dynamic_update_index_in_dim(rows, row, index, axis=1), True
-    axes = [0 if each else None for each in batched]
-    plain = partial(jax.lax.dynamic_update_index_in_dim, axis=0)
-    return jax.vmap(plain, in_axes=axes, axis_size=axis_size)(rows, row, index), True
+@cache
+def _reader(axis: int) -> Callable[..., Array]:
+    """Reads at one index of an axis; every `vmap` over the rows alone moves that axis on by one, and no more."""
+    plain = partial(jax.lax.dynamic_index_in_dim, axis=axis, keepdims=False)
+    read = jax.custom_batching.custom_vmap(plain)
+
+    @read.def_vmap
+    def of_all(axis_size: int, batched: list[bool], rows: Array, index: Array) -> tuple[Array, bool]:
+        if not batched[1]:
+            return _reader(axis + 1)(rows, index), True
+        return jax.vmap(plain, in_axes=_axes(batched), axis_size=axis_size)(rows, index), True
+
+    return read
+
+
+@cache
+def _writer(axis: int) -> Callable[..., Array]:
+    """Writes at one index of an axis, as `_reader` reads."""
+    plain = partial(jax.lax.dynamic_update_index_in_dim, axis=axis)
+    write = jax.custom_batching.custom_vmap(plain)
+
+    @write.def_vmap
+    def of_all(axis_size: int, batched: list[bool], rows: Array, row: Array, index: Array) -> tuple[Array, bool]:
+        if not batched[2]:
+            rows, row = (
+                leaf if each else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+                for leaf, each in zip((rows, row), batched[:2], strict=True)
+            )
+            return _writer(axis + 1)(rows, row, index), True
+        return jax.vmap(plain, in_axes=_axes(batched), axis_size=axis_size)(rows, row, index), True
+
+    return write
+
+
+def _axes(batched: list[bool]) -> list[int | None]:
+    return [0 if each else None for each in batched]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -207,7 +221,7 @@ def over_rows(rows: Rows) -> Rows:
 
     The mathematics of an algorithm is written for one trajectory; a rule of our own for `vmap` puts the trajectories on
     an axis of the products in place of a batch of products. Where parameters are mapped too (twin critics), it is
-    `rows` of every one of them.
+    `rows` of every one of them. A gradient is taken of what is mapped, never inside of `vmap`: JAX refuses that.
 
     Args:
       rows: of `(params, layout [T+1, R], inputs [T+1, R, ...])`; outputs `[T+1, R, ...]`.
@@ -221,7 +235,7 @@ def over_rows(rows: Rows) -> Rows:
     one = jax.custom_batching.custom_vmap(single)
 
     @one.def_vmap
-    def all_of_them(axis_size: int, batched: tuple, params: Params, layout: Layout, inputs: tuple) -> tuple[Any, Any]:
+    def all_of_them(axis_size: int, batched: list, params: Params, layout: Layout, inputs: tuple) -> tuple[Any, Any]:
         of_params, of_layout, of_inputs = batched
         params_differ, data_differ = any(jax.tree.leaves(of_params)), any(jax.tree.leaves((of_layout, of_inputs)))
         if params_differ and data_differ:
