@@ -1,19 +1,22 @@
-"""SMAX on the device: StarCraft-like micromanagement of JaxMARL against its scripted enemies, on ten scenarios.
+"""SMAX on the device: StarCraft-like micromanagement against scripted enemies, on ten scenarios.
 
-The physics and the enemies are JaxMARL's (`step_env`); episodes, snapshots, the world state and the scale of rewards
-are ours. **SMAX is not SMAC**, and numbers of one say nothing about the other: no terrain, no shields that recover, no
-armour and no bonus, splash or healing; damage, sight and range by type; walls kill; units act all at once, so that a
-battle may be drawn; enemies see what units see; 100 steps for every scenario. Scenarios that SMAX lacks have names of
-their own (`smax_scenarios.SCENARIOS`).
+The rules and the enemies are those of JaxMARL 0.2.0, written anew so that a step is few operations (`smax_battle`,
+`smax_enemies`); given what chance decides, a step is JaxMARL's to the last bits, which a test shows. **SMAX is not
+SMAC**, and numbers of one say nothing about the other: no terrain, no shields that recover, no armour and no bonus,
+splash or healing; damage, sight and range by type; walls kill; units act all at once, so that a battle may be drawn;
+enemies see what units see; 100 steps for every scenario. Scenarios that SMAX lacks have names of their own
+(`smax_scenarios.SCENARIOS`).
 
-Differences from JaxMARL's interface:
+Differences from JaxMARL:
 
 - Time: an episode has at most `max_steps` steps. JaxMARL compares its limit before it counts the step, so that 101
   steps pass for its 100. Reaching the limit truncates (`done` without `terminal`), unless that very step decides the
   battle: then it is terminal.
 - Reward: multiplied so that a won battle returns `reward_scale` in all.
 - State: normalised; see `smax_view`.
-- The dead may only stop; JaxMARL's masks are the same, as numbers.
+- The dead may only stop; JaxMARL's masks are the same, as numbers. Dead enemies stop too, which nobody sees.
+- Chance: the distributions are JaxMARL's, the numbers are not: one draw a step, where JaxMARL draws for every unit in
+  each of eight ticks.
 
 Reference: Rutherford et al. (2024), JaxMARL, §4 and appendix; version 0.2.0, whose observations differ from 0.1.
 """
@@ -23,23 +26,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from lsf_jax.envs.base import check_settings, check_spec
-from lsf_jax.envs.smax_battle import TICK, TICKS, Units, fight, place_units
+from lsf_jax.envs.chance import uniform
+from lsf_jax.envs.smax_battle import SPREAD, TICK, Units, fight, muster
 from lsf_jax.envs.smax_enemies import Plans, Whims, decide, first_plans
 from lsf_jax.envs.smax_picture import draw_moment
 from lsf_jax.envs.smax_scenarios import SCENARIOS, Scenario
-from lsf_jax.envs.smax_view import MAP_SIZE, N_MOVES, STOP, Snapshot, living, observe, obs_dim, state_dim
+from lsf_jax.envs.smax_view import MAP_SIZE, STOP, Snapshot, living, observe, sizes
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
-from lsf_jax.types import Env, EnvSpec, EpisodeStats, TimeStep
+from lsf_jax.types import Env, EpisodeStats, Observation, PRNGKey, TimeStep
 
-OUR_VERSION = "1"
-"""Another one whenever this module changes rewards, observations or the end of episodes."""
+VERSION = "1, jaxmarl 0.2.0"
+"""Ours, another whenever rewards, observations or the end of episodes change, and whose rules and enemies these are."""
 _MARKS = string.digits + string.ascii_lowercase  # allies in a picture
 _COLUMNS, _ROWS = 32, 16  # characters; one is about twice as high as wide
 
@@ -64,9 +67,16 @@ class State(NamedTuple):
     """A battle under way."""
 
     units: Units
-    action: Int[Array, "units"]  # what each unit did last
+    action: Int[Array, "units"]  # what each unit did last; STOP after reset, and of the dead
     plans: Plans
     time: Int[Array, ""]  # steps since reset
+
+
+class Chances(NamedTuple):
+    """All that chance decides in a step."""
+
+    whims: Whims
+    delay: Float[Array, "units"]  # seconds by which the weapon of whoever shoots is ready later, -1/16 to 1/8
 
 
 def make_smax(cfg: SmaxConfig) -> Env:
@@ -81,30 +91,84 @@ def make_smax(cfg: SmaxConfig) -> Env:
     """
     check_settings(cfg)
     scenario = SCENARIOS[cfg.scenario]
-    see = partial(observe, scenario=scenario, see_enemy_actions=cfg.see_enemy_actions)
-    spec = EnvSpec(
-        n_agents=len(scenario.allies),
-        n_actions=N_MOVES + len(scenario.enemies),
-        obs_dim=obs_dim(scenario),
-        state_dim=state_dim(scenario),
-        episode_limit=cfg.max_steps,
-    )
     return Env(
-        spec=check_spec(spec),
-        reset=partial(_reset, scenario=scenario, see=see),
-        step=partial(_step, cfg=cfg, scenario=scenario, see=see),
-        snapshot=partial(_snapshot, scenario=scenario),
-        observe=see,
+        spec=check_spec(sizes(scenario, cfg.max_steps)),
+        reset=partial(_reset, cfg=cfg),
+        step=partial(_step, cfg=cfg),
+        snapshot=partial(take_snapshot, scenario=scenario),
+        observe=partial(observe, scenario=scenario, see_enemy_actions=cfg.see_enemy_actions),
         render=partial(_render, scenario=scenario),
         success=_success,
         max_return=cfg.reward_scale,
         ends_early=True,
-        version=OUR_VERSION,
+        version=VERSION,
         draw=partial(draw_moment, scenario=scenario),
     )
 
 
-def _snapshot(state, *, scenario):
+def begin(offset: Float[Array, "units 2"], cfg: SmaxConfig) -> State:
+    """A battle that begins with every unit so many cells from the middle of its side."""
+    scenario = SCENARIOS[cfg.scenario]
+    units = muster(offset, scenario)
+    return State(
+        units=units,
+        action=jnp.full(len(scenario.units()), STOP, jnp.int32),
+        plans=first_plans(units, scenario),
+        time=jnp.int32(0),
+    )
+
+
+def draw_chances(key: PRNGKey, cfg: SmaxConfig) -> Chances:
+    """One draw for all that chance decides in a step."""
+    scenario = SCENARIOS[cfg.scenario]
+    n_units, m = len(scenario.units()), len(scenario.enemies)
+    is_random = cfg.attack_mode == "random"
+    numbers = uniform(key, n_units + m + m * is_random)
+    return Chances(
+        whims=Whims(
+            whom_to_follow=numbers[n_units : n_units + m],
+            whom_to_shoot=numbers[n_units + m :] if is_random else None,
+        ),
+        delay=numbers[:n_units] * (3 * TICK) - TICK,
+    )
+
+
+def transition(state: State, action: Integer[Array, "agents"], chances: Chances, cfg: SmaxConfig) -> State:
+    """The battle half a second later; deterministic, and the same after its end.
+
+    Args:
+      state: before the step.
+      action: of the allies.
+      chances: as `draw_chances` gives them.
+      cfg: settings.
+    """
+    scenario = SCENARIOS[cfg.scenario]
+    against, plans = decide(state.units, state.plans, chances.whims, scenario=scenario, shoots=cfg.enemy_shoots)
+    action = jnp.concatenate([action.astype(jnp.int32), against])
+    walls = cfg.walls_cause_death
+    units = fight(state.units, action, chances.delay, scenario=scenario, walls_cause_death=walls)
+    return State(units=units, action=action, plans=plans, time=state.time + 1)
+
+
+def judge(before: State, after: State, cfg: SmaxConfig) -> TimeStep:
+    """What a step shows, earns and ends."""
+    n, health = len(SCENARIOS[cfg.scenario].allies), SCENARIOS[cfg.scenario].column("health")
+    alive = after.units.health > 0
+    lost, beaten = ~alive[:n].any(), ~alive[n:].any()
+    won = (beaten & ~lost).astype(jnp.float32)
+    died = ((before.units.health > 0) & ~alive).astype(jnp.float32)
+    damage = ((before.units.health - after.units.health) / health)[n:].mean()
+    return TimeStep(
+        observation=_see(after, cfg),
+        reward=(damage + won * cfg.won_battle_bonus) * (cfg.reward_scale / (1.0 + cfg.won_battle_bonus)),
+        terminal=lost | beaten,
+        done=lost | beaten | (after.time >= cfg.max_steps),
+        info={"win": won, "dead_allies": died[:n].sum(), "dead_enemies": died[n:].sum()},
+    )
+
+
+def take_snapshot(state: State, *, scenario: Scenario) -> Snapshot:
+    """The bytes of a battle that replay keeps."""
     widest = jnp.uint8 if scenario.column("health").max() <= np.iinfo(np.uint8).max else jnp.uint16
     return Snapshot(
         position=state.units.position,
@@ -114,40 +178,21 @@ def _snapshot(state, *, scenario):
     )
 
 
-def _reset(key, *, scenario, see):
-    _, key_units = jax.random.split(key)
-    units = place_units(key_units, scenario)
-    state = State(units=units, action=jnp.full(len(units.health), STOP), plans=first_plans(units, scenario), time=jnp.int32(0))
-    return state, see(_snapshot(state, scenario=scenario))
+def _see(state: State, cfg: SmaxConfig) -> Observation:
+    scenario = SCENARIOS[cfg.scenario]
+    snapshot = take_snapshot(state, scenario=scenario)
+    return observe(snapshot, scenario=scenario, see_enemy_actions=cfg.see_enemy_actions)
 
 
-def _draw(key, scenario, random_shot):
-    m, n_units = len(scenario.enemies), len(scenario.units())
-    n = n_units + m
-    words = jax.random.uniform(key, (n + m if random_shot else n,))
-    return Whims(words[n_units:n], words[n:]), words[:n_units] * (3 * TICK) - TICK
+def _reset(key: PRNGKey, *, cfg: SmaxConfig) -> tuple[State, Observation]:
+    n_units = len(SCENARIOS[cfg.scenario].units())
+    state = begin(SPREAD * (2 * uniform(key, 2 * n_units).reshape(n_units, 2) - 1), cfg)
+    return state, _see(state, cfg)
 
 
-def _step(key, state, action, *, cfg, scenario, see):
-    n = len(scenario.allies)
-    whims, delay = _draw(key, scenario, cfg.attack_mode == "random")
-    theirs, plans = decide(state.units, state.plans, whims, scenario=scenario, shoots=cfg.enemy_shoots, is_random=cfg.attack_mode == "random")
-    orders = jnp.concatenate([action.astype(jnp.int32), theirs])
-    units = fight(state.units, orders, delay, scenario=scenario, walls_cause_death=cfg.walls_cause_death)
-    after = State(units=units, action=orders, plans=plans, time=state.time + 1)
-    alive = units.health > 0
-    lost, beaten = ~alive[:n].any(), ~alive[n:].any()
-    died = ((state.units.health > 0) & ~alive).astype(jnp.float32)
-    win = (beaten & ~lost).astype(jnp.float32)
-    damage = ((state.units.health - units.health) / scenario.column("health"))[n:].sum() / len(scenario.enemies)
-    terminal = lost | beaten
-    return after, TimeStep(
-        observation=see(_snapshot(after, scenario=scenario)),
-        reward=(damage + win * cfg.won_battle_bonus) * (cfg.reward_scale / (1.0 + cfg.won_battle_bonus)),
-        terminal=terminal,
-        done=terminal | (after.time >= cfg.max_steps),
-        info={"win": win, "dead_allies": died[:n].sum(), "dead_enemies": died[n:].sum()},
-    )
+def _step(key: PRNGKey, state: State, action: Integer[Array, "agents"], *, cfg: SmaxConfig) -> tuple[State, TimeStep]:
+    after = transition(state, action, draw_chances(key, cfg), cfg)
+    return after, judge(state, after, cfg)
 
 
 def _success(stats: EpisodeStats) -> Array:

@@ -1,34 +1,42 @@
-"""The rules of a SMAX battle: what units do with their orders in the half second of a step, and how a battle begins.
+"""The rules of a SMAX battle: how it begins, and what units do with their orders in the half second of a step.
 
-The rules and the random draws are those of JaxMARL 0.2.0, written anew for all units at once, so that a step is few
-operations: JaxMARL asks each unit, gathers its type's numbers, and scatters. Types are fixed by the scenario here, and
-who lives is who has health. A step is eight ticks of 1/16 s. In each, from what was true when it began:
+The rules are those of JaxMARL 0.2.0, written for all units at once: JaxMARL asks every unit, gathers the numbers of its
+type, scatters damage, and draws all that chance might decide. Here types are fixed by the scenario, who has health
+lives, and chance decides beforehand what it can decide at all. A step is eight ticks of 1/16 s, and in each:
 
-1. Units walk, and whoever shoots at a living unit closer than its range, with its weapon ready, takes its damage from
-   that unit's health; the weapon is then ready again after its type's cooldown, which varies from -1 to +2 ticks.
-2. Whoever touches the edge of the map dies, if walls kill.
-3. The living who overlap push each other apart.
+1. The living walk where they were told to; walls hold them. At the same time whoever was told to shoot does so, if its
+   weapon is ready and its living target closer than its range. A shot costs the target health, and the weapon is ready
+   again after its type's cooldown and a delay of -1 to 2 ticks.
+2. Whoever touches the edge of the map dies, where walls kill.
+3. The living that overlap push each other apart.
+
+No weapon is ready twice in a step: the shortest cooldown less a tick is 7 ticks, and the tick of a shot does not count.
+So a unit has one delay a step.
 
 Reference: Rutherford et al. (2024), JaxMARL, §4 and appendix.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.envs.smax_scenarios import Scenario
-from lsf_jax.envs.smax_view import EAST, MAP_SIZE, N_MOVES, NORTH, SOUTH, WEST
-from lsf_jax.types import PRNGKey
+from lsf_jax.envs.smax_view import EAST, MAP_SIZE, N_MOVES, NORTH, SOUTH, WEST, reverse_target
 
 TICKS = 8
 """Of one step."""
-TICK = 1 / 16  # seconds
-_STRIDE = 2 * (np.float32(1) / np.sqrt(np.float32(2))) ** 2  # JaxMARL turns a diagonal of this length: 1 - 6e-8
-_SPREAD = 2.0  # cells, each way, that units start from the middle of their side
-_APART = 1e-6  # cells, so that nothing is divided by zero
+TICK = 1 / 16
+"""Seconds."""
+SPREAD = 2.0
+"""Cells, each way, that units start from the middle of their side."""
+_PACE = np.float32(2) * np.square(
+    np.float32(1) / np.sqrt(np.float32(2))
+)  # 1 - 6e-8: JaxMARL turns a diagonal, in float32
+_APART = np.float32(1e-6)  # cells, so that nothing is divided by zero
 
 
 class Units(NamedTuple):
@@ -36,50 +44,45 @@ class Units(NamedTuple):
 
     position: Float[Array, "units 2"]  # cells
     health: Float[Array, "units"]  # whole points; 0: dead
-    cooldown: Float[Array, "units"]  # seconds until a unit can shoot again; negative once it can
+    cooldown: Float[Array, "units"]  # seconds until a unit can shoot again; not positive once it can
 
 
 class Orders(NamedTuple):
     """What units do during a step."""
 
-    stride: Array  # [2, U] cells of a tick
-    target: Array  # [U] unit to shoot at
-    shoots: Array  # [U]
-    reload: Array  # [U] seconds from a shot to the next one
-    damage: Array  # [U, U] points that unit i's shot takes from unit j
+    stride: Float[Array, "2 units"]  # cells a tick
+    target: Int[Array, "units"]  # whom a unit shoots at; itself, if it does not
+    shoots: Bool[Array, "units"]
+    reload: Float[Array, "units"]  # seconds from a shot until the weapon is ready
+    damage: Float[Array, "shooter units"]  # points that a shot takes from each unit
 
 
 class Moving(NamedTuple):
-    x: Array
-    y: Array
-    health: Array
-    cooldown: Array
+    """Units between two ticks, with places as two rows: so both take part in the same operations."""
+
+    place: Float[Array, "2 units"]
+    health: Float[Array, "units"]
+    cooldown: Float[Array, "units"]
 
 
-def place_units(key: PRNGKey, scenario: Scenario) -> Units:
-    """Both armies at the start, west and east, strewn about and then pushed apart."""
-    _, key_west, key_east = jax.random.split(key, 3)
-    armies = ((key_west, 1 / 4, scenario.allies), (key_east, 3 / 4, scenario.enemies))
-    position = jnp.concatenate(
-        [
-            np.array([MAP_SIZE * share, MAP_SIZE / 2], np.float32)
-            + jax.random.uniform(key_army, (len(army), 2), minval=-_SPREAD, maxval=_SPREAD)
-            for key_army, share, army in armies
-        ]
-    )
+def muster(offset: Float[Array, "units 2"], scenario: Scenario) -> Units:
+    """Both armies at the start: the allies in the west, the enemies in the east, pushed apart where they overlap.
+
+    Args:
+      offset: of each unit from the middle of its side, cells; at most `SPREAD` each way.
+      scenario: who fights.
+    """
+    share = np.array([[1 / 4]] * len(scenario.allies) + [[3 / 4]] * len(scenario.enemies), np.float32)
+    middle = MAP_SIZE * np.concatenate([share, np.full_like(share, 1 / 2)], axis=-1)
     health = jnp.asarray(scenario.column("health"))
-    x, y = _push_apart(position[:, 0], position[:, 1], jnp.ones(len(health), bool), scenario)
-    return Units(
-        position=jnp.stack([x, y], -1),
-        health=health,
-        cooldown=jnp.zeros(len(health)),
-    )
+    place = _push_apart((middle + offset).T, jnp.ones(health.shape, bool), scenario)
+    return Units(position=place.T, health=health, cooldown=jnp.zeros_like(health))
 
 
 def fight(
     units: Units,
     action: Int[Array, "units"],
-    delay: Float[Array, "ticks units"],
+    delay: Float[Array, "units"],
     *,
     scenario: Scenario,
     walls_cause_death: bool,
@@ -87,95 +90,71 @@ def fight(
     """What a step makes of the units.
 
     Args:
-      units: before the step.
-      action: of all units; enemies number their targets from the last ally on backwards.
-      delay: seconds, -1/16 to 1/8, that a shot in a tick adds to the weapon's cooldown.
+      units: before it.
+      action: of all units; see `smax_view`.
+      delay: seconds, -1/16 to 1/8, that a shot adds to the weapon's cooldown.
       scenario: who fights.
       walls_cause_death: whether touching the edge of the map kills.
     """
     orders = _orders(action, delay, scenario)
 
-    def tick(units: Moving, _) -> tuple[Moving, None]:
-        units = _shoot_and_walk(units, orders, scenario)
+    def tick(units: Moving, _: None) -> tuple[Moving, None]:
+        units = _walk_and_shoot(units, orders, scenario)
         if walls_cause_death:
-            inside = (units.x > 0.0) & (units.x < MAP_SIZE) & (units.y > 0.0) & (units.y < MAP_SIZE)
-            units = units._replace(health=jnp.where(inside, units.health, 0.0))
-        x, y = _push_apart(units.x, units.y, units.health > 0, scenario)
-        units = units._replace(x=x, y=y)
-        if BARRIER:
-            units = jax.lax.optimization_barrier(units)
-        return units, None
+            x, y = units.place
+            is_inside = (x > 0.0) & (x < MAP_SIZE) & (y > 0.0) & (y < MAP_SIZE)
+            units = units._replace(health=jnp.where(is_inside, units.health, 0.0))
+        return units._replace(place=_push_apart(units.place, units.health > 0, scenario)), None
 
-    start = Moving(x=units.position[:, 0], y=units.position[:, 1], health=units.health, cooldown=units.cooldown)
-    end, _ = jax.lax.scan(tick, start, None, length=TICKS, unroll=UNROLL)
-    return Units(position=jnp.stack([end.x, end.y], -1), health=end.health, cooldown=end.cooldown)
-
-
-import os
-UNROLL = int(os.environ.get("UNROLL", "1"))
-BARRIER = int(os.environ.get("BARRIER", "0"))
+    all_ticks = partial(jax.lax.scan, tick, length=TICKS)
+    # On GPUs a loop costs more than its ticks: 59 of 176 kernels of a step were counting, testing and copying.
+    written_out = partial(all_ticks, unroll=TICKS)
+    start = Moving(place=units.position.T, health=units.health, cooldown=units.cooldown)
+    end, _ = jax.lax.platform_dependent(start, cuda=written_out, rocm=written_out, default=all_ticks)
+    return Units(position=end.place.T, health=end.health, cooldown=end.cooldown)
 
 
 def _orders(action: Array, delay: Array, scenario: Scenario) -> Orders:
-    n, m = len(scenario.allies), len(scenario.enemies)
-    is_ally = np.arange(n + m) < n
+    n, everyone = len(scenario.allies), np.arange(len(scenario.units()))
     went = [(action == move).astype(jnp.float32) for move in range(N_MOVES - 1)]
     direction = jnp.stack([went[EAST] - went[WEST], went[NORTH] - went[SOUTH]])
-    shoots = action >= N_MOVES
-    aimed = jnp.where(is_ally, n + action - N_MOVES, n - 1 - (action - N_MOVES))
-    target = jnp.where(shoots, aimed, np.arange(n + m))
-    struck = target[:, None] == np.arange(n + m)[None, :]
+    shoots, number = action >= N_MOVES, action - N_MOVES
+    aimed_at = jnp.where(everyone < n, n + number, reverse_target(number, n))
+    target = jnp.where(shoots, aimed_at, everyone)
+    is_hit = shoots[:, None] & (target[:, None] == everyone[None, :])
     return Orders(
-        stride=direction * (_STRIDE * scenario.column("speed") * np.float32(TICK))[None, :],
+        stride=direction * (_PACE * scenario.column("speed") * np.float32(TICK))[None, :],
         target=target,
         shoots=shoots,
         reload=scenario.column("cooldown") + delay,
-        damage=jnp.where(struck & shoots[:, None], scenario.column("damage")[:, None], 0.0),
+        damage=jnp.where(is_hit, scenario.column("damage")[:, None], 0.0),
     )
 
 
-def _shoot_and_walk(units: Moving, orders: Orders, scenario: Scenario) -> Moving:
+def _walk_and_shoot(units: Moving, orders: Orders, scenario: Scenario) -> Moving:
+    """Both from what was true when the tick began."""
     alive = units.health > 0
-    apart_x, apart_y = units.x - units.x[orders.target], units.y - units.y[orders.target]
-    in_range = apart_x * apart_x + apart_y * apart_y < squared_reach(scenario.column("range"))
-    hits = orders.shoots & alive & alive[orders.target] & in_range & (units.cooldown <= 0.0)
-    lost = jnp.where(hits[:, None], orders.damage, 0.0).sum(0)
+    distance = length(units.place - units.place[:, orders.target])
+    is_near = alive[orders.target] & (distance < scenario.column("range"))
+    fires = orders.shoots & alive & is_near & (units.cooldown <= 0.0)
+    lost = jnp.where(fires[:, None], orders.damage, 0.0).sum(0)
     return Moving(
-        x=jnp.where(alive, jnp.clip(units.x + orders.stride[0], 0.0, MAP_SIZE), units.x),
-        y=jnp.where(alive, jnp.clip(units.y + orders.stride[1], 0.0, MAP_SIZE), units.y),
+        place=jnp.where(alive[None], jnp.clip(units.place + orders.stride, 0.0, MAP_SIZE), units.place),
         health=jnp.maximum(units.health - lost, 0.0),
-        cooldown=units.cooldown + jnp.where(hits, orders.reload - units.cooldown, -TICK),
+        cooldown=units.cooldown + jnp.where(fires, orders.reload - units.cooldown, -TICK),
     )
 
 
-def _push_apart(x: Array, y: Array, alive: Array, scenario: Scenario) -> tuple[Array, Array]:
-    """Every two of the living that overlap move apart, each by half of the overlap's share of their distance."""
+def _push_apart(place: Float[Array, "2 units"], alive: Bool[Array, "units"], scenario: Scenario) -> Array:
+    """Every two of the living that overlap go half as far apart as their distance is too short, both alike."""
     radius = scenario.column("radius")
-    away_x, away_y = x[None, :] - x[:, None], y[None, :] - y[:, None]
-    distance = jnp.sqrt(away_x * away_x + away_y * away_y) + (np.eye(len(radius), dtype=np.float32) + np.float32(_APART))
+    away = place[:, None, :] - place[:, :, None]  # [2, from, whom]
+    distance = length(away) + np.eye(len(radius), dtype=np.float32) + _APART
     overlap = jnp.maximum((radius[:, None] + radius[None, :]) / distance - 1.0, 0.0)
     overlap = jnp.where(alive[:, None] & alive[None, :], overlap, 0.0)
-    if os.environ.get("VAR") == "2":
-        away = jnp.stack([x[None, :] - x[:, None], y[None, :] - y[:, None]])
-        push = (away * overlap).sum(1) / 2
-        return x + push[0], y + push[1]
-    if os.environ.get("VAR") == "3":
-        xy = jnp.stack([x, y], -1)
-        push = ((xy[None] - xy[:, None]) * overlap[..., None]).sum(0) / 2
-        return x + push[:, 0], y + push[:, 1]
-    if int(os.environ.get("VAR", "0")):
-        px, py = jax.lax.reduce((away_x * overlap, away_y * overlap), (jnp.float32(0), jnp.float32(0)), lambda a, b: (a[0] + b[0], a[1] + b[1]), (0,))
-        return x + px / 2, y + py / 2
-    return x + (away_x * overlap).sum(0) / 2, y + (away_y * overlap).sum(0) / 2
+    return place + (away * overlap[None]).sum(1) / 2
 
 
-def squared_reach(reach):
-    """The smallest squares whose float32 roots are at least `reach`."""
-    square = np.square(reach, dtype=np.float32)
-    while (root := np.sqrt(lower := np.nextafter(square, np.float32(0)))).dtype and (root >= reach).any():
-        square = np.where(root >= reach, lower, square)
-    return square
-
-
-def _length(vector: Float[Array, "*lead 2"]) -> Float[Array, "*lead"]:
-    return jnp.sqrt((vector * vector).sum(-1))
+def length(vector: Float[Array, "2 *lead"]) -> Float[Array, "*lead"]:
+    """Of vectors whose two coordinates are the first axis."""
+    return jnp.sqrt(vector[0] * vector[0] + vector[1] * vector[1])

@@ -6,22 +6,23 @@ fixed by the scenario, being alive is having health, and what units last did are
 a unit (15 with a colossus).
 
 Everything is written for all pairs of units at once. JaxMARL builds each pair's features with scatters, which takes
-1.5 to 2.5 times as long on a CPU and 4 to 8 times as long to compile; tests compare the two entry by entry.
+many times as long; tests compare the two entry by entry.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from lsf_jax.envs.smax_scenarios import Scenario
-from lsf_jax.types import Observation
+from lsf_jax.types import EnvSpec, Observation
 
 MAP_SIZE = 32.0
 """Cells per side of the square map; JaxMARL's."""
 N_MOVES, STOP = 5, 4
-"""Actions: to move north, east, south or west, to stop, and N_MOVES + j to shoot at enemy j."""
+"""Actions: to move north, east, south or west, to stop, and N_MOVES + j to shoot at the j-th of the other side. Allies
+number enemies from the first one on, enemies number allies from the last one back."""
 NORTH, EAST, SOUTH, WEST = range(STOP)
 
 
@@ -46,13 +47,21 @@ class Moment(NamedTuple):
     types: Array  # [U, K] one-hot
 
 
-def obs_dim(scenario):
-    k = len(scenario.type_names())
-    return (len(scenario.units()) - 1) * (7 + k) + 4 + k
+def reverse_target(number: Int[Array, "*lead"], n_allies: int) -> Int[Array, "*lead"]:
+    """Index among the units of the ally that enemies give a number."""
+    return n_allies - 1 - number
 
 
-def state_dim(scenario):
-    return len(scenario.units()) * (4 + len(scenario.type_names()))
+def sizes(scenario: Scenario, max_steps: int) -> EnvSpec:
+    """Of what is seen in a scenario."""
+    n_units, n_types = len(scenario.units()), len(scenario.type_names())
+    return EnvSpec(
+        n_agents=len(scenario.allies),
+        n_actions=N_MOVES + len(scenario.enemies),
+        obs_dim=(n_units - 1) * (7 + n_types) + 4 + n_types,
+        state_dim=n_units * (4 + n_types),
+        episode_limit=max_steps,
+    )
 
 
 def observe(snapshot: Snapshot, *, scenario: Scenario, see_enemy_actions: bool) -> Observation:
@@ -62,23 +71,35 @@ def observe(snapshot: Snapshot, *, scenario: Scenario, see_enemy_actions: bool) 
     of its sight, direction of the last move, last shot, cooldown and type; zeros where the other is dead or not closer
     than its sight. Last come its own health, position on the map, cooldown and type. The dead see nothing and may only
     stop. The living may move anywhere, and shoot at living enemies closer than their range.
+
+    Args:
+      snapshot: of the moment.
+      scenario: who fights.
+      see_enemy_actions: whether observations show what enemies did last.
     """
     moment = _moment(snapshot, scenario)
     n = len(scenario.allies)
-    apart = moment.position[None, :] - moment.position[:n, None]  # [N, U, 2]
-    distance = jnp.sqrt((apart * apart).sum(-1))
-    both_live = moment.alive[:n, None] & moment.alive[None, :]
+    alive = moment.alive[:n, None]
+    apart = _others(moment.position, n) - moment.position[:n, None]  # [N, U - 1, 2]
+    distance = jnp.sqrt(apart[..., 0] * apart[..., 0] + apart[..., 1] * apart[..., 1])
+    both_live = alive & _others(moment.alive, n)
     shown = both_live & (distance < scenario.column("sight")[:n, None])
     in_range = both_live & (distance < scenario.column("range")[:n, None])
-    seen = _seen(moment, apart / scenario.column("sight")[:n, None, None], see_enemy_actions, n)
-    seen = jnp.where(shown[..., None], seen, 0.0)  # [N, U, 7 + K]
+    seen = jnp.concatenate(
+        [
+            _others(moment.health, n)[..., None],
+            apart / scenario.column("sight")[:n, None, None],
+            _others(_told(moment, n, see_enemy_actions), n),
+        ],
+        -1,
+    )
+    seen = jnp.where(shown[..., None], seen, 0.0)  # [N, U - 1, 7 + K]
     own = _own(moment)
-    others = jnp.concatenate([_without_diagonal(seen[:, :n]).reshape(n, -1), seen[:, n:].reshape(n, -1)], -1)
-    may_move = jnp.broadcast_to(moment.alive[:n, None], (n, STOP))
+    may_stop = jnp.ones((n, 1), bool)
     return Observation(
-        obs=jnp.concatenate([others, own[:n]], -1),
+        obs=jnp.concatenate([seen.reshape(n, -1), own[:n]], -1),
         state=own.reshape(-1),
-        avail=jnp.concatenate([may_move, jnp.ones((n, 1), bool), in_range[:, n:]], -1),
+        avail=jnp.concatenate([jnp.broadcast_to(alive, (n, STOP)), may_stop, in_range[:, n - 1 :]], -1),
     )
 
 
@@ -97,16 +118,12 @@ def _moment(snapshot: Snapshot, scenario: Scenario) -> Moment:
     )
 
 
-def _seen(moment: Moment, apart: Float[Array, "agents units 2"], see_enemy_actions: bool, n: int) -> Array:
-    """Every unit as every ally would see it, `[N, U, 7 + K]`, were it close enough."""
-    direction, shot = moment.direction, moment.shot
+def _told(moment: Moment, n: int, see_enemy_actions: bool) -> Float[Array, "units features"]:
+    """What every unit shows alike to all who see it, but for its health: 4 + K numbers."""
+    acted = jnp.concatenate([moment.direction, moment.shot[:, None]], -1)
     if not see_enemy_actions:
-        is_ally = np.arange(len(shot)) < n
-        direction, shot = jnp.where(is_ally[:, None], direction, 0.0), jnp.where(is_ally, shot, 0.0)
-    after = jnp.concatenate([direction, shot[:, None], moment.cooldown[:, None], moment.types], -1)  # [U, 4 + K]
-    lead = apart.shape[:2]
-    health = jnp.broadcast_to(moment.health[None, :, None], (*lead, 1))
-    return jnp.concatenate([health, apart, jnp.broadcast_to(after[None], (*lead, after.shape[-1]))], -1)
+        acted = jnp.where((np.arange(len(acted)) < n)[:, None], acted, 0.0)
+    return jnp.concatenate([acted, moment.cooldown[:, None], moment.types], -1)
 
 
 def _own(moment: Moment) -> Float[Array, "units features"]:
@@ -115,11 +132,11 @@ def _own(moment: Moment) -> Float[Array, "units features"]:
     return jnp.where(moment.alive[:, None], jnp.concatenate(columns, -1), 0.0)
 
 
-def _without_diagonal(values: Float[Array, "agents agents features"]) -> Float[Array, "agents others features"]:
-    """Every row without the entry about itself, by slices alone: a gather would be slow on CPUs."""
-    n, features = values.shape[0], values.shape[2]
-    rows = values.reshape(n * n, features)[1:].reshape(n - 1, n + 1, features)
-    return rows[:, :n].reshape(n, n - 1, features)
+def _others(values: Shaped[Array, "units *features"], n: int) -> Shaped[Array, "agents others *features"]:
+    """Of every ally, all units but itself, in order: by two slices, as a gather would be slow on CPUs."""
+    comes_before = np.arange(len(values) - 1)[None, :] < np.arange(n)[:, None]
+    comes_before = comes_before.reshape(*comes_before.shape, *(1,) * (values.ndim - 1))
+    return jnp.where(comes_before, values[None, :-1], values[None, 1:])
 
 
 def living(snapshot: Snapshot) -> Bool[np.ndarray, "units"]:
