@@ -20,7 +20,7 @@ PACKAGES = ("lsf-jax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoi
 OPTIONAL = {
     "tensorboardX": ("train.sinks=tensorboard", "pip install 'lsf-jax[tensorboard]'"),
     "wandb": ("train.sinks=wandb", "pip install 'lsf-jax[wandb]'"),
-    "jaxmarl": ("env smax and other games of JaxMARL", "pip install 'jaxmarl>=0.2,<0.3'"),
+    "jaxmarl": ("env jaxmarl: particle worlds and the switch riddle", "pip install 'jaxmarl>=0.2,<0.3'"),
     "nbclient": ("running the notebooks", "pip install 'lsf-jax[notebook]'"),
 }
 

@@ -668,7 +668,7 @@ def build(made: Config):
 @pytest.mark.parametrize(("section", "name"), NAMED)
 def test_every_registered_name_and_every_shipped_file_is_built(section, name):
     made = compose(presets=[name]) if section == "preset" else compose(**{section: name})
-    if made.env_name in ("smax", "jaxmarl") and not HAS_JAXMARL:
+    if made.env_name == "jaxmarl" and not HAS_JAXMARL:
         pytest.skip("jaxmarl is not installed: pip install 'jaxmarl>=0.2,<0.3'")
     env, algorithm = build(made)
     assert env.spec.n_agents >= 2

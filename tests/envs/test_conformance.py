@@ -23,7 +23,7 @@ SETTINGS = {
     "jaxmarl, speaker and listener": ("jaxmarl", {"game": "MPE_simple_speaker_listener_v4"}),
     "jaxmarl, riddle": ("jaxmarl", {"game": "switch_riddle"}),
 }
-NEEDS_JAXMARL = ("smax", "jaxmarl")
+NEEDS_JAXMARL = ("jaxmarl",)
 
 
 class Episodes(NamedTuple):
