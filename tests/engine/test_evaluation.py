@@ -118,7 +118,7 @@ def first_to_finish(lengths, wins, n, slots):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_wins_are_as_frequent_as_in_the_game_though_they_are_short_and_losses_long(platform):
-    """512 evaluations of 16 episodes each; a rule of the first 16 to finish would report three wins for two."""
+    """512 evaluations of 16 episodes each; the first eight of eight slots to finish would be wins nearly always."""
     evaluate = make_evaluate(race(), only(act_greedy=highest_available), 16)
     each = jax.jit(jax.vmap(lambda key: evaluate((), CLOCK, jnp.float32(0), key)))
     with compiling_for(platform):
@@ -130,8 +130,8 @@ def test_wins_are_as_frequent_as_in_the_game_though_they_are_short_and_losses_lo
     error = 0.5 / won.size**0.5
     assert abs(won.mean() - 0.5) < 4 * error
     lengths, wins = stats.length.reshape(64, -1), won.reshape(64, -1)  # 128 episodes for each of 64 evaluations
-    biased = np.mean([first_to_finish(*pair, n=16, slots=8) for pair in zip(lengths, wins, strict=True)])
-    assert biased - 0.5 > 0.2
+    biased = np.mean([first_to_finish(*pair, n=8, slots=8) for pair in zip(lengths, wins, strict=True)])
+    assert biased - 0.5 > 0.3
 
 
 def test_an_episodes_result_does_not_depend_on_the_slots():

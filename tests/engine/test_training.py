@@ -368,9 +368,9 @@ def lasting(*lengths: int, time: int = 6) -> Episode:
 @pytest.mark.parametrize(
     ("platform", "sizes", "rollout", "update"),
     [
-        # Slots play 1 + 2 and 5 + 3 steps. Two rows hold 6 + 3 and 4 + 2 places, bootstraps included.
-        ("cpu", Sizes((2, 4, 6), (Shape(2, 10), Shape(4, 7)), 2), 11 / (2 * 8), 11 / (2 * 9)),
-        # Nine places are two too many for two rows of seven: an episode a row, of which six places are in use.
+        # Slots play 1 + 2 and 5 + 3 steps. Two rows hold 6 + 2 and 4 + 3 places, bootstraps included.
+        ("cpu", Sizes((2, 4, 6), (Shape(2, 10), Shape(4, 7)), 2), 11 / (2 * 8), 11 / (2 * 8)),
+        # Eight places are one too many for rows of seven: an episode a row, of which six places are in use.
         ("cpu", Sizes((2, 4, 6), (Shape(2, 7), Shape(4, 7)), 4), 11 / (4 * 5), 11 / (4 * 6)),
         ("cpu", Sizes((6,), (Shape(4, 7),)), 11 / (4 * 5), 11 / (4 * 6)),
         # Accelerators compute the compiled length of the longest episode, and all places of a shape.
