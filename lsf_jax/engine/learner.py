@@ -89,9 +89,9 @@ def make_update(learner: Learner, observe: ObserveFn) -> Update:
     """Build `update(agent, batch, key, clock, hyper, micro_batch=0) -> (agent, metrics)`.
 
     All gradients are taken at the parameters before the update, then every group takes one optimiser step. The batch is
-    processed `micro_batch` rows (of one episode, or packed) at a time, or the largest divisor that it has in common with
-    their number; 0 takes it whole. Sums and the number of valid steps are accumulated and divided once, so any value gives the
-    same step up to rounding.
+    processed `micro_batch` rows (of one episode, or packed) at a time, or the largest divisor that it has in common
+    with their number; 0 takes it whole. Sums and the number of valid steps are accumulated and divided once, so any
+    value gives the same step up to rounding.
 
     Args:
       learner: forward pass, losses, gradient routing, optimisers.

@@ -186,7 +186,9 @@ def assert_needs_what_its_table_says(algo, *overrides):
 @pytest.mark.parametrize(("algo", "overrides"), [("lsf_sac", ("algo.communicate=true",)), ("qmix", ())])
 def test_rematerialisation_repeats_the_forward_pass_of_the_recurrences_once_and_nothing_else(algo, overrides):
     plain, repeated = (config_of(f"algo.remat={each}", *overrides, algo=algo) for each in ("false", "true"))
-    declared = [flops.analytic_update_flops(make_env(plain).spec, each.algo, recompute=True) for each in (plain, repeated)]
+    declared = [
+        flops.analytic_update_flops(make_env(plain).spec, each.algo, recompute=True) for each in (plain, repeated)
+    ]
     found = [flops.count_flops(count_update(each)) for each in (plain, repeated)]
     assert found[1] - found[0] == declared[1] - declared[0] > 0.15 * found[0]
 

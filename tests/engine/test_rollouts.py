@@ -1,5 +1,6 @@
 """Rollouts of the ragged probe and of a small hunt: what is stored is what happened, and everything else is zero."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.engine.rollouts import device_collector, rollout, zero_unless
+from lsf_jax.engine import rollouts
+from lsf_jax.engine.rollouts import device_collector, over_slots, zero_unless
 from lsf_jax.envs import make
 from lsf_jax.envs.probes import RaggedConfig, ragged
 from lsf_jax.types import Algorithm, Clock, Env, Episode, Observation
@@ -48,8 +50,8 @@ def with_witness(env: Env) -> Env:
 
 
 def play(env, act=alternate, seed=0, copies=COPIES):
-    one = jax.jit(jax.vmap(lambda key: rollout(env, act, jnp.int32(0), key)))
-    return jax.device_get(one(jax.random.split(jax.random.key(seed), copies)))
+    side_by_side = jax.jit(partial(over_slots, partial(rollouts.play, env, act, jnp.int32(0)), copies))
+    return jax.device_get(side_by_side(jax.random.split(jax.random.key(seed), copies)))
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,9 @@ def test_messages_without_noise_are_their_means():
 
 def test_the_gradient_reaches_the_mean_through_the_sample():
     weight = normal(6, 1, 2, 3)
-    gradient = jax.grad(lambda mean: (weight * sample_messages(mean, jax.random.key(7)[None])).sum())(normal(8, 1, 2, 3))
+    gradient = jax.grad(lambda mean: (weight * sample_messages(mean, jax.random.key(7)[None])).sum())(
+        normal(8, 1, 2, 3)
+    )
     np.testing.assert_array_equal(gradient, weight)
 
 

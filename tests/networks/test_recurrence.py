@@ -1,4 +1,4 @@
-"""Loops over rows: episodes in one trajectory, rows in use, gradients against plain autodiff, and slices that stay so."""
+"""Loops over rows: several episodes, rows in use, gradients against plain autodiff, and slices that stay so."""
 
 from functools import partial
 
@@ -24,7 +24,10 @@ def normal(seed, *shape):
 
 
 FIRST = jnp.asarray((np.arange(ROWS)[:, None, None] == BEGINNINGS).any(axis=-1))  # [T+1, R]
-INPUTS = normal(0, ROWS, TRAJECTORIES, AGENTS, OWN), normal(1, 1, TRAJECTORIES, 1, SHARED)  # of a trajectory's own, common
+INPUTS = (
+    normal(0, ROWS, TRAJECTORIES, AGENTS, OWN),
+    normal(1, 1, TRAJECTORIES, 1, SHARED),
+)  # of a trajectory's own, common
 START = 0.1 * normal(2, TRAJECTORIES, AGENTS, HIDDEN)
 
 
