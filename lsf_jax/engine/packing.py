@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from lsf_jax.engine.lengths import largest_of_block
-from lsf_jax.networks.platform import is_cpu
+from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.types import Env, Episode, Layout, Observation, PackedRows, PRNGKey, Trajectory
 
 ObserveFn: TypeAlias = Callable[[PackedRows], Trajectory]
@@ -111,7 +111,7 @@ def shapes_of(limit: int, batch: int, lengths: Sequence[int]) -> tuple[Shape, ..
     else:
         shorter = tuple(lengths[:-1])
         fewer = (Shape(batch // 2, length + 1) for length in shorter if batch % 2 == 0)
-    return tuple(shape for shape in fewer if shape.rows) + (whole,)
+    return (*(shape for shape in fewer if shape.rows), whole)
 
 
 class Placement(NamedTuple):
