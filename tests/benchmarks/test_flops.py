@@ -10,7 +10,7 @@ from benchmarks import flops
 from benchmarks.flops import Product
 from lsf_jax.config.composition import Config, compose, make_env
 from lsf_jax.engine.training import init_train_state
-from lsf_jax.networks.platform import traced_for
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.programs.parts import bind
 
 BOUND = 1.15
@@ -172,7 +172,7 @@ def assert_needs_what_its_table_says(algo, *overrides):
     """Without any recomputation, as on an accelerator; and on a CPU with all that is declared, and nothing else."""
     plain = config_of("algo.remat=false", *overrides, algo=algo)
     spec = make_env(plain).spec
-    with traced_for("cuda"):
+    with compiling_for("gpu"):
         counted = count_update(plain)
         assert counted.unknown_loops == 0
         assert 0.99 < flops.count_flops(counted) / flops.analytic_update_flops(spec, plain.algo) <= BOUND
@@ -197,8 +197,8 @@ def test_row_after_row_on_a_cpu_repeats_the_forward_pass_of_trained_mixers_once_
     config = config_of("algo.remat=false", algo="qmix")
     spec = make_env(config).spec
     found, declared = [], []
-    for platform in ("cpu", "cuda"):
-        with traced_for(platform):
+    for platform in ("cpu", "gpu"):
+        with compiling_for(platform):
             found.append(flops.count_flops(count_update(config)))
             declared.append(flops.analytic_update_flops(spec, config.algo, recompute=True))
     assert found[0] - found[1] == declared[0] - declared[1] > 0

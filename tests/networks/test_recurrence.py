@@ -9,7 +9,7 @@ import pytest
 
 from lsf_jax.networks import recurrence
 from lsf_jax.networks.agents import AgentNetwork, Mlp, gru_cell, run, unroll
-from lsf_jax.networks.platform import traced_for
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.networks.recurrence import each_row, over_rows, read_row, recur, recur_keeping, write_row
 from lsf_jax.types import Layout
 from tests.support.engine_cases import equations
@@ -189,7 +189,7 @@ def test_products_of_a_cpus_loop_have_as_many_rows_as_fit_and_divide_the_time(mo
     apply = lambda own: each_row(partial(run, MLP), params, Layout(FIRST[:, 0]), own)
     rows = [eqn.invars[0].aval.shape for eqn in products(jax.vmap(apply), own)]
     assert rows == [(2 * TRAJECTORIES * AGENTS, OWN), (2 * TRAJECTORIES * AGENTS, 6)]
-    with traced_for("cuda"):
+    with compiling_for("gpu"):
         assert {shape[0] for shape in (eqn.invars[0].aval.shape for eqn in products(apply, own[0]))} == {6 * AGENTS}
 
 
