@@ -220,12 +220,15 @@ def test_rows_stay_slices_under_seeds_and_trajectories():
     np.testing.assert_array_equal(twice(write_row, (0, 0, 0))(rows, row, indices)[1, 0, 4], row[1, 0])
 
 
-def test_a_gradient_side_by_side_for_several_seeds_has_no_gather_and_no_scatter(params):
+def test_a_gradient_for_seeds_and_twins_side_by_side_has_no_gather_and_no_scatter(params):
     run = lambda params, inputs: recur(step, params, START, Layout(FIRST, jnp.int32(5)), inputs)
     seeds, inputs = (jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree) for tree in (params, INPUTS))
-    names = primitives(jax.vmap(jax.grad(weighted(run))), seeds, inputs)
-    assert "while" in names
-    assert is_sliced(names)
+    twins = lambda params, inputs: jax.vmap(lambda one: weighted(run)(one, inputs))(params).sum()
+    pairs = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), seeds)
+    for function, mapped in ((weighted(run), seeds), (twins, pairs)):
+        names = primitives(jax.vmap(jax.grad(function)), mapped, inputs)
+        assert "while" in names
+        assert is_sliced(names)
 
 
 def gru_by_its_equations(weights, hidden, inputs):
