@@ -182,6 +182,15 @@ def test_each_row_equals_the_plain_function_forward_and_backward(monkeypatch, at
     )
 
 
+def test_a_single_row_that_trajectories_share_in_part_reaches_the_function_whole():
+    """As in tables of all joint actions in one state: the function need not know what is mapped."""
+    own, state = normal(1, TRAJECTORIES, 1, OWN), normal(2, 1, SHARED)
+    join = lambda params, own, state: params * jnp.concatenate([own, state], axis=-1)
+    found = jax.vmap(lambda own: each_row(join, jnp.float32(2.0), Layout(FIRST[:1, 0]), own, state))(own)
+    wide = jnp.broadcast_to(state, (TRAJECTORIES, 1, SHARED))
+    np.testing.assert_array_equal(found, 2.0 * jnp.concatenate([own, wide], axis=-1))
+
+
 def test_products_of_a_cpus_loop_have_as_many_rows_as_fit_and_divide_the_time(monkeypatch):
     monkeypatch.setattr(recurrence, "AT_ONCE", 13)
     own = normal(6, TRAJECTORIES, ROWS - 1, AGENTS, OWN)
