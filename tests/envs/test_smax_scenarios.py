@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -115,8 +116,7 @@ def first_available(carry, observation, key):
 def test_replay_takes_14_bytes_a_unit_and_a_few_for_the_step(name):
     env, _ = case(name)
     spec, n_units = env.spec, len(SCENARIOS[name].units())
-    keys = jax.random.split(jax.random.key(0), 1)
-    played = jax.eval_shape(lambda keys: play(env, first_available, jnp.int32(0), keys), keys)
+    played = jax.eval_shape(partial(play, env, first_available, jnp.int32(0)), jax.random.split(jax.random.key(0), 1))
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), played)
     ring = uniform(example, capacity=64, batch_size=32, n_envs=8)
     n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(ring.init)))

@@ -1,4 +1,4 @@
-"""Loops over rows: episodes in one trajectory, rows in use, gradients against plain autodiff, and slices that stay so."""
+"""Loops over rows: several episodes, rows in use, gradients against plain autodiff, and slices that stay so."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import pytest
 
 from lsf_jax.networks import recurrence
 from lsf_jax.networks.agents import AgentNetwork, Mlp, gru_cell, run, unroll
-from lsf_jax.networks.platform import traced_for
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.networks.recurrence import each_row, over_rows, read_row, recur, recur_keeping, write_row
 from lsf_jax.types import Layout
 from tests.support.engine_cases import equations
@@ -24,7 +24,10 @@ def normal(seed, *shape):
 
 
 FIRST = jnp.asarray((np.arange(ROWS)[:, None, None] == BEGINNINGS).any(axis=-1))  # [T+1, R]
-INPUTS = normal(0, ROWS, TRAJECTORIES, AGENTS, OWN), normal(1, 1, TRAJECTORIES, 1, SHARED)  # of a trajectory's own, common
+INPUTS = (
+    normal(0, ROWS, TRAJECTORIES, AGENTS, OWN),
+    normal(1, 1, TRAJECTORIES, 1, SHARED),
+)  # of a trajectory's own, common
 START = 0.1 * normal(2, TRAJECTORIES, AGENTS, HIDDEN)
 
 
@@ -179,6 +182,15 @@ def test_each_row_equals_the_plain_function_forward_and_backward(monkeypatch, at
     )
 
 
+def test_a_single_row_that_trajectories_share_in_part_reaches_the_function_whole():
+    """As in tables of all joint actions in one state: the function need not know what is mapped."""
+    own, state = normal(1, TRAJECTORIES, 1, OWN), normal(2, 1, SHARED)
+    join = lambda params, own, state: params * jnp.concatenate([own, state], axis=-1)
+    found = jax.vmap(lambda own: each_row(join, jnp.float32(2.0), Layout(FIRST[:1, 0]), own, state))(own)
+    wide = jnp.broadcast_to(state, (TRAJECTORIES, 1, SHARED))
+    np.testing.assert_array_equal(found, 2.0 * jnp.concatenate([own, wide], axis=-1))
+
+
 def test_products_of_a_cpus_loop_have_as_many_rows_as_fit_and_divide_the_time(monkeypatch):
     monkeypatch.setattr(recurrence, "AT_ONCE", 13)
     own = normal(6, TRAJECTORIES, ROWS - 1, AGENTS, OWN)
@@ -186,7 +198,7 @@ def test_products_of_a_cpus_loop_have_as_many_rows_as_fit_and_divide_the_time(mo
     apply = lambda own: each_row(partial(run, MLP), params, Layout(FIRST[:, 0]), own)
     rows = [eqn.invars[0].aval.shape for eqn in products(jax.vmap(apply), own)]
     assert rows == [(2 * TRAJECTORIES * AGENTS, OWN), (2 * TRAJECTORIES * AGENTS, 6)]
-    with traced_for("cuda"):
+    with compiling_for("gpu"):
         assert {shape[0] for shape in (eqn.invars[0].aval.shape for eqn in products(apply, own[0]))} == {6 * AGENTS}
 
 
@@ -217,12 +229,15 @@ def test_rows_stay_slices_under_seeds_and_trajectories():
     np.testing.assert_array_equal(twice(write_row, (0, 0, 0))(rows, row, indices)[1, 0, 4], row[1, 0])
 
 
-def test_a_gradient_side_by_side_for_several_seeds_has_no_gather_and_no_scatter(params):
+def test_a_gradient_for_seeds_and_twins_side_by_side_has_no_gather_and_no_scatter(params):
     run = lambda params, inputs: recur(step, params, START, Layout(FIRST, jnp.int32(5)), inputs)
     seeds, inputs = (jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree) for tree in (params, INPUTS))
-    names = primitives(jax.vmap(jax.grad(weighted(run))), seeds, inputs)
-    assert "while" in names
-    assert is_sliced(names)
+    twins = lambda params, inputs: jax.vmap(lambda one: weighted(run)(one, inputs))(params).sum()
+    pairs = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), seeds)
+    for function, mapped in ((weighted(run), seeds), (twins, pairs)):
+        names = primitives(jax.vmap(jax.grad(function)), mapped, inputs)
+        assert "while" in names
+        assert is_sliced(names)
 
 
 def gru_by_its_equations(weights, hidden, inputs):
