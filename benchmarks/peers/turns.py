@@ -1,0 +1,60 @@
+"""Processes that wait for their turn: how `compare.py` starts them and talks to them."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import IO, Any, NamedTuple
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+EMULATION = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # kernels of another processor would falsify the probe
+
+
+class Worker(NamedTuple):
+    """A program that waits in a process of its own."""
+
+    name: str
+    process: subprocess.Popen
+    errors: IO[bytes]  # all that it and the code it runs have to say
+    facts: dict[str, Any]
+
+
+def start(name: str, python: str, command: list[str], path: str, cores: list[int]) -> Worker:
+    """Start a process and wait until its program is built; the others idle meanwhile.
+
+    Args:
+      name: for people.
+      python: interpreter.
+      command: script and arguments.
+      path: PYTHONPATH.
+      cores: that this process runs on already; one core means one thread.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in EMULATION}
+    environment |= dict.fromkeys(THREADS, str(len(cores))) | {"PYTHONPATH": path}
+    if len(cores) == 1:
+        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    errors = tempfile.TemporaryFile()
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [python, *command], stdin=pipe, stdout=pipe, stderr=errors, env=environment, encoding="utf-8"
+    )
+    return Worker(name, process, errors, _answer(name, process, errors))
+
+
+def ask(worker: Worker, times: int) -> list[dict[str, Any]]:
+    """Have a program run so many times and return its measurements."""
+    if worker.process.stdin is not None:
+        worker.process.stdin.write(f"{times}\n")
+        worker.process.stdin.flush()
+    return _answer(worker.name, worker.process, worker.errors)
+
+
+def _answer(name: str, process: subprocess.Popen, errors: IO[bytes]) -> Any:
+    """The next line that a process writes; if it ends instead, show why and exit."""
+    line = process.stdout.readline() if process.stdout is not None else ""
+    if line:
+        return json.loads(line)
+    errors.seek(0)
+    sys.stderr.write(f"{errors.read().decode(errors='replace')[-3000:]}\n{name} ended before it answered\n")
+    raise SystemExit(1)
