@@ -36,7 +36,8 @@ def ours(arguments: argparse.Namespace, algo: str, seeds: int) -> Iterable[Progr
     env = ["--env", "predator_prey" if arguments.what == "update" else "smax/3m"]
     shared = [*env, "--algo", algo, "--seeds", str(seeds), "--cache", arguments.cache, *arguments.overrides]
     if arguments.what == "train":
-        shared += ["--iterations", str(10 * arguments.iterations), *(["--evaluation"] if arguments.evaluation else [])]
+        shared += ["--iterations", str(8 * arguments.iterations // seeds)]
+        shared += ["--evaluation"] if arguments.evaluation else []
     for word in arguments.ours:
         label, _, folder = word.rpartition("=")
         checkout = Path(folder).resolve()
@@ -64,7 +65,7 @@ def train_groups(arguments: argparse.Namespace) -> Iterable[tuple[str, list[Prog
         programs = []
         if arguments.jaxmarl:
             words = ["jaxmarl_qmix.py", "train", str(arguments.jaxmarl), "--cache", arguments.cache]
-            words += ["--seeds", str(seeds), "--iterations", str(arguments.iterations)]
+            words += ["--seeds", str(seeds), "--iterations", str(arguments.iterations // seeds)]
             words += ["--evaluation"] if arguments.evaluation else []
             programs.append(Program(f"JaxMARL × {seeds}", arguments.jaxmarl_python, words))
         for algo in arguments.algo:
@@ -138,7 +139,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def cell(row: dict[str, Any], name: str) -> str:
     """A value, with its spread where it has one."""
     if not isinstance(row.get(name), float):
-        return str(row.get(name, "-"))
+        return "-" if row.get(name) is None else str(row[name])
     if f"{name} low" not in row:
         return short(row[name])
     return f"{short(row[name])} ({short(row[name + ' low'])} to {short(row[name + ' high'])})"
@@ -164,9 +165,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, nargs="+", default=[1], help="numbers of the cores that may be used")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3, help="in every turn")
-    parser.add_argument("--iterations", type=int, default=4, help="of JaxMARL in a measured chunk; ours does ten times")
+    parser.add_argument("--iterations", type=int, default=16, help="of JaxMARL's in a chunk, over all seeds; × 8 for ours")
     parser.add_argument("--evaluation", action="store_true", help="also the compile time with evaluation (train only)")
-    parser.add_argument("--cache", default="off", help="folder of compiled programs; compile times are then not cold")
+    parser.add_argument("--cache", default="off", help="folder of compiled programs; what it holds has no compile time")
     parser.add_argument("--quick", action="store_true", help="two turns of one run")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of ours")

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import CellType, FunctionType, ModuleType
 from typing import Any
 
-from worker import FEW_AND_MANY, claim_output, marginal, serve, wait
+from worker import FEW_AND_MANY, claim_output, compile_cold, marginal, serve, wait
 
 BASELINE = Path("baselines/QLearning/qmix_rnn.py")
 SETTINGS = Path("baselines/QLearning/config/alg/ql_rnn_smax.yaml")
@@ -96,17 +96,6 @@ def one_qr_at_a_time() -> None:
     jnp.linalg.qr = jax.custom_batching.sequential_vmap(jnp.linalg.qr)
 
 
-def lowered(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float]]:
-    """A function compiled for its arguments, and the CPU seconds that took."""
-    import jax
-
-    begun = time.process_time()
-    traced = jax.jit(function).lower(*arguments)
-    between = time.process_time()
-    compiled = traced.compile()
-    return compiled, {"trace s": between - begun, "compile s": time.process_time() - begun}
-
-
 def update_program(checkout: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], dict]]:
     """Their `_learn_phase`, which samples from replay and updates, on a stand-in of predator-prey's sizes.
 
@@ -128,7 +117,8 @@ def update_program(checkout: Path, arguments: argparse.Namespace) -> tuple[dict[
         once = with_cells(found[-1], buffer_state=replay)
         return jax.lax.scan(once, (state, key), None, updates)
 
-    programs = [lowered(jax.vmap(partial(learn, updates)), state, replay, key)[0] for updates in FEW_AND_MANY]
+    loops = [jax.jit(jax.vmap(partial(learn, updates))) for updates in FEW_AND_MANY]
+    programs = [loop.lower(state, replay, key).compile() for loop in loops]
     facts = {"temporary MiB": programs[1].memory_analysis().temp_size_in_bytes / 2**20}
 
     def runs(compiled: Any) -> Callable[[], dict[str, Any]]:
@@ -147,21 +137,25 @@ def train_program(checkout: Path, arguments: argparse.Namespace) -> tuple[dict[s
     sizes = {"TOTAL_TIMESTEPS": (LEARNS_AFTER + 8) * per_iteration, "NUM_STEPS": arguments.steps, "MAP_NAME": "3m"}
     keys = jax.random.split(jax.random.PRNGKey(0), arguments.seeds)
 
-    def whole(**changes: Any) -> tuple[Any, dict[str, float]]:
+    def whole(**changes: Any) -> tuple[Any, dict[str, Any]]:
         config = load_settings(checkout, sizes | changes)
-        return lowered(jax.vmap(baseline.make_train(config, baseline.env_from_config(config)[0])), keys)
+        begun = time.process_time()
+        lowered = jax.jit(jax.vmap(baseline.make_train(config, baseline.env_from_config(config)[0]))).lower(keys)
+        traced = time.process_time() - begun
+        compiled, built = compile_cold(lowered)
+        return compiled, {"trace s": traced, "XLA s": built, "trace + XLA s": built and traced + built}
 
     with captured("_update_step") as found:
         compiled, facts = whole()
     facts["temporary MiB"] = compiled.memory_analysis().temp_size_in_bytes / 2**20
     if arguments.evaluation:
-        facts["compile with evaluation s"] = whole(TEST_DURING_TRAINING=True)[1]["compile s"]
+        facts["… with evaluation s"] = whole(TEST_DURING_TRAINING=True)[1]["trace + XLA s"]
     state = jax.block_until_ready(compiled(keys))["runner_state"]
 
     def iterate(state: Any) -> Any:
         return jax.lax.scan(found[-1], state, None, arguments.iterations)[0]
 
-    chunk, _ = lowered(jax.vmap(iterate), state)
+    chunk = jax.jit(jax.vmap(iterate), donate_argnums=0)  # or replay would be copied, as it is not in their program
 
     def run() -> dict[str, Any]:
         nonlocal state
