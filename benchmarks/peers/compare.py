@@ -3,19 +3,23 @@
     python benchmarks/peers/compare.py update --ours before=PATH --ours after=PATH --jaxmarl PATH --pymarl2 PATH
     python benchmarks/peers/compare.py train --ours before=PATH --ours after=PATH --jaxmarl PATH --seeds 1 4
 
-Seconds are CPU seconds of all threads of a process; ratios are to JaxMARL within each turn. PEERS.md says what is run.
+Seconds are CPU seconds of all threads of a process; ratios are those of each turn, to the first program. PEERS.md
+says what is run, and how to set it up.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
+import re
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from turns import Worker, ask, start
+from turns import ask, start
 
 HERE = Path(__file__).resolve().parent
 NEEDED = 15.19  # GFLOP of a QMIX update at these sizes if nothing is computed twice (`flops.analytic_update_flops`)
@@ -29,21 +33,27 @@ class Program(NamedTuple):
     python: str
     arguments: list[str]  # the script and what follows it
     path: str = ""  # its PYTHONPATH
+    beside: str = ""  # another one whose time its own is a multiple of
 
 
-def ours(arguments: argparse.Namespace, algo: str, seeds: int) -> Iterable[Program]:
-    """Our program of every checkout; settings are those of the command line."""
+def ours(arguments: argparse.Namespace, seeds: int) -> Iterable[Program]:
+    """Our programs of every checkout; settings are those of the command line."""
     env = ["--env", "predator_prey" if arguments.what == "update" else "smax/3m"]
-    shared = [*env, "--algo", algo, "--seeds", str(seeds), "--cache", arguments.cache, *arguments.overrides]
+    shared = [*env, "--seeds", str(seeds), "--cache", arguments.cache, *arguments.overrides]
     if arguments.what == "train":
         shared += ["--iterations", str(8 * arguments.iterations // seeds)]
         shared += ["--evaluation"] if arguments.evaluation else []
-    for word in arguments.ours:
-        label, _, folder = word.rpartition("=")
-        checkout = Path(folder).resolve()
-        path = os.pathsep.join((str(checkout), str(checkout / "benchmarks")))
-        name = f"ours {label or checkout.name} {algo} × {seeds}"
-        yield Program(name, arguments.python, ["ours.py", arguments.what, *shared], path)
+    for algo in arguments.algo:
+        for label, checkout in arguments.ours.items():
+            path = os.pathsep.join((str(checkout), str(checkout / "benchmarks")))
+            words = ["ours.py", arguments.what, "--algo", algo, *shared]
+            beside = name_of(label, arguments.algo[0], seeds) if algo != arguments.algo[0] else ""
+            yield Program(name_of(label, algo, seeds), arguments.python, words, path, beside)
+
+
+def name_of(label: str, algo: str, seeds: int) -> str:
+    """What one of our programs is called."""
+    return f"ours {label} {algo} × {seeds}"
 
 
 def update_groups(arguments: argparse.Namespace) -> Iterable[tuple[str, list[Program]]]:
@@ -54,9 +64,7 @@ def update_groups(arguments: argparse.Namespace) -> Iterable[tuple[str, list[Pro
         programs.append(Program("JaxMARL", arguments.jaxmarl_python, words))
     if arguments.pymarl2:
         programs.append(Program("pymarl2", arguments.pymarl2_python, ["pymarl2_qmix.py", str(arguments.pymarl2)]))
-    for algo in arguments.algo:
-        programs += ours(arguments, algo, 1)
-    yield "update", programs
+    yield "update", [*programs, *ours(arguments, 1)]
 
 
 def train_groups(arguments: argparse.Namespace) -> Iterable[tuple[str, list[Program]]]:
@@ -68,28 +76,30 @@ def train_groups(arguments: argparse.Namespace) -> Iterable[tuple[str, list[Prog
             words += ["--seeds", str(seeds), "--iterations", str(arguments.iterations // seeds)]
             words += ["--evaluation"] if arguments.evaluation else []
             programs.append(Program(f"JaxMARL × {seeds}", arguments.jaxmarl_python, words))
-        for algo in arguments.algo:
-            programs += ours(arguments, algo, seeds)
-        yield f"{seeds} seeds", programs
+        yield f"{seeds} seeds", [*programs, *ours(arguments, seeds)]
 
 
 def measure_group(programs: list[Program], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Start all programs one after another, then let each run in every turn; one row for each of them.
-
-    The first program is what the others are compared with.
-    """
+    """Start all programs one after another, then let each run in every turn; one row for each of them."""
     workers = [start(PROBE, arguments.python, [str(HERE / "gemm.py")], "", arguments.cores)]
     try:
-        for name, python, (script, *words), path in programs:
+        for name, python, (script, *words), path, _ in programs:
             workers.append(start(name, python, [str(HERE / script), *words], path, arguments.cores))
             sys.stderr.write(f"built {name}: {json.dumps(workers[-1].facts)}\n")
         turns = [[ask(worker, arguments.repeats) for worker in workers] for _ in range(arguments.turns)]
     finally:
         for worker in workers:
             worker.process.kill()
-    measured = list(zip(*turns))  # by program: turns of repeats
-    peak = [workers[0].facts["GFLOP"] / cost(rows) for rows in measured[0]]
-    return [row(worker, rows, measured[1], peak) for worker, rows in zip(workers[1:], measured[1:])]
+    probes, *measured = (list(rows) for rows in zip(*turns))  # by program: turns of repeats
+    peak = [workers[0].facts["GFLOP"] / cost(rows) for rows in probes]
+    rows = []
+    for program, worker, own in zip(programs, workers[1:], measured):
+        told = {"program": program.name} | figures(own, worker.facts, peak)
+        for other, theirs in zip(programs, measured):
+            if other.name in (programs[0].name, program.beside):
+                told |= spread(f"time ÷ {other.name}'s", [cost(mine) / cost(its) for mine, its in zip(own, theirs)])
+        rows.append(told | worker.facts | spread("probe GFLOP/s", peak))
+    return rows
 
 
 def cost(rows: list[dict[str, Any]]) -> float:
@@ -97,30 +107,24 @@ def cost(rows: list[dict[str, Any]]) -> float:
     return statistics.median(one["cpu"] / one.get("env steps", 1) for one in rows)
 
 
-def row(worker: Worker, turns: Iterable[Any], base: Iterable[Any], peak: list[float]) -> dict[str, Any]:
-    """What is told of one program.
+def figures(turns: list[list[dict[str, Any]]], facts: dict[str, Any], peak: list[float]) -> dict[str, Any]:
+    """What is told of one program's measurements.
 
     Args:
-      worker: the program.
-      turns: its measurements.
-      base: those of the program that it is compared with.
+      turns: lists of repeats.
+      facts: of the program.
       peak: GFLOP/s of the probe in every turn.
     """
-    turns = list(turns)
     every = [one for rows in turns for one in rows]
-    told: dict[str, Any] = {"program": worker.name}
     if "env steps" in every[0]:
-        told |= spread("valid env steps / CPU s", [one["env steps"] / one["cpu"] for one in every])
-        told |= spread("× JaxMARL's rate", [cost(theirs) / cost(own) for own, theirs in zip(turns, base)])
+        told = spread("valid env steps / CPU s", [one["env steps"] / one["cpu"] for one in every])
         told["env steps / update"] = sum(one["env steps"] for one in every) / sum(one["updates"] for one in every)
         told["env steps / episode"] = every[-1].get("env steps / episode")
     else:
-        needed = worker.facts.get("needed GFLOP", NEEDED)
-        told |= spread("CPU ms", [1000 * one["cpu"] for one in every])
-        told |= spread("× JaxMARL's time", [cost(own) / cost(theirs) for own, theirs in zip(turns, base)])
+        needed = facts.get("needed GFLOP", NEEDED)
+        told = spread("CPU ms", [1000 * one["cpu"] for one in every])
         told |= spread("% of GEMM", [100 * needed / cost(own) / rate for own, rate in zip(turns, peak)])
-    told["wall / CPU"] = sum(one["wall"] for one in every) / sum(one["cpu"] for one in every)
-    return told | worker.facts | spread("probe GFLOP/s", peak)
+    return told | {"wall ÷ CPU": sum(one["wall"] for one in every) / sum(one["cpu"] for one in every)}
 
 
 def spread(name: str, values: list[float]) -> dict[str, float]:
@@ -165,7 +169,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, nargs="+", default=[1], help="numbers of the cores that may be used")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3, help="in every turn")
-    parser.add_argument("--iterations", type=int, default=16, help="of JaxMARL's in a chunk, over all seeds; × 8 for ours")
+    parser.add_argument("--iterations", type=int, default=16, help="of all seeds in JaxMARL's chunk; × 8 in ours")
     parser.add_argument("--evaluation", action="store_true", help="also the compile time with evaluation (train only)")
     parser.add_argument("--cache", default="off", help="folder of compiled programs; what it holds has no compile time")
     parser.add_argument("--quick", action="store_true", help="two turns of one run")
@@ -174,7 +178,30 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_intermixed_args()
     if arguments.quick:
         arguments.turns, arguments.repeats = 2, 1
+    named = (word.rpartition("=") for word in arguments.ours)
+    arguments.ours = {label or Path(folder).name: Path(folder).resolve() for label, _, folder in named}
     return arguments
+
+
+def describe(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was measured, where and with what, without a path."""
+    checkouts = {"JaxMARL": arguments.jaxmarl, "pymarl2": arguments.pymarl2} | arguments.ours
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    return {
+        "what": arguments.what,
+        "settings": arguments.overrides,
+        "cpu": model and model[1],
+        "cores": len(arguments.cores),
+        "load": os.getloadavg()[0],
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+        "commits": {name: commit(folder) for name, folder in checkouts.items() if folder},
+    }
+
+
+def commit(folder: Path) -> str:
+    """The commit that is checked out, marked where tracked files differ from it."""
+    words = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:
@@ -186,7 +213,7 @@ def main() -> None:
     for title, rows in found.items():
         sys.stdout.write("\n".join(["", title, *table(rows)]) + "\n")
     if arguments.json:
-        content = {"what": arguments.what, "cores": len(arguments.cores), "load": os.getloadavg()[0], "tables": found}
+        content = describe(arguments) | {"tables": found}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The probe beside every comparison: one NumPy matrix product of 2048³ in float32, the machine's rate at that moment."""
+"""The probe beside every comparison: a NumPy matrix product of 2048³ in float32, the machine's rate at that moment."""
 
 from worker import claim_output, serve
 

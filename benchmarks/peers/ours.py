@@ -114,12 +114,14 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     import timing
+
     from lsf_jax.programs.parts import bind, with_micro_batch
 
     words = [f"train.seeds={arguments.seeds}", *arguments.overrides]
     words += ["train.buffer_capacity=64"] if arguments.what == "update" else []
     sized = ["--algo", arguments.algo, "--env", arguments.env, *words]
-    config = timing.configure(timing.make_parser("", seeds=(1,), repeats=1).parse_intermixed_args(sized), cache=arguments.cache)
+    parser = timing.make_parser("", seeds=(1,), repeats=1)
+    config = timing.configure(parser.parse_intermixed_args(sized), cache=arguments.cache)
     program = with_micro_batch(bind(config), config.train.micro_batch)
     build = update_program if arguments.what == "update" else train_program
     serve(channel, *build(config, program, arguments))

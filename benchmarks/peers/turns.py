@@ -34,7 +34,7 @@ def start(name: str, python: str, command: list[str], path: str, cores: list[int
     environment |= dict.fromkeys(THREADS, str(len(cores))) | {"PYTHONPATH": path}
     if len(cores) == 1:
         environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-    errors = tempfile.TemporaryFile()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process lives)
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         [python, *command], stdin=pipe, stdout=pipe, stderr=errors, env=environment, encoding="utf-8"
