@@ -70,18 +70,48 @@ class Episode(NamedTuple):
     info: dict[str, Array]  # [T] each, zero after the end
 
 
+class PackedRows(NamedTuple):
+    """Episodes end to end in R rows; what belongs to no episode is zero.
+
+    An episode of L steps takes L + 1 places: after its last step stands the world that it led to, where nothing is
+    done.
+    """
+
+    world: Any  # [R, T+1, ...]
+    action: UInt8[Array, "*lead time agents"]
+    reward: Float[Array, "*lead time"]
+    terminal: Bool[Array, "*lead time"]
+    valid: Bool[Array, "*lead time"]
+    first: Bool[Array, "*lead rows"]  # an episode begins here
+    episode: Int[Array, "*lead rows"]  # which of the batch
+    moment: Int[Array, "*lead rows"]  # steps since it began
+    steps: Int[Array, ""] | None = None  # see `Layout`
+
+
 Batch: TypeAlias = Any
-"""What an update learns from: an `Episode` `[B, T, ...]`, or several of them in a dict by name (`buffers.bundle`)."""
+"""What an update learns from: an `Episode` `[B, T, ...]`, `PackedRows` of several, or a dict of such by name."""
+
+
+class Layout(NamedTuple):
+    """How episodes lie in the rows of a trajectory: what a network with memory must know."""
+
+    first: Bool[Array, "*lead rows"]  # an episode begins here
+    steps: Int[Array, ""] | None = None  # rows in use, common to all that is computed side by side; None: all of them
 
 
 class Trajectory(NamedTuple):
-    """What learning sees: an episode whose world has been observed."""
+    """What learning sees: an episode whose world has been observed, or several, one after another.
 
-    observation: Observation  # [T+1, ...]; the row after the last valid step is real and bootstraps
+    The row after an episode's last step is real and bootstraps; nothing is done there, so `valid` is False. Another
+    episode may begin in the row after that.
+    """
+
+    observation: Observation  # [T+1, ...]
     action: Int[Array, "*lead time agents"]
     reward: Float[Array, "*lead time"]
     terminal: Bool[Array, "*lead time"]
     valid: Bool[Array, "*lead time"]
+    layout: Layout
 
 
 class Clock(NamedTuple):
@@ -242,6 +272,7 @@ class Algorithm(NamedTuple):
     update: "Update"
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
+    steps_through_time: bool = False  # an optimiser step for every t of a batch: its episodes begin at the same t
     reads_padding: str = ""  # the setting by which its losses count padding: it may not depend on other seeds then
 
 

@@ -1,4 +1,4 @@
-"""The training chunk at its real size lowers for CPUs, GPUs and TPUs; no such device is needed."""
+"""The training chunk of accelerators at its real size lowers for CPUs, GPUs and TPUs; no such device is needed."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.training import make_chunk
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.programs.compiled import LOG_ROWS, jit_init
 from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.types import TrainState
@@ -18,6 +19,11 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 @pytest.fixture(scope="module")
 def exported() -> Any:
     """The default run, two seeds side by side; typed keys cannot cross the border of an exported program."""
+    with compiling_for("gpu"):
+        return exported_chunk()
+
+
+def exported_chunk() -> Any:
     config = compose(overrides=["seeds=2"])
     program = bind(config)
     chunk = make_chunk(program.step, rows=LOG_ROWS)

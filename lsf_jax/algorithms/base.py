@@ -16,8 +16,8 @@ from lsf_jax.settings import hyper_class
 
 LARGEST_TABLE = 4096  # joint actions
 
-Outputs: TypeAlias = Callable[[types.Params, Array, Array, types.PRNGKey], tuple[Array, Array]]
-"""`(params, hidden [N, H], inputs [N, X], key) -> (hidden, logits or utilities [N, A])`."""
+Outputs: TypeAlias = Callable[[types.Params, Array, agents.AgentInputs, types.PRNGKey], tuple[Array, Array]]
+"""`(params, hidden [N, H], inputs, key) -> (hidden, logits or utilities [N, A])`."""
 Replay: TypeAlias = Callable[[types.Episode, int, int], types.Buffer]
 """`(example episode, capacity, n_envs) -> buffer`: what data an update sees."""
 
@@ -46,13 +46,19 @@ def hyper_of(config: Any) -> types.Hyper:
 
 def init_network(network: agents.AgentNetwork, key: types.PRNGKey, spec: types.EnvSpec, *more: int) -> types.Params:
     """First parameters of an agent network that reads an agent's inputs and further ones of the given sizes."""
-    sizes = (spec.obs_dim + spec.n_actions + spec.n_agents, *more)
-    inputs = [jnp.zeros((1, spec.n_agents, size)) for size in sizes]
-    return network.init(key, agents.zero_hidden(spec.n_agents, network.hidden), *inputs)["params"]
+    hidden = jnp.zeros((1, spec.n_agents, network.hidden))
+    further = [jnp.zeros((1, spec.n_agents, size)) for size in more]
+    return network.init(key, hidden, empty_inputs(spec), *further)["params"]
+
+
+def empty_inputs(spec: types.EnvSpec) -> agents.AgentInputs:
+    """Inputs of one row, from which parameters get their shapes."""
+    obs = jnp.zeros((1, spec.n_agents, spec.obs_dim))
+    return agents.agent_inputs(obs, jnp.full((1, spec.n_agents), -1), spec.n_actions)
 
 
 def network_outputs(
-    network: agents.AgentNetwork, params: types.Params, hidden: Array, inputs: Array, key: types.PRNGKey
+    network: agents.AgentNetwork, params: types.Params, hidden: Array, inputs: agents.AgentInputs, key: types.PRNGKey
 ) -> tuple[Array, Array]:
     """`Outputs` of a network that reads its own observation and action history only; bind the network."""
     del key  # deterministic
@@ -160,7 +166,7 @@ def row_policies(
     hyper: types.Hyper,
 ) -> Float[Array, "rows agents actions"]:
     """π in every row of a trajectory, as `policy` makes it of the actor's logits."""
-    logits = agents.unroll(actor, params, agents.trajectory_inputs(t))
+    logits = agents.unroll(actor, params, t.layout, agents.trajectory_inputs(t))
     return policy(logits, t.observation.avail, clock, hyper)[0]
 
 
@@ -176,7 +182,8 @@ def first_policy(
       observation: of the first step.
       key: for outputs that draw something.
     """
-    _, logits = outputs(params, agents.zero_hidden(observation.obs.shape[0], hidden), first_inputs(observation)[0], key)
+    inputs = jax.tree.map(lambda part: part[0], first_inputs(observation))
+    _, logits = outputs(params, agents.zero_hidden(observation.obs.shape[0], hidden), inputs, key)
     return distributions.probabilities(distributions.masked_log_softmax(logits, observation.avail), observation.avail)
 
 
@@ -191,10 +198,10 @@ def joint_actions(n_agents: int, n_actions: int) -> Int[Array, "joint agents"]:
     return jnp.array(list(product(range(n_actions), repeat=n_agents)), jnp.int32)
 
 
-def first_inputs(observation: types.Observation) -> Float[Array, "1 agents inputs"]:
+def first_inputs(observation: types.Observation) -> agents.AgentInputs:
     """Agent inputs of an episode's first step, as a trajectory of one row."""
     n_agents, n_actions = observation.avail.shape
-    return agents.agent_inputs(observation.obs, jnp.full((n_agents,), -1, jnp.int32), n_actions)[None]
+    return agents.agent_inputs(observation.obs[None], jnp.full((1, n_agents), -1, jnp.int32), n_actions)
 
 
 def greedy_policy(values: Float[Array, "agents actions"], avail: Bool[Array, "agents actions"]) -> Array:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs, q_learning, stepwise
-from lsf_jax.engine import buffers, distributions, exploration, learner
+from lsf_jax.engine import distributions, exploration, learner, packing
 from lsf_jax.networks import agents
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
@@ -91,7 +91,7 @@ def critic_batch(
     target: types.Params,
     pi: Float[Array, "rows agents actions"],
     t: types.Trajectory,
-    key: types.PRNGKey,
+    keys: Key[Array, "rows"],
     hyper: types.Hyper,
 ) -> CriticBatch:
     """Inputs of the critic and its targets: each agent's TD(λ) return of the target critic's values of the actions
@@ -101,9 +101,9 @@ def critic_batch(
     π there, as the released code does while acting.
     """
     obs, state, avail = t.observation
-    drawn = distributions.sample(distributions.log_of(pi, avail), avail, key)
+    drawn = distributions.sample_rows(distributions.log_of(pi, avail), avail, keys)
     action = jnp.concatenate([jnp.where(t.valid[:, None], t.action, drawn[:-1]), drawn[-1:]])
-    rows = CriticView(state=state, obs=obs, action=action, last_action=agents.shift_actions(t.action))
+    rows = CriticView(state=state, obs=obs, action=action, last_action=agents.last_actions(t.action, t.layout.first))
     taken = distributions.take_actions(q_values(net, target, rows), action)
     view = jax.tree.map(lambda leaf: leaf[:-1], rows)
     return CriticBatch(view=view, target=q_learning.td_target(taken[1:], t, hyper))
@@ -151,8 +151,8 @@ def diagnose(
 
 
 def batch_policy_loss(
-    pi: Float[Array, "episodes rows agents actions"],
-    q: Float[Array, "episodes time agents actions"],
+    pi: Float[Array, "rows episodes agents actions"],
+    q: Float[Array, "time episodes agents actions"],
     trajectories: types.Trajectory,
     hyper: types.Hyper,
 ) -> tuple[Float[Array, ""], types.Metrics]:
@@ -161,10 +161,10 @@ def batch_policy_loss(
     def one(pi: Array, q: Array, t: types.Trajectory) -> tuple[learner.Terms, learner.Terms]:
         return policy_loss(pi[:-1], q, t, hyper), diagnose(jax.lax.stop_gradient(pi[:-1]), q, t)
 
-    terms, logged = jax.vmap(one)(pi, q, trajectories)
+    terms, logged = jax.vmap(one, in_axes=(1, 1, packing.PER_TRAJECTORY))(pi, q, trajectories)
     per_step = 1.0 / jnp.maximum(trajectories.valid.sum(), 1).astype(jnp.float32)
     means = {
-        name: jax.vmap(learner.sum_over_valid)(value, trajectories.valid).sum() * per_step
+        name: learner.sum_over_valid(value.T, trajectories.valid) * per_step
         for name, value in {**terms, **logged}.items()
     }
     return means["policy"] + means["entropy_bonus"], means
@@ -174,7 +174,7 @@ def make_coma_update(
     net: Networks,
     policy: exploration.Policy,
     optimizers: dict[str, optax.GradientTransformation],
-    observe: buffers.ObserveFn,
+    observe: packing.ObserveFn,
 ) -> types.Update:
     """Build `update`: the critic's pass over the time steps, then one actor step with the values met on the way.
 
@@ -185,7 +185,7 @@ def make_coma_update(
       net: actor and critic.
       policy: of the actor's logits, what learns.
       optimizers: by group, up to, not including, the learning rate.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
     """
 
     def update(
@@ -198,11 +198,14 @@ def make_coma_update(
     ) -> tuple[types.AgentState, types.Metrics]:
         del micro_batch  # every step of the critic needs the whole batch, and the batch is small
         params, opt_state = agent.params, agent.opt_state
-        trajectories = jax.vmap(observe)(episodes)
-        row_policies = jax.vmap(partial(base.row_policies, net.actor, policy), in_axes=(None, 0, None, None))
+        rows = packing.as_rows(episodes)
+        trajectories, keys = observe(rows), packing.row_keys(key, rows)
+        row_policies = jax.vmap(
+            partial(base.row_policies, net.actor, policy), (None, packing.PER_TRAJECTORY, None, None), out_axes=1
+        )
         pi, pull_back = jax.vjp(lambda actor: row_policies(actor, trajectories, clock, hyper), params["actor"])
-        batch = jax.vmap(partial(critic_batch, net), in_axes=(None, 0, 0, 0, None))(
-            agent.targets["critic"], pi, trajectories, jax.random.split(key, episodes.reward.shape[0]), hyper
+        batch = jax.vmap(partial(critic_batch, net), (None, 1, packing.PER_TRAJECTORY, 1, None), out_axes=1)(
+            agent.targets["critic"], pi, trajectories, keys, hyper
         )
         steps = stepwise.critic_steps(
             partial(critic_error, net=net),
@@ -273,13 +276,13 @@ def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict[
     return {"critic": critic, "actor": base.init_network(net.actor, key_actor, spec)}
 
 
-def make_coma(spec: types.EnvSpec, cfg: ComaConfig, observe: buffers.ObserveFn) -> types.Algorithm:
+def make_coma(spec: types.EnvSpec, cfg: ComaConfig, observe: packing.ObserveFn) -> types.Algorithm:
     """Bind COMA for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
     """
     net = Networks(
         actor=agents.AgentNetwork(cfg.hidden, spec.n_actions, recurrent=cfg.recurrent, remat=cfg.remat),
@@ -300,6 +303,7 @@ def make_coma(spec: types.EnvSpec, cfg: ComaConfig, observe: buffers.ObserveFn) 
         replay=base.on_policy(cfg.batch_size),
         update=make_coma_update(net, base.learned_policy(cfg), rules, observe),
         refresh=stepwise.copy_after_steps(cfg.target_interval),
+        steps_through_time=True,
         joint_table=partial(joint_table, net=net),
         **base.agent_acting(spec, cfg.hidden, outputs, behave)._asdict(),
     )

@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs, dop_networks, q_learning, stepwise
-from lsf_jax.engine import buffers, distributions, exploration, learner, returns
+from lsf_jax.engine import buffers, distributions, exploration, learner, packing, returns
 from lsf_jax.networks import agents
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
@@ -74,7 +74,7 @@ class TargetValues(NamedTuple):
 
 
 class CriticBatch(NamedTuple):
-    """Inputs of the critic and its targets; leading axes [B, T], or [B] in one time step."""
+    """Inputs of the critic and its targets; leading axes [T, B], or [B] in one time step."""
 
     state: Float[Array, "*lead state"]
     obs: Float[Array, "*lead agents obs"]
@@ -145,7 +145,7 @@ def make_critic_batch(
     hyper: types.Hyper,
     *,
     n_steps: int,
-) -> tuple[CriticBatch, Bool[Array, "episodes time"]]:
+) -> tuple[CriticBatch, Bool[Array, "time episodes"]]:
     """What the critic is trained on, recent and old episodes in one batch, and which of its steps are valid."""
 
     def one(t: types.Trajectory, target: Callable[..., Array]) -> CriticBatch:
@@ -154,9 +154,11 @@ def make_critic_batch(
         seen = jax.tree.map(lambda leaf: leaf[:-1], t.observation)
         return CriticBatch(state=seen.state, obs=seen.obs, action=t.action, target=target(values, pi, t))
 
-    on = jax.vmap(partial(one, target=lambda values, pi, t: sarsa_target(values, t, hyper)))(data["on"])
-    off = jax.vmap(partial(one, target=partial(tree_target, hyper=hyper, n_steps=n_steps)))(data["off"])
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), (on, data["on"].valid), (off, data["off"].valid))
+    lift = partial(jax.vmap, in_axes=(packing.PER_TRAJECTORY,), out_axes=1)
+    on = lift(partial(one, target=lambda values, pi, t: sarsa_target(values, t, hyper)))(data["on"])
+    off = lift(partial(one, target=partial(tree_target, hyper=hyper, n_steps=n_steps)))(data["off"])
+    join = lambda *parts: jnp.concatenate(parts, axis=1)
+    return jax.tree.map(join, (on, data["on"].valid), (off, data["off"].valid))
 
 
 def critic_error(
@@ -206,7 +208,9 @@ def actor_objective(
         return {name: learner.sum_over_valid(value, t.valid) for name, value in terms.items()}
 
     per_step = 1.0 / jnp.maximum(newest.valid.sum(), 1).astype(jnp.float32)
-    means = {name: value.sum() * per_step for name, value in jax.vmap(one)(newest).items()}
+    means = {
+        name: value.sum() * per_step for name, value in jax.vmap(one, in_axes=(packing.PER_TRAJECTORY,))(newest).items()
+    }
     return means["policy"], means
 
 
@@ -214,7 +218,7 @@ def make_dop_update(
     net: dop_networks.Networks,
     policy: exploration.Policy,
     optimizers: dict[str, optax.GradientTransformation],
-    observe: buffers.ObserveFn,
+    observe: packing.ObserveFn,
     n_steps: int,
 ) -> types.Update:
     """Build `update`: the critic's pass over the time steps of recent and old data, then an actor step on the newest.
@@ -225,7 +229,7 @@ def make_dop_update(
       net: actor and critic.
       policy: of the actor's logits, what learns.
       optimizers: by group, up to, not including, the learning rate.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
       n_steps: corrections that the tree backup sums.
     """
     error = partial(critic_error, net=net)
@@ -239,7 +243,7 @@ def make_dop_update(
         micro_batch: int = 0,
     ) -> tuple[types.AgentState, types.Metrics]:
         del key, micro_batch  # nothing is drawn; every step of the critic needs the whole batch, old episodes included
-        data = {name: jax.vmap(observe)(episodes) for name, episodes in batch.items()}
+        data = {name: observe(packing.as_rows(episodes)) for name, episodes in batch.items()}
         policies = partial(base.row_policies, net.actor, policy, clock=clock, hyper=hyper)
         inputs, valid = make_critic_batch(net, agent, data, policies, hyper, n_steps=n_steps)
         critic = agent.params["critic"], agent.opt_state["critic"]
@@ -292,7 +296,7 @@ def joint_table(
     del key  # deterministic
     params, state = agent.params["critic"], observation.state[None]
     q = dop_networks.local_values(net, params, state, observation.obs[None])
-    logits = agents.unroll(net.actor, agent.params["actor"], base.first_inputs(observation))[0]
+    logits = agents.unroll(net.actor, agent.params["actor"], agents.one_row(), base.first_inputs(observation))[0]
     policy = distributions.probabilities(distributions.masked_log_softmax(logits, observation.avail), observation.avail)
     return base.tabulate(
         q[0],
@@ -301,13 +305,13 @@ def joint_table(
     )
 
 
-def make_dop(spec: types.EnvSpec, cfg: DopConfig, observe: buffers.ObserveFn) -> types.Algorithm:
+def make_dop(spec: types.EnvSpec, cfg: DopConfig, observe: packing.ObserveFn) -> types.Algorithm:
     """Bind DOP for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
     """
     net = make_networks(spec, cfg)
     rules = base.make_optimizers(cfg, "critic", "actor")
@@ -325,6 +329,7 @@ def make_dop(spec: types.EnvSpec, cfg: DopConfig, observe: buffers.ObserveFn) ->
         replay=three_replays(cfg),
         update=make_dop_update(net, floor.policy, rules, observe, cfg.tree_steps),
         refresh=stepwise.copy_after_steps(cfg.target_interval),
+        steps_through_time=True,
         joint_table=partial(joint_table, net=net),
         **base.agent_acting(spec, cfg.hidden, outputs, floor.behave)._asdict(),
     )

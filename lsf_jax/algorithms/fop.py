@@ -16,12 +16,12 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs
 from lsf_jax.algorithms.q_learning import td_target
-from lsf_jax.engine import buffers, distributions, exploration, learner
+from lsf_jax.engine import distributions, exploration, learner, packing
 from lsf_jax.networks import agents, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
@@ -106,14 +106,16 @@ def evaluate(
     return jax.vmap(partial(evaluate_one, net), in_axes=(0, None, None, None))(params, seen, action, alpha)
 
 
-def forward(params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks) -> Forward:
+def forward(
+    params: dict, targets: dict, trajectory: types.Trajectory, keys: Key[Array, "rows"], *, net: Networks
+) -> Forward:
     """Run every network once over a trajectory; the next joint action is drawn from the current policy."""
     now = jax.tree.map(lambda leaf: leaf[:-1], trajectory.observation)
     following = jax.tree.map(lambda leaf: leaf[1:], trajectory.observation)
     alpha = params["temperature"]
-    logits = agents.unroll(net.actor, params["actor"], agents.trajectory_inputs(trajectory))
+    logits = agents.unroll(net.actor, params["actor"], trajectory.layout, agents.trajectory_inputs(trajectory))
     log_pi = distributions.masked_log_softmax(logits, trajectory.observation.avail)
-    next_action = distributions.sample(log_pi[1:], following.avail, key)
+    next_action = distributions.sample_rows(log_pi[1:], following.avail, keys[1:])
     q, q_total = evaluate(net, params["critic"], now, trajectory.action, alpha)
     return Forward(
         log_pi=log_pi,
@@ -213,7 +215,7 @@ def joint_table(
         return evaluated(action[None], agent.params["temperature"])[1].mean()
 
     q, _ = evaluated(jnp.zeros((1, observation.avail.shape[0]), jnp.int32), agent.params["temperature"])
-    logits = agents.unroll(net.actor, agent.params["actor"], base.first_inputs(observation))[0]
+    logits = agents.unroll(net.actor, agent.params["actor"], agents.one_row(), base.first_inputs(observation))[0]
     log_pi = distributions.masked_log_softmax(logits, observation.avail)
     policy = distributions.probabilities(log_pi, observation.avail)
     return base.tabulate(q[:, 0].mean(axis=0), policy, value)
@@ -254,7 +256,7 @@ def learning_rates(hyper: types.Hyper) -> dict[str, Array]:
     return {"critic": hyper.lr, "actor": hyper.actor_lr, "temperature": jnp.zeros(())}
 
 
-def make_fop(spec: types.EnvSpec, cfg: FopConfig, observe: buffers.ObserveFn) -> types.Algorithm:
+def make_fop(spec: types.EnvSpec, cfg: FopConfig, observe: packing.ObserveFn) -> types.Algorithm:
     """Bind FOP for an environment.
 
     Actor and critics step together, from one set of parameters; FOP's code moves the actor first, and clips the two
@@ -263,7 +265,7 @@ def make_fop(spec: types.EnvSpec, cfg: FopConfig, observe: buffers.ObserveFn) ->
     Args:
       spec: sizes of the environment.
       cfg: settings.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
     """
     net = make_networks(spec, cfg)
     optimizers = base.make_optimizers(cfg, "critic", "actor")

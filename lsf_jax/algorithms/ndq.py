@@ -18,11 +18,11 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs, q_learning
-from lsf_jax.engine import buffers, distributions, exploration, learner
+from lsf_jax.engine import distributions, exploration, learner, packing
 from lsf_jax.networks import agents, messages
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError, number, setting
@@ -101,7 +101,7 @@ class Messages(NamedTuple):
 def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict:
     """Parameters of agents, mixer, encoder and decoder."""
     key_agent, key_mixer, key_encoder, key_decoder = jax.random.split(key, 4)
-    inputs = jnp.zeros((1, spec.n_agents, spec.obs_dim + spec.n_actions + spec.n_agents))
+    inputs = base.empty_inputs(spec)
     received = jnp.zeros((1, spec.n_agents, net.encoder.outputs))
     return {
         "agent": base.init_network(net.values.agent, key_agent, spec, received.shape[-1]),
@@ -111,10 +111,10 @@ def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict:
     }
 
 
-def exchange(net: Networks, params: dict, inputs: Float[Array, "time agents inputs"], key: types.PRNGKey) -> Messages:
+def exchange(net: Networks, params: dict, inputs: agents.AgentInputs, keys: Key[Array, "rows"]) -> Messages:
     """Encode, sample and route: receiver i gets the block that every sender addressed to it, its own included."""
     mean = agents.run(net.encoder, params["encoder"], inputs)
-    sent = messages.sample_messages(mean, key)
+    sent = messages.sample_messages(mean, keys)
     return Messages(mean=mean, sent=sent, received=messages.route_per_receiver(sent))
 
 
@@ -123,7 +123,7 @@ def acting_outputs(
     cut: Cut,
     params: dict,
     hidden: Float[Array, "agents hidden"],
-    inputs: Float[Array, "agents inputs"],
+    inputs: agents.AgentInputs,
     key: types.PRNGKey,
 ) -> tuple[Array, Array]:
     """All agents exchange messages, less what `cut` picks, then read [xᵢ, what i received]: hidden states, utilities.
@@ -131,25 +131,27 @@ def acting_outputs(
     The noise stays on in evaluations, as in the released code.
     """
     key_noise, key_cut = jax.random.split(key)
-    whole = exchange(net, params, inputs[None], key_noise)
+    whole = exchange(net, params, jax.tree.map(lambda part: part[None], inputs), key_noise[None])
     sent = jnp.where(cut(whole.mean[0], key_cut), 0.0, whole.sent[0])
     received = messages.route_per_receiver(sent[None])[0]
     return agents.run(net.values.agent, params["agent"], hidden, inputs, received)
 
 
-def forward(params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks) -> Forward:
+def forward(
+    params: dict, targets: dict, trajectory: types.Trajectory, keys: Key[Array, "rows"], *, net: Networks
+) -> Forward:
     """Run every network once over a trajectory, from a zero hidden state at t = 0; no message is ever cut here."""
     inputs, online, target = agents.trajectory_inputs(trajectory), params["q"], targets["q"]
     avail, state = trajectory.observation.avail[:-1], trajectory.observation.state[:-1]
-    key_online, key_target = jax.random.split(key)
-    online_messages = exchange(net, online, inputs, key_online)
-    target_messages = exchange(net, target, inputs, key_target)
-    q = agents.unroll(net.values.agent, online["agent"], inputs, online_messages.received)
-    target_q = agents.unroll(net.values.agent, target["agent"], inputs, target_messages.received)
+    of_online, of_target = distributions.split_rows(keys, 2)
+    online_messages = exchange(net, online, inputs, of_online)
+    target_messages = exchange(net, target, inputs, of_target)
+    q = agents.unroll(net.values.agent, online["agent"], trajectory.layout, inputs, online_messages.received)
+    target_q = agents.unroll(net.values.agent, target["agent"], trajectory.layout, inputs, target_messages.received)
     best = distributions.best_value(jax.lax.stop_gradient(q[:-1]), avail)
     return Forward(
         q=q,
-        q_total=q_learning.mixed(net.values, online, q[:-1], best, trajectory.action, state),
+        q_total=q_learning.mixed(net.values, online, trajectory.layout, q[:-1], best, trajectory.action, state),
         next_total=q_learning.mixed_next(net.values, target, q, target_q, trajectory),
         target_q=target_q,
         message_mean=online_messages.mean,
@@ -211,10 +213,10 @@ def joint_table(
     joint = base.joint_actions(*avail.shape)
 
     def draw(key_draw: types.PRNGKey) -> types.JointTable:
-        received = exchange(net, params, inputs, key_draw).received
-        q = agents.unroll(net.values.agent, params["agent"], inputs, received)
+        received = exchange(net, params, inputs, key_draw[None]).received
+        q = agents.unroll(net.values.agent, params["agent"], agents.one_row(), inputs, received)
         best = distributions.best_value(q, avail[None])
-        total = partial(q_learning.mixed, net.values, params, q, best)
+        total = partial(q_learning.mixed, net.values, params, agents.one_row(), q, best)
         q_total = jax.vmap(lambda action: total(action[None], observation.state[None])[0, 0])(joint)
         return types.JointTable(q[0], q_total, base.greedy_policy(q[0], avail), joint_value=q_total)
 
@@ -274,13 +276,13 @@ def make_networks(spec: types.EnvSpec, cfg: NdqConfig) -> Networks:
     )
 
 
-def make_ndq(spec: types.EnvSpec, cfg: NdqConfig, observe: buffers.ObserveFn) -> types.Algorithm:
+def make_ndq(spec: types.EnvSpec, cfg: NdqConfig, observe: packing.ObserveFn) -> types.Algorithm:
     """Bind NDQ for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
 
     Raises:
       ConfigError: if the settings of cutting cut nothing, or more than there is.

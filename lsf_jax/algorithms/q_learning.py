@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs
-from lsf_jax.engine import buffers, distributions, exploration, learner, returns
-from lsf_jax.networks import agents, mixers
+from lsf_jax.engine import distributions, exploration, learner, packing, returns
+from lsf_jax.networks import agents, mixers, recurrence
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
 
@@ -73,6 +73,7 @@ def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict[
 def mixed(
     net: Networks,
     params: types.Params,
+    layout: types.Layout,
     q: Float[Array, "time agents actions"],
     best: Float[Array, "time agents"],
     action: Int[Array, "time agents"],
@@ -82,7 +83,8 @@ def mixed(
     chosen = distributions.take_actions(q, action)
     if net.mixer is None:
         return chosen
-    return net.mixer.mix(params["mixer"], chosen, best, jax.nn.one_hot(action, q.shape[-1]), state)[:, None]
+    taken = jax.nn.one_hot(action, q.shape[-1])
+    return recurrence.each_row(net.mixer.mix, params["mixer"], layout, chosen, best, taken, state)[:, None]
 
 
 def mixed_next(
@@ -95,20 +97,22 @@ def mixed_next(
     """The bootstrap of double Q-learning at t+1: chosen by the online utilities, valued by the target networks."""
     avail, state = t.observation.avail[1:], t.observation.state[1:]
     action = distributions.greedy(jax.lax.stop_gradient(q[1:]), avail)
-    return mixed(net, params, target_q[1:], distributions.best_value(target_q[1:], avail), action, state)
+    return mixed(net, params, t.layout, target_q[1:], distributions.best_value(target_q[1:], avail), action, state)
 
 
-def forward(params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks) -> Forward:
+def forward(
+    params: dict, targets: dict, trajectory: types.Trajectory, keys: Key[Array, "rows"], *, net: Networks
+) -> Forward:
     """Run every network once over a trajectory, from a zero hidden state at t = 0."""
-    del key  # deterministic
+    del keys  # deterministic
     inputs = agents.trajectory_inputs(trajectory)
     avail, state = trajectory.observation.avail[:-1], trajectory.observation.state[:-1]
-    q = agents.unroll(net.agent, params["q"]["agent"], inputs)
-    target_q = agents.unroll(net.agent, targets["q"]["agent"], inputs)
+    q = agents.unroll(net.agent, params["q"]["agent"], trajectory.layout, inputs)
+    target_q = agents.unroll(net.agent, targets["q"]["agent"], trajectory.layout, inputs)
     best = distributions.best_value(jax.lax.stop_gradient(q[:-1]), avail)
     return Forward(
         q=q,
-        q_total=mixed(net, params["q"], q[:-1], best, trajectory.action, state),
+        q_total=mixed(net, params["q"], trajectory.layout, q[:-1], best, trajectory.action, state),
         next_total=mixed_next(net, targets["q"], q, target_q, trajectory),
     )
 
@@ -156,11 +160,11 @@ def joint_table(
     """Utilities and Q_tot of every joint action in one first observation; no Q_tot where every agent learns alone."""
     del key  # deterministic
     params = agent.params["q"]
-    q = agents.unroll(net.agent, params["agent"], base.first_inputs(observation))
+    q = agents.unroll(net.agent, params["agent"], agents.one_row(), base.first_inputs(observation))
     best = distributions.best_value(q, observation.avail[None])
 
     def value(action: Int[Array, "agents"]) -> Float[Array, ""]:
-        total = mixed(net, params, q, best, action[None], observation.state[None])
+        total = mixed(net, params, agents.one_row(), q, best, action[None], observation.state[None])
         return total[0, 0] if net.mixer else jnp.full((), jnp.nan)
 
     return base.tabulate(q[0], base.greedy_policy(q[0], observation.avail), value)
@@ -179,7 +183,7 @@ def make_agent(spec: types.EnvSpec, cfg: Any) -> agents.AgentNetwork:
 def q_mixing(
     spec: types.EnvSpec,
     cfg: Any,
-    observe: buffers.ObserveFn,
+    observe: packing.ObserveFn,
     *,
     name: str,
     mixer: Callable[[types.EnvSpec, Any], mixers.Mixer | None],
@@ -189,7 +193,7 @@ def q_mixing(
     Args:
       spec: sizes of the environment.
       cfg: settings, the config class of `name`'s registry entry.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
       name: registered name.
       mixer: makes the mixer from spec and settings; None lets every agent learn alone.
     """
@@ -207,14 +211,14 @@ def q_mixing(
 
 
 def value_based(
-    spec: types.EnvSpec, cfg: Any, observe: buffers.ObserveFn, *, name: str, parts: Parts
+    spec: types.EnvSpec, cfg: Any, observe: packing.ObserveFn, *, name: str, parts: Parts
 ) -> types.Algorithm:
     """Bind off-policy learning of values for an environment: ε-greedy acting, uniform replay, hard target copies.
 
     Args:
       spec: sizes of the environment.
       cfg: settings, the config class of `name`'s registry entry.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
       name: registered name.
       parts: networks and losses.
     """

@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs, q_learning, qtran_networks
-from lsf_jax.engine import buffers, distributions, learner, returns
+from lsf_jax.engine import distributions, learner, packing, returns
 from lsf_jax.networks import agents
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
@@ -109,14 +109,20 @@ def joint_outputs(
 
 
 def forward(
-    params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks, variant: Variant
+    params: dict,
+    targets: dict,
+    trajectory: types.Trajectory,
+    keys: Key[Array, "rows"],
+    *,
+    net: Networks,
+    variant: Variant,
 ) -> Forward:
     """Run every network over a trajectory, agents once and from a zero hidden state at t = 0."""
-    del key  # deterministic
+    del keys  # deterministic
     online, target, action = params["q"], targets["q"], trajectory.action
     inputs, (_, state, avail) = agents.trajectory_inputs(trajectory), trajectory.observation
-    features, q = agents.unroll_features(net.agent, online["agent"], inputs)
-    target_features, target_q = agents.unroll_features(net.agent, target["agent"], inputs)
+    features, q = agents.unroll_features(net.agent, online["agent"], trajectory.layout, inputs)
+    target_features, target_q = agents.unroll_features(net.agent, target["agent"], trajectory.layout, inputs)
     best = distributions.greedy(jax.lax.stop_gradient(q[:-1]), avail[:-1])
     next_best = distributions.greedy(jax.lax.stop_gradient(variant.chooser(q, target_q)[1:]), avail[1:])
     output = joint_outputs(net, online["joint"], state[:-1], features[:-1], action)
@@ -194,7 +200,7 @@ def joint_table(
     """
     del key  # deterministic
     params = agent.params["q"]
-    features, q = agents.unroll_features(net.agent, params["agent"], base.first_inputs(observation))
+    features, q = agents.unroll_features(net.agent, params["agent"], agents.one_row(), base.first_inputs(observation))
 
     def joint_value(action: Int[Array, "agents"]) -> Float[Array, ""]:
         output = joint_outputs(net, params["joint"], observation.state[None], features, action[None])
@@ -205,14 +211,14 @@ def joint_table(
 
 
 def make_qtran(
-    spec: types.EnvSpec, cfg: QtranConfig, observe: buffers.ObserveFn, *, name: str, variant: Variant
+    spec: types.EnvSpec, cfg: QtranConfig, observe: packing.ObserveFn, *, name: str, variant: Variant
 ) -> types.Algorithm:
     """Bind QTRAN for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
       name: registered name.
       variant: `BASE` or `ALT`.
     """

@@ -23,7 +23,7 @@ class Steps(NamedTuple):
 
     params: types.Params
     opt_state: Any
-    outputs: Any  # [B, T, ...]: the second result of `loss_at` in every step, at the parameters just before that step
+    outputs: Any  # [T, B, ...]: the second result of `loss_at` in every step, at the parameters just before that step
     loss: Float[Array, ""]  # mean over valid steps, each at the parameters just before it
     gradient_norm: Float[Array, ""]  # mean over optimiser steps, before clipping
     taken: Int[Array, ""]  # optimiser steps
@@ -36,7 +36,7 @@ def critic_steps(
     params: types.Params,
     opt_state: Any,
     inputs: Any,
-    valid: Bool[Array, "episodes time"],
+    valid: Bool[Array, "time episodes"],
     *,
     reverse: bool,
 ) -> Steps:
@@ -52,7 +52,7 @@ def critic_steps(
       rate: learning rate.
       params: parameters before the first step.
       opt_state: the optimiser's state before the first step.
-      inputs: what `loss_at` reads, a tree of `[B, T, ...]`.
+      inputs: what `loss_at` reads, a tree of `[T, B, ...]`.
       valid: which steps count.
       reverse: from the last time step to the first (COMA), or from the first to the last (DOP).
     """
@@ -69,13 +69,12 @@ def critic_steps(
         carry = jax.tree.map(lambda new, old: jnp.where(taken, new, old), moved, carry)
         return carry, (outputs, total, jnp.where(taken, optax.tree.norm(gradients), 0.0))
 
-    by_time = jax.tree.map(_swap_episodes_and_time, (inputs, valid))
-    carry, (outputs, totals, norms) = jax.lax.scan(step, (params, opt_state), by_time, reverse=reverse)
-    taken = valid.any(axis=0).sum(dtype=jnp.int32)
+    carry, (outputs, totals, norms) = jax.lax.scan(step, (params, opt_state), (inputs, valid), reverse=reverse)
+    taken = valid.any(axis=1).sum(dtype=jnp.int32)
     return Steps(
         params=carry[0],
         opt_state=carry[1],
-        outputs=jax.tree.map(_swap_episodes_and_time, outputs),
+        outputs=outputs,
         loss=totals.sum() / jnp.maximum(valid.sum(), 1).astype(jnp.float32),
         gradient_norm=norms.sum() / jnp.maximum(taken, 1).astype(jnp.float32),
         taken=taken,
@@ -104,7 +103,3 @@ def copy_after_steps(every: int) -> learner.Refresh:
         )
 
     return refresh
-
-
-def _swap_episodes_and_time(leaf: Array) -> Array:
-    return jnp.swapaxes(leaf, 0, 1)

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs, q_learning
-from lsf_jax.engine import buffers, distributions, exploration, learner
+from lsf_jax.engine import distributions, exploration, learner, packing
 from lsf_jax.networks import agents, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
@@ -62,15 +62,15 @@ def forward_shared(
     params: dict,
     targets: dict,
     trajectory: types.Trajectory,
-    key: types.PRNGKey,
+    keys: Key[Array, "rows"],
     *,
     agent: agents.AgentNetwork,
     mixer: mixers.Mixer,
 ) -> Forward:
     """VDAC: one network, its first A outputs the logits of πᵢ, its last one Vᵢ."""
-    del targets, key  # no target network; deterministic
+    del targets, keys  # no target network; deterministic
     group = params["actor_critic"]
-    outputs = agents.unroll(agent, group["agent"], agents.trajectory_inputs(trajectory))
+    outputs = agents.unroll(agent, group["agent"], trajectory.layout, agents.trajectory_inputs(trajectory))
     return Forward(
         logits=outputs[:-1, :, :-1],
         value_total=mixed_values(mixer, group["mixer"], outputs[..., -1], trajectory.observation.state),
@@ -81,18 +81,18 @@ def forward_apart(
     params: dict,
     targets: dict,
     trajectory: types.Trajectory,
-    key: types.PRNGKey,
+    keys: Key[Array, "rows"],
     *,
     actor: agents.AgentNetwork,
     critic: agents.AgentNetwork,
     mixer: mixers.Mixer,
 ) -> Forward:
     """MAA2C: an actor, and a critic of the same inputs with the single output Vᵢ."""
-    del targets, key  # no target network; deterministic
+    del targets, keys  # no target network; deterministic
     inputs, group = agents.trajectory_inputs(trajectory), params["critic"]
-    values = agents.unroll(critic, group["agent"], inputs)[..., 0]
+    values = agents.unroll(critic, group["agent"], trajectory.layout, inputs)[..., 0]
     return Forward(
-        logits=agents.unroll(actor, params["actor"], inputs)[:-1],
+        logits=agents.unroll(actor, params["actor"], trajectory.layout, inputs)[:-1],
         value_total=mixed_values(mixer, group["mixer"], values, trajectory.observation.state),
     )
 
@@ -170,7 +170,7 @@ class Parts(NamedTuple):
 def make_vdac(
     spec: types.EnvSpec,
     cfg: Any,
-    observe: buffers.ObserveFn,
+    observe: packing.ObserveFn,
     *,
     name: str,
     mixer: Callable[[types.EnvSpec, Any], mixers.Mixer],
@@ -180,7 +180,7 @@ def make_vdac(
     Args:
       spec: sizes of the environment.
       cfg: settings, the config class of `name`'s registry entry.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
       name: registered name.
       mixer: makes the mixer from spec and settings.
     """
@@ -194,7 +194,9 @@ def make_vdac(
         learning_rates=lambda hyper: {"actor_critic": hyper.lr},
     )
 
-    def logits(params: types.Params, hidden: Array, inputs: Array, key: types.PRNGKey) -> tuple[Array, Array]:
+    def logits(
+        params: types.Params, hidden: Array, inputs: agents.AgentInputs, key: types.PRNGKey
+    ) -> tuple[Array, Array]:
         del key  # deterministic
         hidden, outputs = agents.run(agent, params, hidden, inputs)
         return hidden, outputs[..., :-1]
@@ -208,7 +210,7 @@ def make_vdac(
     return _bind(name, spec, cfg, observe, parts)
 
 
-def make_maa2c(spec: types.EnvSpec, cfg: Maa2cConfig, observe: buffers.ObserveFn) -> types.Algorithm:
+def make_maa2c(spec: types.EnvSpec, cfg: Maa2cConfig, observe: packing.ObserveFn) -> types.Algorithm:
     """Bind MAA2C for an environment; arguments as in `make_vdac`. Another algorithm than epymarl's of the same name."""
     actor, critic, mixing = _network(cfg, spec.n_actions), _network(cfg, 1), q_learning.qmix_mixer(spec, cfg)
     policy = base.learned_policy(cfg)
@@ -247,7 +249,7 @@ def _init_valued(
     return {"agent": base.init_network(agent, key_agent, spec), "mixer": mixer.init(key_mixer)}
 
 
-def _bind(name: str, spec: types.EnvSpec, cfg: VdacConfig, observe: buffers.ObserveFn, parts: Parts) -> types.Algorithm:
+def _bind(name: str, spec: types.EnvSpec, cfg: VdacConfig, observe: packing.ObserveFn, parts: Parts) -> types.Algorithm:
     def init(key: types.PRNGKey, hyper: types.Hyper) -> types.AgentState:
         del hyper
         return base.init_agent(parts.init_params(key), parts.learning.optimizers, ())

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lsf_jax import types
 from lsf_jax.algorithms import configs, q_learning
-from lsf_jax.engine import buffers, distributions, learner
+from lsf_jax.engine import distributions, learner, packing
 from lsf_jax.networks import agents, mixers
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
@@ -67,30 +67,33 @@ def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict[
 def total(
     net: q_learning.Networks,
     params: types.Params,
+    layout: types.Layout,
     q: Float[Array, "time agents actions"],
     seen: types.Observation,
     action: Int[Array, "time agents"],
 ) -> Float[Array, "time groups"]:
     """The value that one branch gives a joint action at every step."""
-    return q_learning.mixed(net, params, q, distributions.best_value(q, seen.avail), action, seen.state)
+    return q_learning.mixed(net, params, layout, q, distributions.best_value(q, seen.avail), action, seen.state)
 
 
-def forward(params: dict, targets: dict, trajectory: types.Trajectory, key: types.PRNGKey, *, net: Networks) -> Forward:
+def forward(
+    params: dict, targets: dict, trajectory: types.Trajectory, keys: Key[Array, "rows"], *, net: Networks
+) -> Forward:
     """Run every network once over a trajectory, from a zero hidden state at t = 0."""
-    del key  # deterministic
+    del keys  # deterministic
     online, target = params["q"], targets["q"]["central"]
-    inputs, seen = agents.trajectory_inputs(trajectory), trajectory.observation
+    inputs, seen, layout = agents.trajectory_inputs(trajectory), trajectory.observation, trajectory.layout
     now = jax.tree.map(lambda leaf: leaf[:-1], seen)
-    q = agents.unroll(net.monotonic.agent, online["agent"], inputs)
-    central_q = agents.unroll(net.central.agent, online["central"]["agent"], inputs)
-    target_q = agents.unroll(net.central.agent, target["agent"], inputs)
+    q = agents.unroll(net.monotonic.agent, online["agent"], layout, inputs)
+    central_q = agents.unroll(net.central.agent, online["central"]["agent"], layout, inputs)
+    target_q = agents.unroll(net.central.agent, target["agent"], layout, inputs)
     best_action = distributions.greedy(jax.lax.stop_gradient(q), seen.avail)
     return Forward(
         q=q,
-        q_total=total(net.monotonic, online, q[:-1], now, trajectory.action),
-        central_total=total(net.central, online["central"], central_q[:-1], now, trajectory.action),
+        q_total=total(net.monotonic, online, layout, q[:-1], now, trajectory.action),
+        central_total=total(net.central, online["central"], layout, central_q[:-1], now, trajectory.action),
         best_action=best_action,
-        best_total=total(net.central, target, target_q, seen, best_action),
+        best_total=total(net.central, target, layout, target_q, seen, best_action),
     )
 
 
@@ -139,14 +142,14 @@ def diagnose(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.H
 
 
 def make_weighted_qmix(
-    spec: types.EnvSpec, cfg: WeightedQmixConfig, observe: buffers.ObserveFn, *, name: str, rule: Rule
+    spec: types.EnvSpec, cfg: WeightedQmixConfig, observe: packing.ObserveFn, *, name: str, rule: Rule
 ) -> types.Algorithm:
     """Bind weighted QMIX for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
       name: registered name.
       rule: `optimistic` or `centrally_weighted`.
     """

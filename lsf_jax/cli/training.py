@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_composition, composed
+from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_composition, composed, positive
+from lsf_jax.settings import ConfigError
 
 if TYPE_CHECKING:
     from lsf_jax.runs.experiment import Result
@@ -17,6 +18,10 @@ TRAIN = """examples:
 SWEEP = """examples:
   lsf-jax sweep --preset matrix seeds=32 algo.lr=1e-3,3e-3 algo.alpha=0.5,1,3
 A comma list on a traced number makes a grid; grid points × seeds are trained in one compiled program."""
+PLAN = """examples:
+  lsf-jax plan --preset matrix seeds=256
+  lsf-jax plan --target h100 seeds=64
+  lsf-jax plan --target v5e --devices 8 --quick --env smax/3m seeds=512"""
 RESUME = """examples:
   lsf-jax resume runs/lsf_sac-predator_prey-20260101-120000
   lsf-jax resume runs/NAME train.env_steps=2000000
@@ -45,6 +50,11 @@ def _resume(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     """`lsf-jax plan`."""
+    if options.target:
+        return _plan_target(options)
+    if options.devices != 1 or options.quick:
+        given = f"--devices is {options.devices}" if options.devices != 1 else "--quick is given"
+        raise ConfigError(f"{given}; expected together with --target alone; add --target, or use train.devices")
     from lsf_jax.programs import planner, runtime
     from lsf_jax.programs.parts import bind
     from lsf_jax.runs import experiment
@@ -58,6 +68,20 @@ def _plan(options: argparse.Namespace) -> int:
     if not options.no_compile:
         print("compiling the training chunk to ask for its memory ...", flush=True)
         print(planner.compiled_text(config, layout, program))
+    return FINISHED
+
+
+def _plan_target(options: argparse.Namespace) -> int:
+    """`lsf-jax plan --target`: nothing here wakes a device, so that a real one is left alone."""
+    from lsf_jax.config.documents import to_yaml
+    from lsf_jax.programs import targets
+    from lsf_jax.runs import experiment
+
+    config = composed(options)
+    print(experiment.describe_run(config), flush=True)
+    tell = lambda line: print(line, flush=True)
+    found = targets.survey(to_yaml(config), options.target, n_devices=options.devices, quick=options.quick, tell=tell)
+    print(f"\n{targets.survey_text(found)}")
     return FINISHED
 
 
@@ -87,6 +111,17 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     add_composition(parser)
     parser.add_argument("--no-compile", action="store_true", help="estimate only; do not ask the compiled program")
+    parser.add_argument(
+        "--target",
+        default="",
+        metavar="CHIP",
+        help="plan for h100, h200, a100, l4, b200, v4, v5e, v5p or v6e without having one: compile the run for it here "
+        "(minutes); needs the extra lsf-jax[targets]",
+    )
+    parser.add_argument("--devices", type=positive, default=1, metavar="N", help="of them in one machine (default 1)")
+    parser.add_argument(
+        "--quick", action="store_true", help="with --target: compile once; how many seeds fit is then not known"
+    )
 
 
 COMMANDS = (
@@ -94,6 +129,6 @@ COMMANDS = (
         "train", "train an algorithm on an environment, several seeds side by side", add_composition, _train, TRAIN
     ),
     Command("sweep", "train a grid of hyper-parameters × seeds in one program", add_composition, _train, SWEEP),
-    Command("plan", "show memory, blocks and the compiled program's needs; nothing is trained", _add_plan, _plan),
+    Command("plan", "show memory, blocks and the compiled program's needs; nothing is trained", _add_plan, _plan, PLAN),
     Command("resume", "continue a run that was stopped or killed, or extend it", _add_resume, _resume, RESUME),
 )

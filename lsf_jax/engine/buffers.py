@@ -12,10 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt8
 
-from lsf_jax.types import Buffer, BufferState, Clock, Env, Episode, Observation, PRNGKey, Trajectory
+from lsf_jax.types import Buffer, BufferState, Clock, Episode, PRNGKey
 
-ObserveFn: TypeAlias = Callable[[Episode], Trajectory]
-"""Turns one stored episode `[T, ...]` into what learning sees."""
 AddFn: TypeAlias = Callable[[BufferState, Clock, Episode], BufferState]
 """Stores fresh episodes `[B, T, ...]`; the clock is that before they were counted."""
 
@@ -51,27 +49,6 @@ def unpack(packed: PackedEpisodes) -> Episode:
         terminal=jnp.unpackbits(packed.terminal, axis=-1, count=time).astype(bool),
         valid=jnp.unpackbits(packed.valid, axis=-1, count=time).astype(bool),
         info={},
-    )
-
-
-def observe_episode(env: Env, episode: Episode) -> Trajectory:
-    """Recompute what everyone saw during one episode `[T, ...]` from its snapshots.
-
-    Rows after the last real observation get zero obs and state and *all* actions available: a zero snapshot does not
-    observe to zeros, and a row without an available action makes a log-softmax NaN.
-    """
-    seen = jax.vmap(env.observe)(episode.world)
-    real = jnp.concatenate([jnp.ones_like(episode.valid[:1]), episode.valid])  # [T+1]: row t+1 follows valid step t
-    return Trajectory(
-        observation=Observation(
-            obs=jnp.where(real[:, None, None], seen.obs, 0.0),
-            state=jnp.where(real[:, None], seen.state, 0.0),
-            avail=seen.avail | ~real[:, None, None],
-        ),
-        action=episode.action.astype(jnp.int32),
-        reward=episode.reward,
-        terminal=episode.terminal,
-        valid=episode.valid,
     )
 
 

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lsf_jax.types import PRNGKey
 
@@ -92,6 +92,18 @@ def take_actions(values: Float[Array, "*lead actions"], action: Int[Array, "*lea
 def best_value(values: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"]) -> Float[Array, "*lead"]:
     """The largest value of an available action; finite also where none is available."""
     return take_actions(values, greedy(values, avail))
+
+
+def sample_rows(
+    log_pi: Float[Array, "rows agents actions"], avail: Bool[Array, "rows agents actions"], keys: Key[Array, "rows"]
+) -> Int[Array, "rows agents"]:
+    """`sample` with a key for each row."""
+    return jax.vmap(sample)(log_pi, avail, keys)
+
+
+def split_rows(keys: Key[Array, "rows"], n: int) -> tuple[Key[Array, "rows"], ...]:
+    """`n` keys for each row, one after another."""
+    return tuple(jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, n))(keys), 1, 0))
 
 
 def sample(

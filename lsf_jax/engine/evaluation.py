@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
-from lsf_jax.engine.lengths import EPISODES_AXIS
-from lsf_jax.engine.rollouts import rollout
+from lsf_jax.engine.rollouts import over_slots, play, slots_of
 from lsf_jax.types import Algorithm, Carry, Clock, Env, EpisodeStats, Hyper, Observation, Params, PRNGKey
 
 Evaluate = Callable[[Params, Clock, Hyper, PRNGKey], EpisodeStats]
@@ -18,14 +17,15 @@ def make_evaluate(
 ) -> Evaluate:
     """Evaluates one seed's policy over exactly `n_episodes` whole episodes, each played to its own end.
 
-    Every started episode counts, so short ones are not over-represented. Nothing reaches replay or the clock.
+    Who plays which episode is fixed before the first step and every one counts, so short ones are not over-represented.
+    Nothing reaches replay or the clock.
 
     Args:
       env: the environment.
       algorithm: how to act.
       n_episodes: E.
       stochastic: sample from the policy; otherwise act greedily.
-      parts: see `rollout`.
+      parts: see `play`.
     """
     policy = algorithm.act_sampled if stochastic else algorithm.act_greedy
 
@@ -33,16 +33,16 @@ def make_evaluate(
         def act(carry: Carry, observation: Observation, key_act: PRNGKey) -> tuple[Carry, Array]:
             return policy(params, carry, observation, key_act, clock, hyper)
 
-        def one(key_episode: PRNGKey) -> EpisodeStats:
-            episode = rollout(env, act, algorithm.start(), key_episode, parts)
+        def play_slot(keys: Key[Array, "episodes"]) -> EpisodeStats:
+            episodes = play(env, act, algorithm.start(), keys, parts)
             return EpisodeStats(
-                episode_return=episode.reward.sum(),
-                length=episode.valid.sum(dtype=jnp.int32),
-                terminal=episode.terminal.any(),
-                info={name: values.sum() for name, values in episode.info.items()},
-                first_action=episode.action[0].astype(jnp.int32),
+                episode_return=episodes.reward.sum(axis=-1),
+                length=episodes.valid.sum(axis=-1, dtype=jnp.int32),
+                terminal=episodes.terminal.any(axis=-1),
+                info={name: values.sum(axis=-1) for name, values in episodes.info.items()},
+                first_action=episodes.action[:, 0].astype(jnp.int32),
             )
 
-        return jax.vmap(one, axis_name=EPISODES_AXIS)(jax.random.split(key, n_episodes))
+        return over_slots(play_slot, slots_of(env, n_episodes), jax.random.split(key, n_episodes))
 
     return evaluate

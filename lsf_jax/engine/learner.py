@@ -4,22 +4,24 @@ An algorithm gives one `forward` (every network, run once), losses that are arit
 which parameter group owns which field of it. One gradient of the sum of all losses then trains every group.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
-from lsf_jax.engine.buffers import ObserveFn
-from lsf_jax.types import AgentState, Clock, Episode, Hyper, Metrics, Params, PRNGKey, Trajectory, Update
+from lsf_jax.engine.packing import PER_TRAJECTORY, ObserveFn, as_rows, row_keys
+from lsf_jax.types import AgentState, Batch, Clock, Hyper, Metrics, PackedRows, Params, PRNGKey, Trajectory, Update
 
 Forward = Any
 """An algorithm's NamedTuple of everything its networks give for one trajectory."""
 Terms = dict[str, Float[Array, "time"]]
 """Named per-step loss terms; their sum is the loss, their means over valid steps are the metrics."""
-ForwardFn = Callable[[dict[str, Params], dict[str, Params], Trajectory, PRNGKey], Forward]
+ForwardFn = Callable[[dict[str, Params], dict[str, Params], Trajectory, Key[Array, "rows"]], Forward]
+"""`(params, targets, trajectory, a key for each of its rows) -> what all networks give`."""
 LossFn = Callable[[Forward, Trajectory, Clock, Hyper], Terms]
 Refresh = Callable[[AgentState, Clock, Clock], AgentState]
 
@@ -84,42 +86,41 @@ def hard_copy(every: int, groups: tuple[str, ...]) -> Refresh:
 
 
 def make_update(learner: Learner, observe: ObserveFn) -> Update:
-    """Build `update(agent, episodes, key, clock, hyper, micro_batch=0) -> (agent, metrics)`.
+    """Build `update(agent, batch, key, clock, hyper, micro_batch=0) -> (agent, metrics)`.
 
     All gradients are taken at the parameters before the update, then every group takes one optimiser step. The batch is
-    processed `micro_batch` episodes at a time, a divisor of it; 0 takes it whole. Sums and the number of valid steps
-    are accumulated and divided once, so any value gives the same step up to rounding.
+    processed `micro_batch` rows (of one episode, or packed) at a time, or the largest divisor that it has in common
+    with their number; 0 takes it whole. Sums and the number of valid steps are accumulated and divided once, so any
+    value gives the same step up to rounding.
 
     Args:
       learner: forward pass, losses, gradient routing, optimisers.
-      observe: episode to trajectory; runs inside a slice, so the batch's observations never exist at once.
+      observe: rows to trajectories; runs inside a slice, so the batch's observations never exist at once.
     """
 
-    def total(params: dict, targets: dict, episodes: Episode, keys: Array, context: tuple) -> tuple[Array, Sums]:
-        clock, hyper = context
+    def total(params: dict, targets: dict, rows: PackedRows, context: tuple) -> tuple[Array, Sums]:
+        key, clock, hyper = context
 
-        def one(episode: Episode, key: PRNGKey) -> tuple[Array, dict[str, Array], Array]:
-            trajectory = observe(episode)
-            forward = learner.forward(params, targets, trajectory, key)
+        def one(trajectory: Trajectory, keys: Key[Array, "rows"]) -> tuple[Array, dict[str, Array], Array]:
+            forward = learner.forward(params, targets, trajectory, keys)
             terms = _loss_terms(learner, forward, trajectory, clock, hyper)
             logged = learner.diagnose(jax.lax.stop_gradient(forward), trajectory, clock, hyper)
             sums = {name: sum_over_valid(value, trajectory.valid) for name, value in {**terms, **logged}.items()}
             return sum((sums[name] for name in terms), jnp.zeros(())), sums, trajectory.valid.sum().astype(jnp.float32)
 
-        loss, terms, count = jax.vmap(one)(episodes, keys)
+        loss, terms, count = jax.vmap(one, in_axes=(PER_TRAJECTORY, 1))(observe(rows), row_keys(key, rows))
         return loss.sum(), Sums(
             gradients={}, terms={name: value.sum() for name, value in terms.items()}, count=count.sum()
         )
 
-    def accumulate(agent: AgentState, episodes: Episode, keys: Array, context: tuple) -> Sums:
-        gradients, sums = jax.grad(total, has_aux=True)(agent.params, agent.targets, episodes, keys, context)
+    def accumulate(agent: AgentState, rows: PackedRows, context: tuple) -> Sums:
+        gradients, sums = jax.grad(total, has_aux=True)(agent.params, agent.targets, rows, context)
         return sums._replace(gradients=gradients)
 
     def update(
-        agent: AgentState, episodes: Episode, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
+        agent: AgentState, batch: Batch, key: PRNGKey, clock: Clock, hyper: Hyper, micro_batch: int = 0
     ) -> tuple[AgentState, Metrics]:
-        keys = jax.random.split(key, episodes.reward.shape[0])
-        sums = _over_slices(accumulate, agent, episodes, keys, (clock, hyper), micro_batch)
+        sums = _over_slices(accumulate, agent, as_rows(batch), (key, clock, hyper), micro_batch)
         return _apply(learner, agent, sums, hyper)
 
     return update
@@ -145,22 +146,25 @@ def _loss_terms(learner: Learner, forward: Forward, trajectory: Trajectory, cloc
 
 
 def _over_slices(
-    accumulate: Callable[..., Sums], agent: AgentState, episodes: Episode, keys: Array, context: tuple, micro_batch: int
+    accumulate: Callable[..., Sums], agent: AgentState, rows: PackedRows, context: tuple, micro_batch: int
 ) -> Sums:
-    """Sums over the batch, whole or one slice of `micro_batch` episodes after another."""
-    batch = keys.shape[0]
-    if micro_batch in (0, batch):
-        return accumulate(agent, episodes, keys, context)
-    slices = jax.tree.map(lambda leaf: leaf.reshape(batch // micro_batch, micro_batch, *leaf.shape[1:]), episodes)
-    key_slices = keys.reshape(batch // micro_batch, micro_batch)
+    """Sums over the batch, whole or one slice of `micro_batch` rows after another."""
+    n_rows = rows.reward.shape[0]
+    micro_batch = math.gcd(micro_batch or n_rows, n_rows)  # packed rows are fewer than episodes
+    if micro_batch == n_rows:
+        return accumulate(agent, rows, context)
+    steps, rows = rows.steps, rows._replace(steps=None)
+    slices = jax.tree.map(lambda leaf: leaf.reshape(n_rows // micro_batch, micro_batch, *leaf.shape[1:]), rows)
 
-    def add(sums: Sums, part: tuple) -> tuple[Sums, None]:
-        return jax.tree.map(jnp.add, sums, accumulate(agent, *part, context)), None
+    def of(part: PackedRows) -> Sums:
+        return accumulate(agent, part._replace(steps=steps), context)
 
-    first = jax.tree.map(lambda leaf: leaf[0], (slices, key_slices))
-    shapes = jax.eval_shape(lambda part: accumulate(agent, *part, context), first)
+    def add(sums: Sums, part: PackedRows) -> tuple[Sums, None]:
+        return jax.tree.map(jnp.add, sums, of(part)), None
+
+    shapes = jax.eval_shape(of, jax.tree.map(lambda leaf: leaf[0], slices))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, zeros, (slices, key_slices))[0]
+    return jax.lax.scan(add, zeros, slices)[0]
 
 
 def _apply(learner: Learner, agent: AgentState, sums: Sums, hyper: Hyper) -> tuple[AgentState, Metrics]:

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from lsf_jax.networks.platforms import is_cpu
+
 
 def td_lambda(
     reward: Float[Array, "time"],
@@ -35,16 +37,39 @@ def td_lambda(
       recursion at the end of the padded batch and is right only where every truncated episode fills it.
     """
 
-    def step(following: Array, row: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
-        r, gamma, value, lam = row
-        # Products with zero are left out, not taken: what follows an episode's end may be anything, NaN included.
-        mixed = jnp.where(lam < 1.0, (1.0 - lam) * value, 0.0) + jnp.where(lam > 0.0, lam * following, 0.0)
-        present = r + jnp.where(gamma > 0.0, gamma * mixed, 0.0)
-        return present, present
-
     if next_bonus is not None:
         reward = reward + jnp.where(discount > 0.0, discount * next_bonus, 0.0)
-    return jax.lax.scan(step, next_value[-1], (reward, discount, next_value, trace), reverse=True)[1]
+    # Products with zero are left out, not taken: what follows an episode's end may be anything, NaN included.
+    one_step = jnp.where(trace < 1.0, (1.0 - trace) * next_value, 0.0)
+    own = reward + jnp.where(discount > 0.0, discount * one_step, 0.0)
+    weight = discount * trace  # of what follows
+    return (_sums_in_a_loop if is_cpu() else _sums_by_doubling)(own, weight, next_value[-1])
+
+
+def _sums_in_a_loop(own: Array, weight: Array, last: Array) -> Array:
+    """Gₜ = ownₜ + weightₜ Gₜ₊₁, one after another, from G_T = `last`."""
+
+    def step(following: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        present = row[0] + jnp.where(row[1] > 0.0, row[1] * following, 0.0)
+        return present, present
+
+    return jax.lax.scan(step, last, (own, weight), reverse=True)[1]
+
+
+def _sums_by_doubling(own: Array, weight: Array, last: Array) -> Array:
+    """As `_sums_in_a_loop`, in as many steps as T has binary digits: on accelerators a step costs, not its width.
+
+    After a step with distance d every sum has 2d terms, and its weight is that of what follows these.
+    """
+    total = jnp.append(own, last)
+    weight = jnp.append(weight, 0.0)
+    distance = 1
+    while distance < total.shape[0]:
+        later = lambda values, by=distance: jnp.pad(values[by:], (0, by))
+        total = total + jnp.where(weight > 0.0, weight * later(total), 0.0)
+        weight = weight * later(weight)
+        distance *= 2
+    return total[:-1]
 
 
 def tree_backup(

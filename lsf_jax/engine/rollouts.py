@@ -1,13 +1,20 @@
-"""Rollouts: one episode of a JAX environment, padded to its limit, with everything after the end zero."""
+"""Rollouts: episodes of a JAX environment, padded to its limit, with everything after the end zero.
+
+A slot plays several episodes, one after another, where most end early and computing is dear: so that no slot waits for
+the longest episode of all. Which slot plays what is fixed beforehand and every episode is played to its end; a rule of
+"the first n to finish" would prefer short ones.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int, Key
 
-from lsf_jax.engine.lengths import EPISODES_AXIS, largest_of_block
+from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block
+from lsf_jax.networks.platforms import is_cpu
+from lsf_jax.networks.recurrence import write_row
 from lsf_jax.types import (
     Act,
     Algorithm,
@@ -24,61 +31,138 @@ from lsf_jax.types import (
     TimeStep,
 )
 
+EPISODES_A_SLOT = 4
+"""Of a collection or an evaluation on a CPU, where most episodes end early."""
+
 
 def zero_unless(keep: Array, tree: Any) -> Any:
     """Every leaf of `tree`, or zeros where the scalar `keep` is False."""
     return jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), tree)
 
 
-def rollout(env: Env, act: Act, carry: Carry, key: PRNGKey, parts: int = 1) -> Episode:
-    """Play one episode and pad it with zeros to T = `env.spec.episode_limit`.
+def slots_of(env: Env, n_episodes: int) -> int:
+    """Games side by side: a divisor of the episodes, by a rule of the environment and the platform alone.
+
+    On accelerators the depth of the loop is what costs, and where episodes last, nobody waits for long.
+    """
+    if not (is_cpu() and env.ends_early):
+        return n_episodes
+    fewest = -(-n_episodes // EPISODES_A_SLOT)
+    return next(slots for slots in range(fewest, n_episodes + 1) if n_episodes % slots == 0)
+
+
+class Begun(NamedTuple):
+    """Everything with which a slot's episodes begin, `[M, ...]` each."""
+
+    state: EnvState
+    observation: Observation
+    key: Key[Array, "episodes"]  # of all steps of an episode
+
+
+class Loop(NamedTuple):
+    """A slot between two steps."""
+
+    state: EnvState
+    observation: Observation
+    carry: Carry
+    episode: Int[Array, ""]  # 0..M-1, and M when all have ended
+    moment: Int[Array, ""]  # steps since it began
+
+
+def play(env: Env, act: Act, carry: Carry, keys: Key[Array, "episodes"], parts: int = 1) -> Episode:
+    """Play M episodes one after another, each padded with zeros to T = `env.spec.episode_limit`: `[M, T, ...]`.
 
     Padding is zeroed here, at birth: a mask in the loss alone would let the gradient of an unselected branch turn
-    garbage into NaN. Rows 0..L of `world` are real for an episode of L steps; row L is where learning bootstraps.
+    garbage into NaN. Rows 0..L of `world` are real for an episode of L steps; row L is where learning bootstraps. What
+    chance decides in an episode follows from its own key, whoever plays it and when.
 
     Args:
-      env: the environment; it is not reset again after the end.
+      env: the environment.
       act: policy with parameters bound.
       carry: what the agent remembers at t = 0.
-      key: consumed.
-      parts: the loop over time is cut into so many; a part is left out once every episode of the block has ended.
+      keys: one for each episode, consumed.
+      parts: on accelerators the loop over time is cut into so many; a part is left out once every episode of the block
+        has ended. On a CPU the loop ends with the last of them.
+
+    Raises:
+      ValueError: several episodes in a slot on an accelerator.
     """
-    key_reset, key_steps = jax.random.split(key)
-    state, observation = env.reset(key_reset)
+    n_episodes, limit = keys.shape[0], env.spec.episode_limit
+    both = jax.vmap(jax.random.split)(keys)
+    states, observations = jax.vmap(env.reset)(both[:, 0])
+    begun = Begun(state=states, observation=observations, key=both[:, 1])
 
-    def step(loop: tuple, key_step: PRNGKey) -> tuple[tuple, tuple]:
-        state, observation, carry, running = loop
-        key_act, key_env = jax.random.split(key_step)
-        carry, action = act(carry, observation, key_act)
-        next_state, timestep = env.step(key_env, state, action)
-        row = _row(env, next_state, action, timestep, running)
-        return (next_state, timestep.observation, carry, running & ~timestep.done), row
+    def step(loop: Loop, _: Any = None) -> tuple[Loop, tuple]:
+        running, now = loop.episode < n_episodes, jnp.minimum(loop.episode, n_episodes - 1)
+        key_act, key_env = jax.random.split(jax.random.fold_in(begun.key[now], loop.moment))
+        next_carry, action = act(loop.carry, loop.observation, key_act)
+        state, timestep = env.step(key_env, loop.state, action)
+        row = (_row(env, state, action, timestep, running), running & timestep.done)
+        after = Loop(state, timestep.observation, next_carry, loop.episode, loop.moment + 1)
+        return _next_episode(after, row[1], begun, carry), row
 
-    start = (state, observation, carry, jnp.bool_(True))
-    after, episode = _scan(step, start, key_steps, env.spec.episode_limit, parts)
-    first = env.snapshot(state)
-    world = jax.tree.map(lambda head, tail: jnp.concatenate([head[None], tail]), first, after)
-    return episode._replace(world=world)
+    first = jax.tree.map(lambda leaf: leaf[0], (begun.state, begun.observation))
+    start = Loop(*first, carry=carry, episode=jnp.int32(0), moment=jnp.int32(0))
+    if is_cpu():
+        rows, ended = _until_all_ended(step, start, n_episodes, limit)
+    elif n_episodes == 1:
+        rows, ended = _scan(step, start, n_episodes, limit, parts)
+    else:
+        raise ValueError(f"{n_episodes} episodes in a slot: on accelerators one, see `slots_of`.")
+    return _apart(rows, ended, jax.vmap(env.snapshot)(begun.state), limit)
 
 
-def _scan(step: Callable[[tuple, PRNGKey], tuple], start: tuple, key: PRNGKey, limit: int, parts: int) -> Any:
-    """The rows of `limit` steps; of several parts, those that nobody plays any more are zeros and cost nothing."""
+def _next_episode(loop: Loop, done: Bool[Array, ""], begun: Begun, carry: Carry) -> Loop:
+    """The slot as it is, or at the beginning of its next episode where one has just ended."""
+    n_episodes = begun.key.shape[0]
+    counted = loop._replace(episode=loop.episode + done.astype(jnp.int32))
+    if n_episodes == 1:
+        return counted
+
+    def restart(loop: Loop) -> Loop:
+        at = jnp.minimum(loop.episode, n_episodes - 1)
+        new = jax.tree.map(lambda leaf: leaf[at], (begun.state, begun.observation))
+        fresh = Loop(*new, carry=carry, episode=loop.episode, moment=jnp.int32(0))
+        return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, loop)
+
+    any_done = largest_of_block(done.astype(jnp.int32)) > 0
+    return jax.lax.cond(any_done, restart, lambda loop: loop, counted)
+
+
+def _until_all_ended(step: Callable[..., tuple], start: Loop, n_episodes: int, limit: int) -> tuple[Any, Array]:
+    """The rows of a slot, one after another, until every episode of the block has ended; the rest is zero."""
+    shapes = jax.eval_shape(step, start)[1]
+    empty = jax.tree.map(lambda leaf: jnp.zeros((n_episodes * limit, *leaf.shape), leaf.dtype), shapes)
+
+    def running(state: tuple[Array, Loop, Any]) -> Array:
+        return largest_of_block((state[1].episode < n_episodes).astype(jnp.int32)) > 0
+
+    def advance(state: tuple[Array, Loop, Any]) -> tuple[Array, Loop, Any]:
+        index, loop, rows = state
+        loop, row = step(loop)
+        return index + 1, loop, jax.tree.map(lambda all_rows, one: write_row(all_rows, one, index), rows, row)
+
+    return jax.lax.while_loop(running, advance, (jnp.int32(0), start, empty))[2]
+
+
+def _scan(step: Callable[..., tuple], start: Loop, n_episodes: int, limit: int, parts: int) -> tuple[Any, Array]:
+    """The rows of one episode; of several parts, those that nobody plays any more are zeros and cost nothing."""
     if parts == 1:
-        return jax.lax.scan(step, start, jax.random.split(key, limit))[1]
-    keys = jax.random.split(key, parts * -(-limit // parts)).reshape(parts, -1)
-    rows = jax.eval_shape(lambda loop, keys: jax.lax.scan(step, loop, keys)[1], start, keys[0])
+        return jax.lax.scan(step, start, None, length=limit)[1]
+    length = -(-limit // parts)
+    rows = jax.eval_shape(lambda loop: jax.lax.scan(step, loop, None, length=length)[1], start)
 
-    def part(loop: tuple, keys: Array) -> tuple[tuple, Any]:
-        def play(loop: tuple) -> tuple[tuple, Any]:
-            return jax.lax.scan(step, loop, keys)
+    def part(loop: Loop, _: None) -> tuple[Loop, Any]:
+        def play(loop: Loop) -> tuple[Loop, Any]:
+            return jax.lax.scan(step, loop, None, length=length)
 
-        def leave_out(loop: tuple) -> tuple[tuple, Any]:
+        def leave_out(loop: Loop) -> tuple[Loop, Any]:
             return loop, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), rows)
 
-        playing = largest_of_block(loop[-1].astype(jnp.int32)) > 0
+        playing = largest_of_block((loop.episode < n_episodes).astype(jnp.int32)) > 0
         return jax.lax.cond(playing, play, leave_out, loop)
 
-    _, played = jax.lax.scan(part, start, keys)
+    _, played = jax.lax.scan(part, start, None, length=parts)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:limit], played)
 
 
@@ -95,6 +179,42 @@ def _row(env: Env, state: EnvState, action: Array, timestep: TimeStep, running: 
     return zero_unless(running, env.snapshot(state)), zero_unless(running, row)
 
 
+def _apart(rows: tuple[Any, Episode], ended: Bool[Array, "rows"], first: Any, limit: int) -> Episode:
+    """A slot's rows as episodes `[M, T, ...]`; `first` are the snapshots with which they began."""
+    n_episodes = ended.shape[0] // limit
+    if n_episodes > 1:
+        # Where the k-th episode ends: the place of the k-th end, of M, among the rows.
+        order = jnp.cumsum(ended, dtype=jnp.int32)
+        after = jnp.array([(order < k + 1).sum(dtype=jnp.int32) + 1 for k in range(n_episodes)])
+        begin = jnp.concatenate([jnp.zeros((1,), jnp.int32), after[:-1]])
+        place = begin[:, None] + jnp.arange(limit, dtype=jnp.int32)[None, :]
+        keep = place < after[:, None]
+        place = jnp.minimum(place, ended.shape[0] - 1)
+        rows = jax.tree.map(lambda leaf: jax.vmap(jax.vmap(zero_unless))(keep, leaf[place]), rows)
+    else:
+        rows = jax.tree.map(lambda leaf: leaf[None], rows)
+    after_step, episodes = rows
+    world = jax.tree.map(lambda head, tail: jnp.concatenate([head[:, None], tail], axis=1), first, after_step)
+    return episodes._replace(world=world)
+
+
+def over_slots(play_slot: Callable[[Key[Array, "episodes"]], Any], slots: int, keys: Key[Array, "episodes"]) -> Any:
+    """What slots side by side make of their episodes, `[n, ...]` in the order of the keys."""
+    of_slot = keys.reshape(slots, -1)
+    played = jax.vmap(play_slot, axis_name=EPISODES_AXIS)(of_slot)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), played)
+
+
+def played_steps(episodes: Episode, slots: int, lengths: tuple[int, ...]) -> Int[Array, ""]:
+    """Steps that a collection computed, played or not, for all its `slots` (0: one for each episode)."""
+    n_episodes, limit = episodes.valid.shape
+    each = episodes.valid.sum(axis=-1, dtype=jnp.int32).reshape(slots or n_episodes, -1).sum(axis=-1)
+    longest = largest_of_block(each.max())
+    if not is_cpu():
+        longest = computed_steps(lengths, longest) if len(lengths) > 1 else jnp.int32(limit)
+    return each.shape[0] * longest
+
+
 def device_collector(env: Env, algorithm: Algorithm, n_envs: int, parts: int = 1) -> Collect:
     """Collects `n_envs` exploring episodes at once: `[B, T, ...]`, pure, to be jitted and vmapped over seeds.
 
@@ -102,16 +222,16 @@ def device_collector(env: Env, algorithm: Algorithm, n_envs: int, parts: int = 1
       env: the environment.
       algorithm: how to act.
       n_envs: B.
-      parts: see `rollout`.
+      parts: see `play`.
     """
 
     def collect(params: Params, clock: Clock, hyper: Hyper, key: PRNGKey) -> Episode:
         def act(carry: Carry, observation: Observation, key_act: PRNGKey) -> tuple[Carry, Array]:
             return algorithm.act(params, carry, observation, key_act, clock, hyper)
 
-        def play(key_episode: PRNGKey) -> Episode:
-            return rollout(env, act, algorithm.start(), key_episode, parts)
+        def play_slot(keys: Key[Array, "episodes"]) -> Episode:
+            return play(env, act, algorithm.start(), keys, parts)
 
-        return jax.vmap(play, axis_name=EPISODES_AXIS)(jax.random.split(key, n_envs))
+        return over_slots(play_slot, slots_of(env, n_envs), jax.random.split(key, n_envs))
 
     return collect

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from lsf_jax.engine.lengths import SEEDS_AXIS, computed_steps, episodes_of, fitted, largest_of_block, longest
+from lsf_jax.engine.lengths import SEEDS_AXIS, episodes_of, fitted
+from lsf_jax.engine.packing import Shape, fitted_rows, valid_fraction
+from lsf_jax.engine.rollouts import played_steps
 from lsf_jax.types import (
     AgentState,
     Algorithm,
@@ -59,6 +61,14 @@ class ChunkLog(NamedTuple):
 Chunk = Callable[[TrainState, Array, Array], tuple[TrainState, ChunkLog]]
 
 
+class Sizes(NamedTuple):
+    """How much a rollout and an update may compute: a few choices, one of which is taken as the program runs."""
+
+    lengths: tuple[int, ...] = ()  # steps of an episode, ascending, the last one the limit; fewer than two: no choice
+    shapes: tuple[Shape, ...] = ()  # of packed updates; none: an episode a row
+    slots: int = 0  # games of a collection side by side; 0: one for each episode
+
+
 class IterationKeys(NamedTuple):
     """Keys of one iteration of one seed."""
 
@@ -89,20 +99,19 @@ def iteration_keys(state: TrainState) -> IterationKeys:
     return IterationKeys(collect=key_collect, update=key_update, evaluate=key_evaluate)
 
 
-def episode_metrics(episodes: Episode, lengths: tuple[int, ...] = ()) -> Metrics:
+def episode_metrics(episodes: Episode, sizes: Sizes) -> Metrics:
     """Means over the fresh episodes `[B, T]`: undiscounted return, length, what the environment reports.
 
-    `valid_fraction` is that of the steps which were computed: with several `lengths`, of the parts that were played.
+    `valid_fraction` is that of the steps which were computed.
     """
     steps = episodes.valid.sum(axis=-1).astype(jnp.float32)
-    limit = episodes.valid.shape[-1]
-    played = computed_steps(lengths, largest_of_block(longest(episodes))) if len(lengths) > 1 else limit
+    played = played_steps(episodes, sizes.slots, sizes.lengths).astype(jnp.float32)
     summed = {name: values.sum(axis=-1).mean() for name, values in episodes.info.items()}
     return {
         "episode_return": episodes.reward.sum(axis=-1).mean(),
         "episode_length": steps.mean(),
         "episode_terminal": episodes.terminal.any(axis=-1).astype(jnp.float32).mean(),
-        "valid_fraction": steps.mean() / jnp.float32(played),
+        "valid_fraction": steps.sum() / played,
         **{f"episode_{name}": value for name, value in summed.items()},
     }
 
@@ -112,7 +121,7 @@ def make_train_step(
     buffer: Buffer,
     collect: Collect,
     updates: int = 1,
-    lengths: tuple[int, ...] = (),
+    sizes: Sizes | None = None,
     micro_batch: int = 0,
 ) -> TrainStep:
     """One iteration of one seed: collect → store → sample → update → target copy.
@@ -124,21 +133,21 @@ def make_train_step(
       buffer: replay.
       collect: fresh episodes.
       updates: updates after each collection.
-      lengths: steps that an update may compute (see `engine.lengths`); fewer than two take episodes as they are.
+      sizes: what rollouts and updates may compute; None pads every episode to the limit.
       micro_batch: episodes for each gradient pass, a divisor of the batch; 0 takes it whole.
 
     Returns:
       `step(state, budget) -> (state, metrics)`, metrics NaN where nothing was learned. `budget` (env steps) decides
       only until when `state.kept` follows the parameters; the seed itself goes on.
     """
-    learn_from = partial(algorithm.update, micro_batch=micro_batch)
+    learn_from, sizes = partial(algorithm.update, micro_batch=micro_batch), sizes or Sizes()
 
     def learn(agent: AgentState, stored: Any, key: PRNGKey, clock: Clock, hyper: Hyper) -> tuple[AgentState, Metrics]:
         def once(carry: tuple[AgentState, Clock], key_once: PRNGKey) -> tuple[tuple[AgentState, Clock], Metrics]:
             agent, clock = carry
             key_sample, key_update = jax.random.split(key_once)
             batch = buffer.sample(stored, clock, key_sample)
-            agent, metrics = _fitted_update(learn_from, lengths, agent, batch, (key_update, clock, hyper))
+            agent, metrics = _fitted_update(learn_from, sizes, agent, batch, (key_update, clock, hyper))
             return (agent, clock._replace(updates=clock.updates + 1)), metrics
 
         (agent, _), metrics = jax.lax.scan(once, (agent, clock), jax.random.split(key, updates))
@@ -172,24 +181,30 @@ def make_train_step(
             iteration=state.iteration + 1,
             key=state.key,
         )
-        return after, {"env_steps": clock.env_steps, **episode_metrics(fresh, lengths), **learned}
+        return after, {"env_steps": clock.env_steps, **episode_metrics(fresh, sizes), **learned}
 
     return step
 
 
 def _fitted_update(
-    learn_from: Update, lengths: tuple[int, ...], agent: AgentState, batch: Batch, rest: tuple
+    learn_from: Update, sizes: Sizes, agent: AgentState, batch: Batch, rest: tuple
 ) -> tuple[AgentState, Metrics]:
-    """One update on a batch whose padding no episode of the block needs has been cut off."""
-    if len(lengths) < 2:
+    """One update on a batch without the padding that no episode of the block needs."""
+    if sizes.shapes:
+        with_fraction = lambda rows: _with_fraction(learn_from(agent, rows, *rest), valid_fraction(rows))
+        return fitted_rows(sizes.shapes, batch, with_fraction)
+    if len(sizes.lengths) < 2:
         return learn_from(agent, batch, *rest)
 
     def update(batch: Batch) -> tuple[AgentState, Metrics]:
         valid = jnp.concatenate([episodes.valid for episodes in episodes_of(batch)])
-        agent_after, metrics = learn_from(agent, batch, *rest)
-        return agent_after, {**metrics, "update_valid_fraction": valid.astype(jnp.float32).mean()}
+        return _with_fraction(learn_from(agent, batch, *rest), valid.astype(jnp.float32).mean())
 
-    return fitted(lengths, batch, update)
+    return fitted(sizes.lengths, batch, update)
+
+
+def _with_fraction(learned: tuple[AgentState, Metrics], fraction: Array) -> tuple[AgentState, Metrics]:
+    return learned[0], {**learned[1], "update_valid_fraction": fraction}
 
 
 def _keep(state: TrainState, agent: AgentState, clock: Clock, budget: Array) -> Kept:

@@ -1,21 +1,19 @@
 """Agent networks: inputs of an agent, and the recurrent or feed-forward trunk that reads them over time."""
 
+import math
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from lsf_jax.types import Params, Trajectory
+from lsf_jax.networks.recurrence import over_rows, recur, recur_keeping
+from lsf_jax.types import Layout, Params, Trajectory
 
 Initializer = Callable[..., Array]
-
-KEPT = "gru_from_hidden"
-"""Name of the only intermediate value of a recurrence that rematerialisation keeps."""
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
@@ -32,9 +30,29 @@ def fan_in_uniform(fan_in: int) -> Initializer:
     return init
 
 
-def run(module: nn.Module, params: Params, *inputs: Array) -> Any:
+def run(module: nn.Module, params: Params, *inputs: Any) -> Any:
     """What a module computes from its inputs with the given parameters; modules are used in no other way."""
     return module.apply({"params": params}, *inputs)
+
+
+class AgentInputs(NamedTuple):
+    """What an agent reads, part by part: as one array, XLA would observe anew wherever it is read.
+
+    Reference: pymarl's basic controller, which concatenates them.
+    """
+
+    obs: Float[Array, "*lead agents obs"]
+    last_action: Float[Array, "*lead agents actions"]  # one-hot; zeros before the first step
+    agent_id: Float[Array, "*one agents agents"]  # one-hot; one row for all that lead
+
+
+def agent_inputs(
+    obs: Float[Array, "*lead agents obs"], last_action: Int[Array, "*lead agents"], n_actions: int
+) -> AgentInputs:
+    """Inputs of all agents from their observations and last actions, -1 before the first step."""
+    n_agents = obs.shape[-2]
+    ids = jnp.eye(n_agents).reshape((1,) * (obs.ndim - 2) + (n_agents, n_agents))
+    return AgentInputs(obs=obs, last_action=jax.nn.one_hot(last_action, n_actions), agent_id=ids)
 
 
 class Linear(nn.Module):
@@ -43,20 +61,47 @@ class Linear(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, *inputs: Array) -> Array:
+    def __call__(self, *inputs: Array | AgentInputs) -> Array:
         """Map the last axis of the inputs' concatenation, which is never made: each input meets its rows of the kernel.
 
         So an input that needs no gradient costs none, and one that is common to all agents (`[T, 1, ...]` beside
         `[T, N, ...]`) is multiplied once.
         """
-        widths = [part.shape[-1] for part in inputs]
+        parts: list[Array] = jax.tree.leaves(inputs)
+        widths = [part.shape[-1] for part in parts]
         init = fan_in_uniform(sum(widths))
         kernel = self.param("kernel", init, (sum(widths), self.features))
         bias = self.param("bias", init, (self.features,))
-        outputs = bias.reshape((1,) * (inputs[0].ndim - 1) + (-1,))
-        for part, stop in zip(inputs, accumulate(widths), strict=True):
-            outputs = outputs + part @ kernel[stop - part.shape[-1] : stop]
-        return outputs
+        kernels = [kernel[stop - part.shape[-1] : stop] for part, stop in zip(parts, accumulate(widths), strict=True)]
+        lead = max((part.shape[:-1] for part in parts), key=math.prod)
+        # All leading axes as one, so that gradients too are single products of plain matrices and sums over one axis.
+        own = [(part.reshape(-1, part.shape[-1]), k) for part, k in zip(parts, kernels) if part.shape[:-1] == lead]
+        outputs = shifted(sum(product(part, k) for part, k in own), bias).reshape(*lead, -1)
+        return sum((part @ k for part, k in zip(parts, kernels) if part.shape[:-1] != lead), outputs)
+
+
+@jax.custom_vjp
+def product(rows: Float[Array, "rows in"], kernel: Float[Array, "in out"]) -> Float[Array, "rows out"]:
+    """`rows @ kernel`, with the kernel's gradient as it lies in memory; JAX's own is the transpose of that."""
+    return rows @ kernel
+
+
+product.defvjp(
+    lambda rows, kernel: (rows @ kernel, (rows, kernel)),
+    lambda kept, slope: (slope @ kept[1].T, kept[0].T @ slope),
+)
+
+
+@jax.custom_vjp
+def shifted(rows: Float[Array, "rows out"], bias: Float[Array, "out"]) -> Float[Array, "rows out"]:
+    """`rows + bias`, whose gradient is summed over the rows by a product; XLA's sum is several times slower on CPUs."""
+    return rows + bias[None]
+
+
+shifted.defvjp(
+    lambda rows, bias: (rows + bias[None], None),
+    lambda kept, slope: (slope, (jnp.ones((1, slope.shape[0])) @ slope)[0]),
+)
 
 
 class Mlp(nn.Module):
@@ -65,58 +110,88 @@ class Mlp(nn.Module):
     widths: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, *inputs: Array) -> Array:
+    def __call__(self, *inputs: Array | AgentInputs) -> Array:
         """Apply every layer to the inputs' concatenation; no activation after the last."""
         for width in self.widths[:-1]:
             inputs = (nn.relu(Linear(width)(*inputs)),)
         return Linear(self.widths[-1])(*inputs)
 
 
-def agent_inputs(
-    obs: Float[Array, "*lead agents obs"], last_action: Int[Array, "*lead agents"], n_actions: int
-) -> Float[Array, "*lead agents inputs"]:
-    """Concatenates observation, one-hot last action and one-hot agent id (reference: pymarl's basic controller).
-
-    A last action of -1 (before the first step) becomes zeros.
-    """
-    n_agents = obs.shape[-2]
-    ids = jnp.broadcast_to(jnp.eye(n_agents), (*obs.shape[:-1], n_agents))
-    return jnp.concatenate([obs, jax.nn.one_hot(last_action, n_actions), ids], axis=-1)
+def last_actions(action: Int[Array, "time agents"], first: Bool[Array, "rows"]) -> Int[Array, "rows agents"]:
+    """Last action seen at each of the T+1 rows: that of the row before, and -1 where an episode begins."""
+    before = jnp.concatenate([jnp.full((1, action.shape[1]), -1, jnp.int32), action.astype(jnp.int32)])
+    return jnp.where(first[:, None], -1, before)
 
 
-def shift_actions(action: Int[Array, "time agents"]) -> Int[Array, "time_plus_1 agents"]:
-    """Last action seen at each of the T+1 rows: -1 at t = 0, then the action of the row before."""
-    first = jnp.full((1, action.shape[1]), -1, jnp.int32)
-    return jnp.concatenate([first, action.astype(jnp.int32)], axis=0)
+class Gates(NamedTuple):
+    """What a gated recurrent unit computes on its way, `[..., H]` each."""
+
+    reset: Array
+    update: Array
+    candidate: Array
+    recalled: Array  # U_n h with its bias: what the reset gate lets through
 
 
+def _gates(weights: dict[str, Array], hidden: Array, inputs: Array) -> Gates:
+    from_input = inputs @ weights["input_kernel"] + weights["input_bias"][None]
+    from_hidden = hidden @ weights["hidden_kernel"] + weights["hidden_bias"][None]
+    width = hidden.shape[-1]
+    both = nn.sigmoid(from_input[:, : 2 * width] + from_hidden[:, : 2 * width])
+    reset, recalled = both[:, :width], from_hidden[:, 2 * width :]
+    candidate = jnp.tanh(from_input[:, 2 * width :] + reset * recalled)
+    return Gates(reset=reset, update=both[:, width:], candidate=candidate, recalled=recalled)
+
+
+@jax.custom_vjp
 def gru_cell(
-    weights: dict[str, Array], hidden: Float[Array, "agents hidden"], inputs: Float[Array, "agents inputs"]
-) -> Float[Array, "agents hidden"]:
+    weights: dict[str, Array], hidden: Float[Array, "rows hidden"], inputs: Float[Array, "rows hidden"]
+) -> Float[Array, "rows hidden"]:
     """One step of a gated recurrent unit with PyTorch's equations (both bias vectors, reset gate inside tanh).
 
     r = σ(W_r x + U_r h), z = σ(W_z x + U_z h), n = tanh(W_n x + r (U_n h)), h' = (1 - z) n + z h, biases in W and U.
+
+    Its derivative is written by hand: products of all three gates at once, where JAX's has one for each slice of them;
+    a tenth of a recurrence's gradient on a CPU.
     """
-    from_input = inputs @ weights["input_kernel"] + weights["input_bias"][None]
-    from_hidden = checkpoint_name(hidden @ weights["hidden_kernel"] + weights["hidden_bias"][None], KEPT)
-    input_r, input_z, input_n = jnp.split(from_input, 3, axis=-1)
-    hidden_r, hidden_z, hidden_n = jnp.split(from_hidden, 3, axis=-1)
-    reset = nn.sigmoid(input_r + hidden_r)
-    update = nn.sigmoid(input_z + hidden_z)
-    candidate = jnp.tanh(input_n + reset * hidden_n)
-    return (1.0 - update) * candidate + update * hidden
+    return _gru_forward(weights, hidden, inputs)[0]
+
+
+def _gru_forward(weights: dict[str, Array], hidden: Array, inputs: Array) -> tuple[Array, tuple]:
+    gates = _gates(weights, hidden, inputs)
+    after = gates.candidate + gates.update * (hidden - gates.candidate)
+    return after, (weights, hidden, inputs, gates)
+
+
+def _gru_backward(kept: tuple, slope: Array) -> tuple[dict[str, Array], Array, Array]:
+    weights, hidden, inputs, (reset, update, candidate, recalled) = kept
+    of_candidate = slope * (1.0 - update) * (1.0 - jnp.square(candidate))
+    of_update = slope * (hidden - candidate) * update * (1.0 - update)
+    of_reset = of_candidate * recalled * reset * (1.0 - reset)
+    of_input = jnp.concatenate([of_reset, of_update, of_candidate], axis=-1)
+    of_hidden = jnp.concatenate([of_reset, of_update, of_candidate * reset], axis=-1)
+    of_weights = {
+        "input_kernel": inputs.T @ of_input,
+        "input_bias": of_input.sum(axis=0),
+        "hidden_kernel": hidden.T @ of_hidden,
+        "hidden_bias": of_hidden.sum(axis=0),
+    }
+    of_state = slope * update + of_hidden @ weights["hidden_kernel"].T
+    return of_weights, of_state, of_input @ weights["input_kernel"].T
+
+
+gru_cell.defvjp(_gru_forward, _gru_backward)
 
 
 class AgentNetwork(nn.Module):
     """Linear, ReLU, GRU (or a second linear layer with ReLU), linear: one set of weights for all agents.
 
+    The module is one step of the network; `unroll` reads a trajectory with it.
+
     Args (fields):
       hidden: width H of both hidden layers.
       outputs: size of the last layer (A for utilities and logits).
       recurrent: False replaces the GRU by a linear layer with ReLU, for games whose observation is the state.
-      remat: keep one product of each step for the backward pass and recompute the other and the gates. Half the memory
-        of keeping everything, and faster on CPUs, where residuals are memory traffic (gradient of 32 × 201 × 8 rows of
-        width 64, in one run on two cores: 105 ms and 77 MiB, against 124 ms and 139 MiB).
+      remat: keep nothing of a step but the hidden state, and compute it again in the backward pass (see `recur`).
     Reference: pymarl `rnn_agent.py` (oxwhirl/pymarl).
     """
 
@@ -126,71 +201,90 @@ class AgentNetwork(nn.Module):
     remat: bool = True
 
     def __call__(
-        self, hidden: Float[Array, "agents hidden"], *inputs: Float[Array, "..."]
-    ) -> tuple[Float[Array, "agents hidden"], Float[Array, "*lead agents outputs"]]:
-        """Read one step `[N, X]` or a whole trajectory `[T, N, X]` from the given hidden state.
-
-        Several inputs count as their concatenation (see `Linear`).
+        self, hidden: Float[Array, "*lead agents hidden"], *inputs: Array | AgentInputs
+    ) -> tuple[Float[Array, "*lead agents hidden"], Float[Array, "*lead agents outputs"]]:
+        """One step from the given hidden state; several inputs count as their concatenation (see `Linear`).
 
         Returns:
-          The hidden state after the last step, and the outputs of every step.
+          The hidden state afterwards, and the outputs.
         """
-        hidden, _, outputs = self.with_features(hidden, *inputs)
+        hidden, (_, outputs) = self.with_features(hidden, *inputs)
         return hidden, outputs
 
     @nn.compact
     def with_features(
-        self, hidden: Float[Array, "agents hidden"], *inputs: Float[Array, "..."]
-    ) -> tuple[Array, Float[Array, "*lead agents hidden"], Float[Array, "*lead agents outputs"]]:
-        """As `__call__`, with what the last layer reads at every step: the hidden state after it, if there is a GRU.
+        self, hidden: Float[Array, "*lead agents hidden"], *inputs: Array | AgentInputs
+    ) -> tuple[Array, tuple[Float[Array, "*lead agents hidden"], Float[Array, "*lead agents outputs"]]]:
+        """As `__call__`, with what the last layer reads: the hidden state afterwards, if there is a GRU.
 
         Returns:
-          The hidden state after the last step, the features and the outputs of every step.
+          The hidden state afterwards, and features and outputs.
         """
         features = nn.relu(Linear(self.hidden, name="input_layer")(*inputs))
         if self.recurrent:
-            hidden, features = self._recur(hidden, features)
+            flat = lambda leaf: leaf.reshape(-1, self.hidden)
+            hidden = features = gru_cell(self._weights(), flat(hidden), flat(features)).reshape(features.shape)
         else:
             features = nn.relu(Linear(self.hidden, name="hidden_layer")(features))
-        return hidden, features, Linear(self.outputs, name="output_layer")(features)
+        return hidden, (features, Linear(self.outputs, name="output_layer")(features))
 
-    def _recur(self, hidden: Array, features: Array) -> tuple[Array, Array]:
+    def _weights(self) -> dict[str, Array]:
         init = fan_in_uniform(self.hidden)
         shapes = {"kernel": (self.hidden, 3 * self.hidden), "bias": (3 * self.hidden,)}
-        weights = {
+        return {
             f"{source}_{kind}": self.param(f"gru_{source}_{kind}", init, shapes[kind])
             for source in ("input", "hidden")
             for kind in ("kernel", "bias")
         }
-        if features.ndim == 2:
-            hidden = gru_cell(weights, hidden, features)
-            return hidden, hidden
-
-        def step(carry: Array, row: Array) -> tuple[Array, Array]:
-            carry = gru_cell(weights, carry, row)
-            return carry, carry
-
-        keep = jax.checkpoint_policies.save_only_these_names(KEPT)
-        return jax.lax.scan(jax.checkpoint(step, policy=keep) if self.remat else step, hidden, features)
 
 
-def trajectory_inputs(trajectory: Trajectory) -> Float[Array, "rows agents inputs"]:
+def trajectory_inputs(trajectory: Trajectory) -> AgentInputs:
     """What every agent reads at each of the T+1 rows."""
     obs, _, avail = trajectory.observation
-    return agent_inputs(obs, shift_actions(trajectory.action), avail.shape[-1])
+    return agent_inputs(obs, last_actions(trajectory.action, trajectory.layout.first), avail.shape[-1])
 
 
-def unroll(network: AgentNetwork, params: Params, *inputs: Array) -> Float[Array, "rows agents outputs"]:
-    """Outputs of an agent network over a trajectory, from a zero hidden state at its first row."""
-    return run(network, params, zero_hidden(inputs[0].shape[-2], network.hidden), *inputs)[1]
+def unroll(
+    network: AgentNetwork, params: Params, layout: Layout, *inputs: Array | AgentInputs
+) -> Float[Array, "rows agents outputs"]:
+    """Outputs of an agent network over a trajectory, from a zero hidden state wherever an episode begins.
+
+    Args:
+      network: whose weights `params` are.
+      params: of the network.
+      layout: where episodes begin among the T+1 rows.
+      inputs: `[T+1, N, X]`, or of length 1 where all rows or all agents share them; they count as their concatenation.
+    """
+    return _over_time(network, "__call__", params, layout, inputs)
 
 
 def unroll_features(
-    network: AgentNetwork, params: Params, *inputs: Array
+    network: AgentNetwork, params: Params, layout: Layout, *inputs: Array | AgentInputs
 ) -> tuple[Float[Array, "rows agents hidden"], Float[Array, "rows agents outputs"]]:
     """As `unroll`, with what the last layer reads before the outputs: features of every agent's history."""
-    hidden = zero_hidden(inputs[0].shape[-2], network.hidden)
-    return network.apply({"params": params}, hidden, *inputs, method="with_features")[1:]  # pyright: ignore[reportReturnType]
+    return _over_time(network, "with_features", params, layout, inputs)
+
+
+def _over_time(network: AgentNetwork, method: str, params: Params, layout: Layout, inputs: Any) -> Any:
+    def step(params: Params, hidden: Array, row: tuple[Array, ...]) -> tuple[Array, Any]:
+        return network.apply({"params": params}, hidden, *row, method=method)  # pyright: ignore[reportReturnType]
+
+    parts = tuple(jax.tree.leaves(inputs))
+    if not network.recurrent:
+        lead = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return step(params, jnp.zeros((*lead, network.hidden)), inputs)[1]
+    n_agents = max(part.shape[-2] for part in parts)
+
+    def rows(params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:
+        hidden = jnp.zeros((layout.first.shape[1], n_agents, network.hidden))
+        return (recur if network.remat else recur_keeping)(step, params, hidden, layout, inputs)
+
+    return over_rows(rows)(params, layout, parts)
+
+
+def one_row() -> Layout:
+    """The layout of a single row, in which an episode begins."""
+    return Layout(first=jnp.ones((1,), bool))
 
 
 def zero_hidden(n_agents: int, hidden: int) -> Float[Array, "agents hidden"]:

@@ -6,10 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from lsf_jax.networks.agents import AgentNetwork, Mlp, zero_hidden
-from lsf_jax.types import PRNGKey
+from lsf_jax.networks.agents import AgentInputs, AgentNetwork, Mlp, run, unroll
+from lsf_jax.networks.recurrence import each_row
+from lsf_jax.types import Layout, Params
+
+HISTORY = "history"
+"""Name of the encoder's network with memory."""
 
 Route = Callable[[Float[Array, "time agents out"]], Float[Array, "time receivers received"]]
 """Who reads what: `[T, N, out]` sent to `[T, N, received]`, or `[T, 1, received]` where all receive alike."""
@@ -23,7 +27,7 @@ class Routing(NamedTuple):
 
 
 class MessageEncoder(nn.Module):
-    """f_m: the mean of every sender's messages; their covariance is the identity (paper V.A).
+    """f_m: the mean of every sender's messages; their covariance is the identity (paper V.A). See `encode`.
 
     Args (fields):
       hidden: width of the hidden layers.
@@ -39,12 +43,22 @@ class MessageEncoder(nn.Module):
     remat: bool = True
 
     @nn.compact
-    def __call__(self, inputs: Float[Array, "time agents inputs"]) -> Float[Array, "time agents outputs"]:
-        """Message means of every agent at every step."""
+    def __call__(self, inputs: AgentInputs) -> Float[Array, "time agents outputs"]:
+        """Message means of every agent at every step; with `history`, where every step is the first of its episode."""
         if self.history:
-            hidden = zero_hidden(inputs.shape[-2], self.hidden)
-            return AgentNetwork(self.hidden, self.outputs, remat=self.remat, name="history")(hidden, inputs)[1]
+            hidden = jnp.zeros((*inputs.obs.shape[:-1], self.hidden))
+            return AgentNetwork(self.hidden, self.outputs, remat=self.remat, name=HISTORY)(hidden, inputs)[1]
         return Mlp((self.hidden, self.hidden, self.outputs), name="current")(inputs)
+
+
+def encode(
+    encoder: MessageEncoder, params: Params, layout: Layout, inputs: AgentInputs
+) -> Float[Array, "rows agents outputs"]:
+    """Message means of every agent along a trajectory."""
+    if encoder.history:
+        network = AgentNetwork(encoder.hidden, encoder.outputs, remat=encoder.remat)
+        return unroll(network, params[HISTORY], layout, inputs)
+    return each_row(lambda p, *own: run(encoder, p, AgentInputs(*own)), params, layout, *inputs)
 
 
 class MessageDecoder(nn.Module):
@@ -59,15 +73,17 @@ class MessageDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Float[Array, "time agents inputs"], received: Float[Array, "time receivers received"]
+        self, inputs: Array | AgentInputs, received: Float[Array, "time receivers received"]
     ) -> Float[Array, "time agents actions"]:
         """Unnormalised log-probabilities from [x_i, M_i]."""
         return Mlp((self.hidden, self.hidden, self.n_actions))(inputs, received)
 
 
-def sample_messages(mean: Float[Array, "*shape"], key: PRNGKey, noise: float = 1.0) -> Float[Array, "*shape"]:
+def sample_messages(
+    mean: Float[Array, "rows agents out"], keys: Key[Array, "rows"], noise: float = 1.0
+) -> Float[Array, "rows agents out"]:
     """M ~ N(mean, noise² I) by reparameterisation, so that gradients reach the encoder; noise is 1 in the paper."""
-    return mean + noise * jax.random.normal(key, mean.shape)
+    return mean + noise * jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
 
 
 def route_broadcast(sent: Float[Array, "time agents message"]) -> Float[Array, "time 1 received"]:

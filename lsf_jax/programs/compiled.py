@@ -137,7 +137,7 @@ def jit_evaluate(
     program: Program, n_episodes: int, *, stochastic: bool = False, mesh: Mesh | None = None
 ) -> Evaluation:
     """`evaluate(params, state) -> EpisodeStats [K, E]` of full parameter dicts, for instance `state.kept.params`."""
-    parts = len(program.lengths)
+    parts = len(program.sizes.lengths)
     one = make_evaluate(program.env, program.algorithm, n_episodes, stochastic=stochastic, parts=parts)
 
     def evaluate(params: Any, state: TrainState) -> EpisodeStats:

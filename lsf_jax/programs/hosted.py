@@ -139,7 +139,7 @@ def _learn(
 
     def one_seed(state: TrainState, fresh: Episode, budget: Array) -> tuple[TrainState, dict[str, Array]]:
         step = make_train_step(
-            program.algorithm, program.buffer, lambda *_: fresh, program.updates, program.lengths, program.micro_batch
+            program.algorithm, program.buffer, lambda *_: fresh, program.updates, program.sizes, program.micro_batch
         )
         return step(state, budget)
 

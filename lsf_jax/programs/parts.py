@@ -10,10 +10,10 @@ from jaxtyping import Array
 
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted
-from lsf_jax.engine.buffers import observe_episode
 from lsf_jax.engine.lengths import EARLY, static_lengths
-from lsf_jax.engine.rollouts import device_collector
-from lsf_jax.engine.training import TrainStep, make_train_step
+from lsf_jax.engine.packing import observe_rows, shapes_of
+from lsf_jax.engine.rollouts import device_collector, slots_of
+from lsf_jax.engine.training import Sizes, TrainStep, make_train_step
 from lsf_jax.envs.host import Hosted, empty_episodes
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Algorithm, Buffer, Clock, Collect, Env, Hyper, PRNGKey
@@ -29,7 +29,7 @@ class Program(NamedTuple):
     step: TrainStep
     updates: int  # after each collection
     micro_batch: int = 0  # episodes for each gradient pass; 0: the whole batch
-    lengths: tuple[int, ...] = ()  # steps that an update may compute, ascending; the last one is the limit
+    sizes: Sizes = Sizes()  # how much a rollout and an update may compute
     hosted: Hosted | None = None  # games on the host; `collect` and `step` then have only the right shapes
 
 
@@ -52,11 +52,11 @@ def bind(config: Config) -> Program:
         lengths of time for losses that read the padding.
     """
     env = make_env(config)
-    observe = partial(observe_episode, env)
+    observe = partial(observe_rows, env)
     algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, observe)
     hosted = make_hosted(config)
-    lengths = static_lengths(env.spec.episode_limit, _number_of_lengths(config, env, algorithm))
-    collect = _collector(env, algorithm, config.train.n_envs, hosted, len(lengths))
+    sizes = make_sizes(config, env, algorithm, hosted)
+    collect = _collector(env, algorithm, config.train.n_envs, hosted, len(sizes.lengths))
     clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
     key = jax.random.key(0)
 
@@ -75,9 +75,9 @@ def bind(config: Config) -> Program:
         algorithm=algorithm,
         collect=collect,
         buffer=buffer,
-        step=make_train_step(algorithm, buffer, collect, updates, lengths),
+        step=make_train_step(algorithm, buffer, collect, updates, sizes),
         updates=updates,
-        lengths=lengths,
+        sizes=sizes,
         hosted=hosted,
     )
 
@@ -85,8 +85,20 @@ def bind(config: Config) -> Program:
 def with_micro_batch(program: Program, micro_batch: int) -> Program:
     """The same parts, learning from `micro_batch` episodes at a time; 0 takes batches whole."""
     algorithm, buffer, collect = program.algorithm, program.buffer, program.collect
-    step = make_train_step(algorithm, buffer, collect, program.updates, program.lengths, micro_batch)
+    step = make_train_step(algorithm, buffer, collect, program.updates, program.sizes, micro_batch)
     return program._replace(step=step, micro_batch=micro_batch)
+
+
+def make_sizes(config: Config, env: Env, algorithm: Algorithm, hosted: Hosted | None) -> Sizes:
+    """How much rollouts and updates may compute: follows from the settings and the platform that is traced for."""
+    limit = env.spec.episode_limit
+    lengths = static_lengths(limit, _number_of_lengths(config, env, algorithm))
+    packs = not (algorithm.reads_padding or algorithm.steps_through_time)
+    return Sizes(
+        lengths=lengths,
+        shapes=shapes_of(limit, config.algo.batch_size, lengths) if packs else (),
+        slots=0 if hosted else slots_of(env, config.train.n_envs),
+    )
 
 
 def _number_of_lengths(config: Config, env: Env, algorithm: Algorithm) -> int:

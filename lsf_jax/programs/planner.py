@@ -37,6 +37,14 @@ class Plan(NamedTuple):
     host_replay: bool = False  # replay is kept in the host's memory, not on the device
 
 
+class Hardware(NamedTuple):
+    """What a run is laid out on."""
+
+    platform: str  # JAX's name of the backend: "cpu", "gpu", "tpu"
+    n_devices: int
+    memory_bytes: int  # of one device; of a CPU's devices, which share it, together
+
+
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays of a tree, or of its shapes."""
     return sum(math.prod(leaf.shape) * _item_bytes(leaf.dtype) for leaf in jax.tree.leaves(tree))
@@ -116,27 +124,34 @@ def _shapes(program: Program) -> tuple[TrainState, Any]:
     return state, jax.eval_shape(program.collect, policy, state.clock, state.hyper, state.key)
 
 
-def memory_limit(config: Config) -> int:
-    """Bytes that a run may hold on one device: the config's word, the device's limit, or free host memory."""
+def hardware_here() -> Hardware:
+    """The devices of this process: a device's memory as it says, or free host memory."""
+    platform = jax.default_backend()
+    stats = jax.devices()[0].memory_stats() if platform != "cpu" else None
+    free = int(stats["bytes_limit"]) if stats and "bytes_limit" in stats else int(psutil.virtual_memory().available)
+    return Hardware(platform=platform, n_devices=len(jax.devices()), memory_bytes=free)
+
+
+def memory_limit(config: Config, hardware: Hardware | None = None) -> int:
+    """Bytes that a run may hold on one device: the config's word, else what there is."""
     if config.train.memory_gib:
         return int(config.train.memory_gib * GIB)
-    stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
-    return int(stats["bytes_limit"]) if stats and "bytes_limit" in stats else int(psutil.virtual_memory().available)
+    return (hardware or hardware_here()).memory_bytes
 
 
-def n_devices(config: Config) -> int:
+def n_devices(config: Config, hardware: Hardware | None = None) -> int:
     """Devices that the run spreads its seeds over.
 
     Raises:
       ConfigError: if more are asked for than there are.
     """
-    present = len(jax.devices())
+    present = (hardware or hardware_here()).n_devices
     if config.train.devices > present:
         raise ConfigError(f"train.devices is {config.train.devices}; this machine has {present}; use 0 for all of them")
     return config.train.devices or present
 
 
-def make_plan(config: Config, program: Program | None = None) -> Plan:
+def make_plan(config: Config, program: Program | None = None, hardware: Hardware | None = None) -> Plan:
     """Choose the block of rows and the micro-batch so that the run fits.
 
     All rows go side by side if they can, with the batch whole if it can be; then with a smaller micro-batch; then in
@@ -146,16 +161,17 @@ def make_plan(config: Config, program: Program | None = None) -> Plan:
     Args:
       config: checked configuration.
       program: its parts, if they are bound already.
+      hardware: what it is planned for; by default what this process has.
 
     Raises:
       ConfigError: if not even one row, or not the given block, fits, with what it needs and what there is.
     """
     batch = config.algo.batch_size
-    program = program or bind(config)
+    program, hardware = program or bind(config), hardware or hardware_here()
     rows = len(make_rows(config, program.algorithm).seed)
     # On the host every forced CPU device shares one memory.
-    devices = 1 if program.hosted is not None else min(n_devices(config), rows)
-    limit = memory_limit(config) // (devices if jax.default_backend() == "cpu" else 1)
+    devices = 1 if program.hosted is not None else min(n_devices(config, hardware), rows)
+    limit = memory_limit(config, hardware) // (devices if hardware.platform == "cpu" else 1)
     share = -(-rows // devices)
     best: tuple[int, int, dict[str, int]] | None = None
     for micro in [config.train.micro_batch] if config.train.micro_batch else _slices(batch):
@@ -166,7 +182,7 @@ def make_plan(config: Config, program: Program | None = None) -> Plan:
         if fits >= (config.train.block or share):
             break
     fits, micro, needs = best if best else (0, batch, {})
-    host_replay = _replay_on_host(config, program, needs.get("replay", 0) * share, limit)
+    host_replay = _replay_on_host(config, program, needs.get("replay", 0) * share / limit, hardware.platform)
     disk = sum(needs.get(name, 0) for name in ("parameters", "targets", "optimiser", "kept parameters", "replay"))
     if host_replay:
         needs = needs | {"replay": 0}
@@ -195,7 +211,7 @@ def make_plan(config: Config, program: Program | None = None) -> Plan:
     )
 
 
-def _replay_on_host(config: Config, program: Program, replay_bytes: int, limit: int) -> bool:
+def _replay_on_host(config: Config, program: Program, of_memory: float, platform: str) -> bool:
     """Whether replay goes into the host's memory: only games on the host can, and do where the device has no room.
 
     Raises:
@@ -205,7 +221,7 @@ def _replay_on_host(config: Config, program: Program, replay_bytes: int, limit: 
         raise ConfigError("train.replay is host; expected auto or device: this environment's replay is on the device")
     if program.hosted is None or config.train.replay == "device":
         return False
-    return config.train.replay == "host" or (jax.default_backend() != "cpu" and replay_bytes > limit * DEVICE_REPLAY)
+    return config.train.replay == "host" or (platform != "cpu" and of_memory > DEVICE_REPLAY)
 
 
 def slice_of(plan: Plan) -> int:

@@ -11,6 +11,7 @@ import jax
 import platformdirs
 
 from lsf_jax.config.train_config import TrainConfig
+from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.settings import ConfigError
 
 OFF = "off"
@@ -25,11 +26,13 @@ with two critics side by side a seed's NaN reached its neighbour, and what lay b
 Without them small networks are up to 1.6 times faster, large ones as fast."""
 
 
-@cache
 def compiler_options() -> dict[str, str]:
-    """Options for every program that is compiled here: `SAFE_ON_CPU` where this XLA knows them."""
-    if jax.default_backend() != "cpu":
-        return {}
+    """Options for every program that is compiled: on a CPU `SAFE_ON_CPU`, where this XLA knows them."""
+    return _options_on_cpu() if is_cpu() else {}
+
+
+@cache
+def _options_on_cpu() -> dict[str, str]:
     try:
         jax.jit(lambda x: x, compiler_options=SAFE_ON_CPU).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:

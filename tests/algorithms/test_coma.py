@@ -64,9 +64,10 @@ def case(limit):
 def drawn_actions(pis, games, key):
     """A joint action of every row, drawn from the oracle's π as the update splits its key."""
     out = []
-    for pi, game, key_episode in zip(pis, games, jax.random.split(key, len(games))):
+    draw = jax.vmap(jax.random.categorical)
+    for pi, game, keys in zip(pis, games, cases.keys_of(key)):
         log_pi = np.log(np.where(game.avail, pi, 1.0)) + np.where(game.avail, 0.0, -np.inf)
-        out.append(np.asarray(jax.random.categorical(key_episode, jnp.asarray(log_pi, jnp.float32), axis=-1)))
+        out.append(np.asarray(draw(keys, jnp.asarray(log_pi, jnp.float32))))
     return out
 
 

@@ -14,6 +14,7 @@ from lsf_jax.algorithms import base, dop_networks
 from lsf_jax.algorithms import dop as module
 from lsf_jax.algorithms.stepwise import SINCE_COPY
 from lsf_jax.engine import exploration
+from lsf_jax.engine.packing import one_per_row
 from lsf_jax.types import Clock
 from tests.support import actor_critic_cases as actor_critic
 from tests.support import engine_cases
@@ -79,12 +80,12 @@ def learn(c, **changed):
 @EVERY
 def test_targets_are_sarsa_returns_of_recent_and_tree_backups_of_old_data(cfg):
     c = case(cfg)
-    data = {kind: jax.vmap(cases.observe)(episodes) for kind, episodes in c.batch.items()}
+    data = {kind: cases.observe(one_per_row(episodes)) for kind, episodes in c.batch.items()}
     policies = partial(base.row_policies, c.net.actor, c.policy, clock=CLOCK, hyper=c.hyper)
     made, valid = module.make_critic_batch(c.net, c.agent, data, policies, c.hyper, n_steps=cfg.tree_steps)
     for number, (game, y) in enumerate(critic_batch(cfg)):
-        np.testing.assert_allclose(made.target[number, : game.length], y, rtol=2e-5, atol=2e-5)
-        np.testing.assert_array_equal(valid[number], np.arange(T) < game.length)
+        np.testing.assert_allclose(made.target[: game.length, number], y, rtol=2e-5, atol=2e-5)
+        np.testing.assert_array_equal(valid[:, number], np.arange(T) < game.length)
     swapped = oracle.critic_batch_of(c.params, c.targets, c.games["off"], c.games["on"], EPSILON, cfg)
     gaps = [abs(y[0] - other[0]) for (_, y), (_, other) in zip(critic_batch(cfg), swapped[BATCH:] + swapped[:BATCH])]
     assert max(gaps) > 0.1  # the two rules are not the same on this data
@@ -201,7 +202,7 @@ def test_the_weights_are_convex_and_only_the_linear_mixer_stays_between_the_loca
 @pytest.mark.parametrize("cfg", [SMALL, OVER_ALL], ids=["over available", "over all"])
 def test_the_floor_is_part_of_the_policy_that_learns_and_training_acts_by_it(cfg):
     c, game = case(cfg), case(cfg).games["latest"][0]
-    trajectory = jax.tree.map(lambda leaf: leaf[0], jax.vmap(cases.observe)(c.batch["latest"]))
+    trajectory = jax.tree.map(lambda leaf: leaf[0], jax.vmap(cases.trajectory_of)(c.batch["latest"]))
     pi = base.row_policies(c.net.actor, c.policy, c.agent.params["actor"], trajectory, CLOCK, c.hyper)
     wanted = oracle.floored_policy(c.params["actor"], game, EPSILON, cfg.floor_over)
     np.testing.assert_allclose(pi, wanted, rtol=2e-5, atol=1e-6)

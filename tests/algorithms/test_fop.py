@@ -50,9 +50,10 @@ def case(cfg):
 def drawn_actions(params, games, key):
     """u' ~ π at rows 1..T of every episode, as the engine splits its key; π is the oracle's."""
     out = []
-    for game, key_episode in zip(games, jax.random.split(key, len(games))):
+    draw = jax.vmap(jax.random.categorical)
+    for game, keys in zip(games, cases.keys_of(key)):
         log_pi = np.where(game.avail, oracle.policy(params["actor"], game)[1], -np.inf)[1:]
-        out.append(np.asarray(jax.random.categorical(key_episode, jnp.asarray(log_pi, jnp.float32), axis=-1)))
+        out.append(np.asarray(draw(keys[1:], jnp.asarray(log_pi, jnp.float32))))
     return out
 
 
@@ -95,7 +96,7 @@ def test_the_entropy_stays_out_of_a_terminal_steps_target_only_where_it_is_insid
     c = case(SMALL)
     game, steps = c.games[4], np.arange(T)
     assert (game.length, bool(game.terminal[0])) == (1, True)
-    trajectory = jax.tree.map(lambda leaf: leaf[4], jax.vmap(cases.observe)(c.episodes))
+    trajectory = jax.tree.map(lambda leaf: leaf[4], jax.vmap(cases.trajectory_of)(c.episodes))
     rng = np.random.default_rng(0)
     f = module.Forward(
         log_pi=jnp.asarray(-rng.random((T + 1, N, A)), jnp.float32),
@@ -117,10 +118,10 @@ def test_the_entropy_stays_out_of_a_terminal_steps_target_only_where_it_is_insid
 def test_the_next_joint_action_is_drawn_from_the_current_policy_among_available_actions():
     c = case(SMALL)
     game = c.games[0]
-    trajectory = jax.tree.map(lambda leaf: leaf[0], jax.vmap(cases.observe)(c.episodes))
+    trajectory = jax.tree.map(lambda leaf: leaf[0], jax.vmap(cases.trajectory_of)(c.episodes))
     net = module.make_networks(SPEC, SMALL)
-    draw = lambda key: module.forward(c.agent.params, c.agent.targets, trajectory, key, net=net).next_action
-    drawn = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), 4000)))
+    draw = lambda keys: module.forward(c.agent.params, c.agent.targets, trajectory, keys, net=net).next_action
+    drawn = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), (4000, T + 1))))
     frequency = (drawn[..., None] == np.arange(A)).mean(axis=0)
     pi = oracle.policy(c.params["actor"], game)[0][1:]
     assert (frequency[~game.avail[1:]] == 0).all()

@@ -18,6 +18,7 @@ from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC
 
 RATE, CLIP, EPSILON, DECAY = 5e-4, 10.0, 1e-5, 0.99  # pymarl's default.yaml
 UPDATES, KEY = 3, jax.random.key(1)
+KEYS = jax.random.split(KEY, cases.T + 1)  # of a trajectory's rows; nothing is drawn
 SMALL = ("algo.hidden=8", "algo.hyper_hidden=4", "algo.mixer_embed=4", "algo.central_hidden=5", "algo.remat=false")
 
 
@@ -34,12 +35,12 @@ def squared_errors(name, cfg):
     net = q_learning.Networks(agent=agent, mixer=q_learning.qmix_mixer(SPEC, cfg))
     if name == "qmix":
         outputs = partial(q_learning.forward, net=net)
-        return lambda params, targets, t, hyper: q_learning.squared_error(outputs(params, targets, t, KEY), t, hyper)
+        return lambda params, targets, t, hyper: q_learning.squared_error(outputs(params, targets, t, KEYS), t, hyper)
     central = q_learning.Networks(agent=agent, mixer=free_mixer(SPEC, hidden=cfg.central_hidden))
     outputs = partial(weighted_qmix.forward, net=weighted_qmix.Networks(monotonic=net, central=central))
 
     def errors(params, targets, t, hyper):
-        f = outputs(params, targets, t, KEY)
+        f = outputs(params, targets, t, KEYS)
         y, weight = weighted_qmix.targets_and_weights(f, t, hyper, weighted_qmix.optimistic)
         return (weight * jnp.square(f.q_total - y) + jnp.square(f.central_total - y)).mean(axis=-1)
 
@@ -52,7 +53,7 @@ def case(name):
     cfg = config(name)
     algorithm = ALGORITHMS[name].factory(SPEC, cfg, cases.observe)
     episodes = cases.episodes_of(cases.make_games())
-    trajectories, errors = jax.vmap(cases.observe)(episodes), squared_errors(name, cfg)
+    trajectories, errors = jax.vmap(cases.trajectory_of)(episodes), squared_errors(name, cfg)
 
     def loss(params, targets, hyper):
         values = jax.vmap(lambda t: errors(params, targets, t, hyper))(trajectories)

@@ -183,14 +183,14 @@ def test_twins_start_apart_and_each_has_its_own_target():
 def test_the_next_action_of_a_sampled_target_is_drawn_from_the_policy_at_the_next_step():
     cfg = replace(MASAC, recurrent=False, td_target="sampled")
     c, net = cases.case(cfg), binding.make_networks(SPEC, cfg)
-    trajectory = cases.observe(jax.tree.map(lambda leaf: leaf[0], c.episodes))
+    trajectory = cases.trajectory_of(jax.tree.map(lambda leaf: leaf[0], c.episodes))
 
     @jax.jit
     def drawn(keys):
-        run = jax.vmap(lambda key: networks.forward(c.agent.params, c.agent.targets, trajectory, key, net=net))
+        run = jax.vmap(lambda of_rows: networks.forward(c.agent.params, c.agent.targets, trajectory, of_rows, net=net))
         return jax.nn.one_hot(run(keys).next_action, A).mean(axis=0)
 
-    frequency = np.asarray(drawn(jax.random.split(jax.random.key(8), DRAWS)))
+    frequency = np.asarray(drawn(jax.random.split(jax.random.key(8), (DRAWS, T + 1))))
     game, params = c.games[0], cases.numpy_tree(c.agent.params)
     pi = oracle.policy(params["actor"], oracle.inputs_of(game), game.avail, cfg)[0][1:]
     assert (frequency[~game.avail[1:]] == 0).all()

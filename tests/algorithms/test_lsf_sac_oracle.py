@@ -75,7 +75,7 @@ def test_the_logged_cross_entropy_is_that_of_the_loss_for_each_agent(cfg):
 def test_eq_12_cross_entropy_has_the_sign_of_lemma_1():
     """A decoder that is sure of the label costs nothing; one that is sure of another action costs -log 1e-6."""
     f, c = cases.forwards(SMALL), cases.case(SMALL)
-    trajectories = jax.vmap(cases.observe)(c.episodes)
+    trajectories = jax.vmap(cases.trajectory_of)(c.episodes)
     label = jax.vmap(LABELS[SMALL.label])(f, trajectories)
     sure = jnp.concatenate([100.0 * label, jnp.zeros_like(label[:, :1])], axis=1)
     for logits, cost in ((sure, 0.0), (jnp.roll(sure, 1, axis=-1), -np.log(1e-6))):

@@ -13,6 +13,7 @@ from lsf_jax.engine.distributions import masked_log_softmax
 from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import agent_inputs
 from lsf_jax.networks.messages import route_broadcast, route_per_receiver
+from lsf_jax.types import Layout
 from tests.support import lsf_sac_cases as cases
 from tests.support import oracle_lsf_sac as oracle
 from tests.support.lsf_sac_cases import BATCH, CLOCK, DOUBLE, MASAC, PLAIN, SMALL, SPEC, A, N, T
@@ -50,16 +51,16 @@ def gradients_of_each_term(cfg):
     c = cases.case(cfg)
     net, losses = binding.make_networks(SPEC, cfg), binding.make_losses(cfg)
 
-    def sums(params, episode, key):
-        trajectory = cases.observe(episode)
-        f = networks.forward(params, c.agent.targets, trajectory, key, net=net)
+    def sums(params, episode, keys):
+        trajectory = cases.trajectory_of(episode)
+        f = networks.forward(params, c.agent.targets, trajectory, keys, net=net)
         terms = {}
         for group, loss in losses.items():
             terms.update(loss(detach_others(f, networks.OWNS[group]), trajectory, CLOCK, c.hyper))
         return jnp.stack([sum_over_valid(terms[name], trajectory.valid) for name in cases.terms_of(cfg)])
 
     def total(params):
-        return jax.vmap(sums, in_axes=(None, 0, 0))(params, c.episodes, jax.random.split(c.key, BATCH)).sum(axis=0)
+        return jax.vmap(sums, in_axes=(None, 0, 0))(params, c.episodes, cases.keys_of(c.key)).sum(axis=0)
 
     return jax.device_get(jax.jit(jax.jacrev(total))(c.agent.params))
 
@@ -115,14 +116,14 @@ def test_per_receiver_block_i_of_a_sender_reaches_receiver_i_alone(sender, recei
 
 def rows_changed_by(cfg, params, sender, step):
     """[T+1, N] flags: whose Q-values and decoder logits move when one agent's observation of one step moves."""
-    net = binding.make_networks(SPEC, cfg)
+    net, layout = binding.make_networks(SPEC, cfg), Layout(first=jnp.arange(T + 1) == 0)
     obs = jnp.asarray(np.random.default_rng(4).normal(size=(T + 1, N, cases.OBS)), jnp.float32)
 
     def outputs(obs):
         inputs = agent_inputs(obs, jnp.full((T + 1, N), -1), A)
-        messages = networks.exchange(net, params, inputs, jax.random.key(1))
-        logits = networks.decode(net, params, inputs, messages).logits
-        return networks.utilities(net, params, inputs, messages)[0], logits
+        messages = networks.exchange(net, params, layout, inputs, jax.random.split(jax.random.key(1), T + 1))
+        logits = networks.decode(net, params, layout, inputs, messages).logits
+        return networks.utilities(net, params, layout, inputs, messages)[0], logits
 
     before, changed = outputs(obs), [False, False]
     for shift in (0.7, -0.7, 3.0, -3.0):  # several, since a ReLU may swallow one
@@ -187,7 +188,7 @@ def test_values_of_unavailable_actions_change_no_loss(mode, label):
 def logits_and_losses():
     """Random logits, and the policy and temperature losses (summed over valid steps) as functions of them."""
     f, c = cases.forwards(SMALL), cases.case(SMALL)
-    trajectories, losses = jax.vmap(cases.observe)(c.episodes), binding.make_losses(SMALL)
+    trajectories, losses = jax.vmap(cases.trajectory_of)(c.episodes), binding.make_losses(SMALL)
     logits = jnp.asarray(np.random.default_rng(5).normal(size=(BATCH, T + 1, N, A)), jnp.float32)
 
     def policy_term(logits):

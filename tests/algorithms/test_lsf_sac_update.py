@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.engine.buffers import observe_episode
+from lsf_jax.engine.packing import observe_rows, one_per_row
 from lsf_jax.engine.learner import hard_copy
 from lsf_jax.engine.optimizers import adam
 from lsf_jax.envs import make
@@ -84,15 +84,15 @@ def test_the_row_after_the_last_step_bootstraps_where_time_ran_out_and_only_ther
 def test_observing_an_episode_clears_nan_from_padded_snapshots():
     """What the engine promises of NaN: snapshots after the end never reach a network."""
     env = make("matrix_game")._replace(observe=lambda world: Observation(**world))
-    for game, clean in zip(cases.case(SMALL).games, range(BATCH)):
-        episode = jax.tree.map(lambda leaf, b=clean: leaf[b], cases.case(SMALL).episodes)
-        rows = np.arange(T + 1) > game.length
-        world = {
-            "obs": jnp.where(rows[:, None, None], jnp.nan, episode.world.obs),
-            "state": jnp.where(rows[:, None], jnp.nan, episode.world.state),
-            "avail": episode.world.avail & ~rows[:, None, None],
-        }
-        assert_same(observe_episode(env, episode._replace(world=world)), cases.observe(episode))
+    c = cases.case(SMALL)
+    after = np.array([np.arange(T + 1) > game.length for game in c.games])
+    world = {
+        "obs": jnp.where(after[..., None, None], jnp.nan, c.episodes.world.obs),
+        "state": jnp.where(after[..., None], jnp.nan, c.episodes.world.state),
+        "avail": c.episodes.world.avail & ~after[..., None, None],
+    }
+    rows = one_per_row(c.episodes)
+    assert_same(observe_rows(env, rows._replace(world=world)), cases.observe(rows))
 
 
 @pytest.mark.parametrize("cfg", [SMALL, CLIPPED_AND_FIXED], ids=["free", "clipped"])

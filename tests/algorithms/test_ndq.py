@@ -15,7 +15,7 @@ from lsf_jax.settings import ConfigError
 from lsf_jax.types import Observation
 from tests.support import oracle_ndq as oracle
 from tests.support import value_cases as cases
-from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe
+from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, keys_of, observe, trajectory_of
 
 D = 2
 SMALL = ndq.NdqConfig(
@@ -39,10 +39,10 @@ def case(cfg):
 
 
 def noises_of(key):
-    """The message noise of one update, drawn as the engine splits its key: by episode, then online and target."""
-    keys = [jax.random.split(each) for each in jax.random.split(key, BATCH)]
-    draws = [[np.asarray(jax.random.normal(k, (T + 1, N, N * D)), float) for k in pair] for pair in keys]
-    return [oracle.Noise(online=online, target=target) for online, target in draws]
+    """The message noise of one update, drawn as the engine splits its key: by row, then online and target."""
+    draw = lambda key: np.asarray(jax.random.normal(key, (N, N * D)), float)
+    rows = [[[draw(half) for half in jax.random.split(each)] for each in keys] for keys in keys_of(key)]
+    return [oracle.Noise(*(np.stack(of_network) for of_network in zip(*episode))) for episode in rows]
 
 
 def expected_terms(cfg, params=None):
@@ -73,13 +73,13 @@ def test_td_reaches_the_encoder_and_message_terms_reach_no_utility():
     c, net = case(SMALL), ndq.make_networks(SPEC, SMALL)
 
     def terms(params):
-        def one(episode, key):
-            t = observe(episode)
-            f = ndq.forward(params, c.agent.targets, t, key, net=net)
+        def one(episode, keys):
+            t = trajectory_of(episode)
+            f = ndq.forward(params, c.agent.targets, t, keys, net=net)
             losses = ndq.loss(detach_others(f, ndq.OWNS["q"]), t, CLOCK, c.algorithm.hyper)
             return {name: sum_over_valid(value, t.valid) for name, value in losses.items()}
 
-        sums = jax.vmap(one)(c.episodes, jax.random.split(c.key, BATCH))
+        sums = jax.vmap(one)(c.episodes, keys_of(c.key))
         return {name: value.sum() for name, value in sums.items()}
 
     assert cases.blocks_moved(terms, c.agent.params) == {
@@ -172,7 +172,7 @@ def test_utilities_while_acting_read_noisy_messages_less_what_is_cut(cut):
     inputs = agent_inputs(first_moment().obs, jnp.full(N, -1), A)
     outputs = jax.jit(partial(ndq.acting_outputs, net, lose))
     noise = np.asarray(jax.random.normal(jax.random.split(key)[0], (1, N, N * D)), float)[0]
-    x = np.asarray(inputs, float)
+    x = np.concatenate(inputs, axis=-1).astype(float)
     mean = np.stack([oracle.mlp(c.params["encoder"]["current"], x[j]) for j in range(N)])
     lost = {
         "none": np.zeros(mean.shape, bool),

@@ -94,13 +94,13 @@ def test_without_a_mixer_every_agent_learns_from_its_own_error_alone():
     """What agent 1 sees changes no other agent's error: with IQL the mean of agents' losses changes by its share."""
     c = case("iql")
     net = module.Networks(agent=module.make_agent(SPEC, c.cfg), mixer=None)
-    trajectory = cases.observe(jax.tree.map(lambda leaf: leaf[0], c.episodes))
+    trajectory = cases.trajectory_of(jax.tree.map(lambda leaf: leaf[0], c.episodes))
     seen = trajectory.observation
     blind = trajectory._replace(observation=seen._replace(obs=seen.obs.at[:, 1].add(1.0)))
     run = jax.jit(partial(module.forward, c.agent.params, c.agent.targets, net=net))
     errors = []
     for t in (trajectory, blind):
-        f = run(t, jax.random.key(0))
+        f = run(t, cases.keys_of(jax.random.key(0))[0])
         errors.append(np.asarray(f.q_total - module.td_target(f.next_total, t, c.algorithm.hyper)))
     changed = (errors[0] != errors[1]).any(axis=0)
     np.testing.assert_array_equal(changed, np.arange(N) == 1)

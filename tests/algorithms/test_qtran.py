@@ -10,10 +10,10 @@ import pytest
 from lsf_jax.algorithms import qtran
 from lsf_jax.engine.learner import detach_others, sum_over_valid
 from lsf_jax.networks.agents import trajectory_inputs, unroll_features
-from lsf_jax.types import Trajectory
+from lsf_jax.types import Layout, Trajectory
 from tests.support import oracle_qtran as oracle
 from tests.support import value_cases as cases
-from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, observe, valid_steps
+from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, keys_of, trajectory_of, valid_steps
 
 VARIANTS = {"qtran": qtran.BASE, "qtran_alt": qtran.ALT}
 WEIGHTS = {"opt_weight": 0.7, "nopt_weight": 0.4, "joint_hidden": 5, "joint_layers": 2}
@@ -45,10 +45,10 @@ def forwards(kind):
 
     @jax.jit
     def every(agent, episodes, keys):
-        one = lambda e, k: qtran.forward(agent.params, agent.targets, observe(e), k, net=net, variant=variant)
+        one = lambda e, k: qtran.forward(agent.params, agent.targets, trajectory_of(e), k, net=net, variant=variant)
         return jax.vmap(one)(episodes, keys)
 
-    return every(c.agent, c.episodes, jax.random.split(c.key, BATCH))
+    return every(c.agent, c.episodes, keys_of(c.key))
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
@@ -88,13 +88,13 @@ def test_td_trains_joint_value_and_trunk_the_others_utilities_and_state_value(ki
     net = qtran.make_networks(SPEC, cfg, variant)
 
     def terms(params):
-        def one(episode, key):
-            t = observe(episode)
-            f = qtran.forward(params, c.agent.targets, t, key, net=net, variant=variant)
+        def one(episode, keys):
+            t = trajectory_of(episode)
+            f = qtran.forward(params, c.agent.targets, t, keys, net=net, variant=variant)
             losses = qtran.loss(detach_others(f, qtran.OWNED), t, CLOCK, c.algorithm.hyper, variant=variant)
             return {name: sum_over_valid(value, t.valid) for name, value in losses.items()}
 
-        sums = jax.vmap(one)(c.episodes, jax.random.split(c.key, BATCH))
+        sums = jax.vmap(one)(c.episodes, keys_of(c.key))
         return {name: value.sum() for name, value in sums.items()}
 
     shaping = {"trunk", "utility_layer", "value"}
@@ -112,6 +112,7 @@ def test_base_nopt_is_free_where_slack_is_positive_and_alts_is_not():
         reward=jnp.zeros(1),
         terminal=jnp.zeros(1, bool),
         valid=jnp.ones(1, bool),
+        layout=Layout(first=jnp.array([True, False])),
     )
     total = float(np.asarray(q)[0, :, 0].sum())
     for gap in (1.5, -1.5):  # Σ qᵢ(uᵢ) - Q_jt + V
@@ -130,7 +131,7 @@ def test_base_nopt_is_free_where_slack_is_positive_and_alts_is_not():
 
 def test_alts_inequality_looks_at_available_actions_only():
     c, f = case("qtran_alt"), forwards("qtran_alt")
-    trajectories = jax.vmap(observe)(c.episodes)
+    trajectories = jax.vmap(trajectory_of)(c.episodes)
     avail = trajectories.observation.avail[:, :-1]
     spoilt = jnp.where(avail, f.row, 1e3)  # slack -1000 where unavailable
     nopt = jax.vmap(qtran.nopt_counterfactual)
@@ -171,10 +172,10 @@ def test_metrics_carry_the_sum_of_utilities_and_the_joint_value_apart():
 
 def test_the_features_of_a_step_do_not_depend_on_later_steps():
     c = case("qtran")
-    t = jax.tree.map(lambda leaf: leaf[0], jax.vmap(observe)(c.episodes))
+    t = jax.tree.map(lambda leaf: leaf[0], jax.vmap(trajectory_of)(c.episodes))
     net = qtran.make_networks(SPEC, CONFIGS["qtran"], qtran.BASE)
     moved = t._replace(observation=t.observation._replace(obs=t.observation.obs.at[3, 1].add(1.0)))
-    run = lambda t: unroll_features(net.agent, c.agent.params["q"]["agent"], trajectory_inputs(t))[0]
+    run = lambda t: unroll_features(net.agent, c.agent.params["q"]["agent"], t.layout, trajectory_inputs(t))[0]
     changed = np.asarray((run(t) != run(moved)).any(axis=-1))
     expected = (np.arange(T + 1)[:, None] >= 3) & (np.arange(N) == 1)
     np.testing.assert_array_equal(changed, expected)

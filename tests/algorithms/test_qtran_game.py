@@ -11,9 +11,9 @@ import pytest
 from lsf_jax.algorithms import ALGORITHMS, qtran
 from lsf_jax.envs import make
 from lsf_jax.envs.matrix_game import PAPER
-from lsf_jax.networks.agents import run, trajectory_inputs, unroll_features
+from lsf_jax.networks.agents import one_row, run, trajectory_inputs, unroll_features
 from lsf_jax.types import Episode
-from tests.support.lsf_sac_cases import CLOCK, observe
+from tests.support.lsf_sac_cases import CLOCK, observe, trajectory_of
 
 PAYOFF = np.array(PAPER)
 JOINT = np.array(list(product(range(3), repeat=2)))
@@ -51,8 +51,9 @@ def values(net, variant, episodes, params):
     """Q_jt of each cell (by every estimate), the utilities, and V."""
 
     def one(episode):
-        t = observe(episode)
-        features, q = unroll_features(net.agent, params["agent"], trajectory_inputs(t)[:1])
+        t = trajectory_of(episode)
+        inputs = jax.tree.map(lambda part: part[:1], trajectory_inputs(t))
+        features, q = unroll_features(net.agent, params["agent"], one_row(), inputs)
         state = t.observation.state[:1]
         output = qtran.joint_outputs(net, params["joint"], state, features, t.action)
         return variant.of_action(output, t.action)[0], q[0], run(net.value, params["value"], state, features)[0]

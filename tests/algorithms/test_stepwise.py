@@ -10,9 +10,10 @@ from lsf_jax.engine.optimizers import OPTIMIZERS
 
 B, T, D = 3, 5, 4
 RATE, CLIP = 0.05, 4.0
-VALID = np.array([[1, 1, 0, 1, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]], bool)  # steps 2 and 4 are empty
+VALID = np.array([[1, 1, 0, 1, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]], bool).T  # [T, B]; steps 2 and 4 are empty
 RNG = np.random.default_rng(0)
-X, Y, WEIGHT = RNG.normal(size=(B, T, D)), RNG.normal(size=(B, T)), RNG.normal(size=D)
+X, Y = RNG.normal(size=(B, T, D)).swapaxes(0, 1), RNG.normal(size=(B, T)).T
+WEIGHT = RNG.normal(size=D)
 
 
 def loss_at(params, row):
@@ -52,16 +53,16 @@ def descent(name):
 
 
 def loop(order, name):
-    """Weight after all steps, predictions before each step [B, T], losses of valid steps, norms, number of steps."""
+    """Weight after all steps, predictions before each step [T, B], losses of valid steps, norms, number of steps."""
     weight, (step, moments) = WEIGHT.copy(), descent(name)
-    seen, losses, norms = np.zeros((B, T)), [], []
+    seen, losses, norms = np.zeros((T, B)), [], []
     for t in order:
-        seen[:, t] = [weight @ X[b, t] for b in range(B)]
-        present = [b for b in range(B) if VALID[b, t]]
+        seen[t] = [weight @ X[t, b] for b in range(B)]
+        present = [b for b in range(B) if VALID[t, b]]
         if not present:
             continue
-        errors = [weight @ X[b, t] - Y[b, t] for b in present]
-        gradient = sum(2.0 * error * X[b, t] for error, b in zip(errors, present)) / len(present)
+        errors = [weight @ X[t, b] - Y[t, b] for b in present]
+        gradient = sum(2.0 * error * X[t, b] for error, b in zip(errors, present)) / len(present)
         losses += [error**2 for error in errors]
         norms.append(np.sqrt((gradient**2).sum()))
         weight = weight + step(gradient)
@@ -83,7 +84,7 @@ def test_a_pass_equals_a_loop_of_separate_optimiser_steps(reverse, name):
 
 def test_time_steps_without_a_valid_episode_are_no_optimiser_steps():
     steps = scan(X, Y, VALID, reverse=True)
-    assert steps.opt_state.count == steps.taken == VALID.any(axis=0).sum() == 3
+    assert steps.opt_state.count == steps.taken == VALID.any(axis=1).sum() == 3
 
 
 def test_a_batch_of_padding_alone_moves_neither_parameters_nor_the_optimiser():
@@ -91,7 +92,7 @@ def test_a_batch_of_padding_alone_moves_neither_parameters_nor_the_optimiser():
     warm = jax.tree.map(lambda leaf: leaf + jnp.ones_like(leaf), optimizer.init(params))  # momentum would move it
     inputs = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
     steps = critic_steps(
-        loss_at, optimizer, jnp.float32(RATE), params, warm, inputs, jnp.zeros((B, T), bool), reverse=False
+        loss_at, optimizer, jnp.float32(RATE), params, warm, inputs, jnp.zeros((T, B), bool), reverse=False
     )
     jax.tree.map(np.testing.assert_array_equal, (steps.params, steps.opt_state), (params, warm))
     assert (steps.loss, steps.gradient_norm) == (0.0, 0.0)

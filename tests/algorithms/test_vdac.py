@@ -13,7 +13,7 @@ from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.algorithms import vdac as module
 from lsf_jax.algorithms.base import hyper_of, learned_policy
 from lsf_jax.config.composition import compose
-from lsf_jax.types import Observation, Trajectory
+from lsf_jax.types import Layout, Observation, Trajectory
 from tests.support import actor_critic_cases as actor_critic
 from tests.support import engine_cases
 from tests.support import lsf_sac_cases as cases
@@ -84,7 +84,7 @@ def test_the_groups_of_maa2c_step_by_their_own_learning_rates():
 def policy_terms(logits):
     """The policy loss's terms [B, T] as functions of logits, for the values of `vdac_sum`."""
     c = case("vdac_sum")
-    trajectories = jax.vmap(cases.observe)(c.episodes)
+    trajectories = jax.vmap(cases.trajectory_of)(c.episodes)
     values = jnp.asarray(np.random.default_rng(2).normal(size=(BATCH, T + 1)), jnp.float32)
 
     def one(logits, value, t):
@@ -121,7 +121,14 @@ def every_joint_action(logits, cfg):
     joint = jnp.asarray(list(np.ndindex(3, 3)), jnp.int32)
     seen = Observation(obs=jnp.zeros((9, 2, 2, 1)), state=jnp.zeros((9, 2, 1)), avail=jnp.ones((9, 2, 2, 3), bool))
     ones = jnp.ones((9, 1), bool)
-    t = Trajectory(observation=seen, action=joint[:, None], reward=PAYOFF.reshape(9, 1), terminal=ones, valid=ones)
+    t = Trajectory(
+        observation=seen,
+        action=joint[:, None],
+        reward=PAYOFF.reshape(9, 1),
+        terminal=ones,
+        valid=ones,
+        layout=Layout(first=jnp.broadcast_to(jnp.array([True, False]), (9, 2))),
+    )
     f = module.Forward(logits=jnp.broadcast_to(logits, (9, 1, 2, 3)), value_total=jnp.full((9, 2), 1.5))
     loss = partial(module.policy_loss, policy=learned_policy(cfg))
     run = jax.vmap(lambda f, t: loss(f, t, CLOCK, hyper_of(cfg))["policy"][0])

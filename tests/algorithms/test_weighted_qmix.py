@@ -130,7 +130,7 @@ def by_hand(q_total, y, taken, best, best_total):
         best_action=jnp.asarray([*best, [0, 0]], jnp.int32),
         best_total=column([*best_total, 0.0]),
     )
-    episode = cases.observe(jax.tree.map(lambda leaf: leaf[0], case("ow_qmix").episodes))
+    episode = cases.trajectory_of(jax.tree.map(lambda leaf: leaf[0], case("ow_qmix").episodes))
     t = episode._replace(action=jnp.asarray(taken, jnp.int32))
     return f, t, column(y)
 

@@ -1,5 +1,6 @@
 """Replay: an exact round trip, the ring's order, fair sampling, recomputed observations, and how few bytes it takes."""
 
+from functools import partial
 from itertools import combinations
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.engine.buffers import bundle, choose_distinct, latest, observe_episode, pack, uniform, unpack
-from lsf_jax.engine.rollouts import rollout
+from lsf_jax.engine.buffers import bundle, choose_distinct, latest, pack, uniform, unpack
+from lsf_jax.engine.packing import observe_rows, one_per_row
+from lsf_jax.engine.rollouts import over_slots, play
 from lsf_jax.envs import make
 from lsf_jax.envs.probes import RaggedConfig, ragged
 from lsf_jax.types import Clock, Episode
@@ -259,14 +261,14 @@ def test_observations_of_a_stored_episode_are_what_was_seen_and_nothing_after_th
     recording = record(env)
 
     @jax.jit
-    @jax.vmap
-    def play_and_replay(key):
-        episode = rollout(recording, random_available, jnp.int32(0), key)
+    def play_and_replay(keys):
+        episode = over_slots(partial(play, recording, random_available, jnp.int32(0)), len(keys), keys)
         snapshots, seen = episode.world
-        stored = unpack(pack(episode._replace(world=snapshots)))
-        return episode, seen, observe_episode(env, stored)
+        stored = jax.vmap(unpack)(jax.vmap(pack)(episode._replace(world=snapshots)))
+        return episode, seen, observe_rows(env, one_per_row(stored))
 
     episode, seen, trajectory = jax.device_get(play_and_replay(jax.random.split(jax.random.key(3), 12)))
+    trajectory = jax.tree.map(lambda leaf: np.swapaxes(leaf, 0, 1), trajectory)  # [B, T+1, ...] as the episodes are
     lengths = episode.valid.sum(1)
     assert len(set(lengths.tolist())) > 2
     for i, length in enumerate(lengths):
@@ -277,6 +279,7 @@ def test_observations_of_a_stored_episode_are_what_was_seen_and_nothing_after_th
         assert not trajectory.observation.state[i, length + 1 :].any()
         assert trajectory.observation.avail[i, length + 1 :].all()
     assert trajectory.observation.obs.shape[1] == env.spec.episode_limit + 1
+    assert (trajectory.layout.first == (np.arange(env.spec.episode_limit + 1) == 0)).all()
     assert trajectory.action.dtype == np.int32
     for field in ("action", "reward", "terminal", "valid"):
         np.testing.assert_array_equal(getattr(trajectory, field), getattr(episode, field))
@@ -285,7 +288,8 @@ def test_observations_of_a_stored_episode_are_what_was_seen_and_nothing_after_th
 def test_a_step_of_predator_prey_takes_at_most_64_bytes_and_5000_episodes_less_than_70_megabytes():
     env = make("predator_prey")
     assert env.spec.episode_limit == 200
-    example = jax.eval_shape(lambda key: rollout(env, random_available, jnp.int32(0), key), jax.random.key(0))
+    played = jax.eval_shape(partial(play, env, random_available, jnp.int32(0)), jax.random.split(jax.random.key(0), 1))
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), played)
     ring = uniform(example, capacity=5000, batch_size=32, n_envs=8)
     n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(ring.init)))
     # 18 bytes for each of 201 snapshots; 8 actions and a reward of 4 bytes for each of 200 steps; 2 flags as bits

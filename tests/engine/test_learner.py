@@ -11,7 +11,7 @@ import pytest
 
 from lsf_jax.engine.learner import Learner, detach_others, hard_copy, make_update, optimizer_step, sum_over_valid
 from lsf_jax.engine.optimizers import adam
-from lsf_jax.types import AgentState, Clock, Episode, Observation, Trajectory
+from lsf_jax.types import AgentState, Clock, Episode, Layout, Observation, Trajectory
 
 BATCH, TIME, STATE = 6, 5, 3
 LENGTHS = np.array([1, 5, 2, 4, 3, 5])
@@ -33,24 +33,21 @@ CLOCK = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0
 HYPER = ToyHyper(rate_a=jnp.float32(0.1), rate_b=jnp.float32(0.3))
 
 
-def observe(episode):
-    state = episode.world
-    return Trajectory(
-        observation=Observation(obs=state[:, None], state=state, avail=jnp.ones((TIME + 1, 1, 2), bool)),
-        action=episode.action.astype(jnp.int32),
-        reward=episode.reward,
-        terminal=episode.terminal,
-        valid=episode.valid,
+def observe(rows):
+    state, action, reward, terminal, valid, first = (
+        jnp.swapaxes(leaf, 0, 1) for leaf in (rows.world, rows.action, rows.reward, rows.terminal, rows.valid, rows.first)
     )
+    seen = Observation(obs=state[:, :, None], state=state, avail=jnp.ones((*state.shape[:2], 1, 2), bool))
+    return Trajectory(seen, action.astype(jnp.int32), reward, terminal, valid, Layout(first, rows.steps))
 
 
-def forward(params, targets, trajectory, key, *, noise):
+def forward(params, targets, trajectory, keys, *, noise):
     x = trajectory.observation.state
     return ToyForward(
         a=x[:-1] @ params["a"],
         b=x[:-1] @ params["b"],
         target_a=x[1:] @ targets["a"],
-        noise=noise * jax.random.normal(key, (TIME,)),
+        noise=noise * jax.vmap(jax.random.normal)(keys[:-1]),
     )
 
 
@@ -177,7 +174,7 @@ def test_owning_what_is_no_field_is_an_error_and_no_lost_gradient():
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, BATCH])
 def test_slices_of_any_size_give_the_whole_batchs_update(micro_batch):
-    learner = toy(noise=1.0, optimizer=lambda: adam(1.0))  # noise: every episode keeps its own key in any slicing
+    learner = toy(noise=1.0, optimizer=lambda: adam(1.0))  # noise: every row keeps its own key in any slicing
     whole, sliced = (run(learner, episodes_with(), size) for size in (0, micro_batch))
     assert jax.tree.structure(whole) == jax.tree.structure(sliced)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(sliced)):

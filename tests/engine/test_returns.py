@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from lsf_jax.engine.returns import discounts, td_lambda, traces, tree_backup
+from lsf_jax.networks.platforms import compiling_for
 
 TIME = 7
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def _form(request):
+    """The sums of a CPU and those of an accelerator, both computed here."""
+    with compiling_for(request.param):
+        yield
 
 
 def lambda_return(reward, value, length, is_terminal, gamma, lam):

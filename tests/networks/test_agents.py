@@ -1,5 +1,7 @@
 """Agent networks against NumPy in float64: PyTorch's GRU, its initialisation, and the inputs of an agent."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +14,15 @@ from lsf_jax.networks.agents import (
     agent_inputs,
     fan_in_uniform,
     gru_cell,
-    shift_actions,
+    last_actions,
     unroll,
     unroll_features,
     zero_hidden,
 )
+from lsf_jax.types import Layout
 
 N_AGENTS, N_INPUTS, HIDDEN, OUTPUTS, TIME = 3, 5, 7, 4, 6
+ONE_EPISODE = Layout(first=jnp.arange(TIME) == 0)
 
 
 def sigmoid(x):
@@ -51,12 +55,13 @@ def pytorch_gru(params, hidden, x):
     return (1.0 - z) * n + z * hidden
 
 
-def unroll_in_numpy(params, hidden, inputs):
-    outputs = []
+def unroll_in_numpy(params, inputs):
+    hidden, states, outputs = np.zeros((N_AGENTS, HIDDEN)), [], []
     for row in inputs:
         hidden = pytorch_gru(params, hidden, relu(affine(params["input_layer"], row)))
+        states.append(hidden)
         outputs.append(affine(params["output_layer"], hidden))
-    return hidden, np.stack(outputs)
+    return np.stack(states), np.stack(outputs)
 
 
 @pytest.fixture(scope="module")
@@ -66,52 +71,71 @@ def case():
     network = AgentNetwork(HIDDEN, OUTPUTS)
     hidden = jax.random.normal(key_hidden, (N_AGENTS, HIDDEN))
     inputs = 2.0 * jax.random.normal(key_inputs, (TIME, N_AGENTS, N_INPUTS))
-    variables = jax.tree.map(lambda leaf: 3.0 * leaf, network.init(key_init, hidden, inputs))
-    return network, variables, hidden, inputs
+    variables = jax.tree.map(lambda leaf: 3.0 * leaf, network.init(key_init, hidden, inputs[0]))
+    return network, variables["params"], hidden, inputs
 
 
-def test_unrolled_gru_equals_pytorchs_equations_in_float64(case):
-    network, variables, hidden, inputs = case
-    last, outputs = jax.jit(network.apply)(variables, hidden, inputs)
-    oracle_last, oracle = unroll_in_numpy(*in_float64((variables["params"], hidden, inputs)))
+@pytest.mark.parametrize("remat", [True, False])
+def test_unrolled_gru_equals_pytorchs_equations_in_float64(case, remat):
+    _, params, _, inputs = case
+    features, outputs = jax.jit(partial(unroll_features, AgentNetwork(HIDDEN, OUTPUTS, remat=remat)))(
+        params, ONE_EPISODE, inputs
+    )
+    oracle_features, oracle = unroll_in_numpy(*in_float64((params, inputs)))
     np.testing.assert_allclose(outputs, oracle, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(last, oracle_last, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(features, oracle_features, rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_goes_on_from_the_hidden_state_it_is_given(case):
+    network, params, hidden, inputs = case
+    after, outputs = jax.jit(network.apply)({"params": params}, hidden, inputs[0])
+    exact, state, row = in_float64((params, hidden, inputs[0]))
+    expected = pytorch_gru(exact, state, relu(affine(exact["input_layer"], row)))
+    np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs, affine(exact["output_layer"], expected), rtol=1e-5, atol=1e-5)
 
 
 def test_stepping_one_row_at_a_time_equals_the_unroll(case):
-    network, variables, hidden, inputs = case
-    last, outputs = jax.jit(network.apply)(variables, hidden, inputs)
-    step = jax.jit(network.apply)
-    for row, expected in zip(inputs, outputs):
-        hidden, output = step(variables, hidden, row)
+    network, params, _, inputs = case
+    features, outputs = jax.jit(partial(unroll_features, network))(params, ONE_EPISODE, inputs)
+    step, hidden = jax.jit(network.apply), zero_hidden(N_AGENTS, HIDDEN)
+    for row, state, expected in zip(inputs, features, outputs):
+        hidden, output = step({"params": params}, hidden, row)
         np.testing.assert_allclose(output, expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(hidden, last, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(hidden, state, rtol=1e-6, atol=1e-6)
 
 
-def test_parameters_do_not_depend_on_whether_a_row_or_a_trajectory_initialised_them(case):
+def test_parameters_do_not_depend_on_whether_a_row_or_many_initialised_them(case):
     network, _, hidden, inputs = case
-    row, trajectory = (jax.jit(network.init)(jax.random.key(3), hidden, x) for x in (inputs[0], inputs))
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), row, trajectory))
+    many = jnp.broadcast_to(hidden, (TIME, *hidden.shape))
+    row, rows = (jax.jit(network.init)(jax.random.key(3), h, x) for h, x in ((hidden, inputs[0]), (many, inputs)))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), row, rows))
 
 
-def test_rematerialisation_changes_neither_values_nor_gradients(case):
-    _, variables, hidden, inputs = case
+def test_rematerialisation_changes_neither_values_nor_gradients_and_keeps_the_hidden_state_alone(case):
+    _, params, _, inputs = case
 
-    def loss(variables, remat):
-        last, outputs = AgentNetwork(HIDDEN, OUTPUTS, remat=remat).apply(variables, hidden, inputs)
-        return jnp.square(outputs).sum() + last.sum()
+    def loss(params, remat):
+        read = partial(unroll_features, AgentNetwork(HIDDEN, OUTPUTS, remat=remat), params, ONE_EPISODE)
+        features, outputs = jax.vmap(read)(inputs[None])
+        return jnp.square(outputs).sum() + features[:, -1].sum()
 
-    results = [jax.jit(jax.value_and_grad(loss), static_argnums=1)(variables, remat) for remat in (True, False)]
+    def kept(remat):
+        """Numbers that the backward pass gets from the forward pass."""
+        residuals = jax.eval_shape(lambda params: jax.vjp(lambda p: loss(p, remat), params)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(residuals))
+
+    results = [jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, remat) for remat in (True, False)]
     for on, off in zip(*map(jax.tree.leaves, results)):
         np.testing.assert_allclose(on, off, rtol=1e-5, atol=1e-5)
-    programs = [str(jax.make_jaxpr(lambda v, r=remat: loss(v, r))(variables)) for remat in (True, False)]
-    assert ["checkpoint" in program or "remat" in program for program in programs] == [True, False]
+    gates = TIME * N_AGENTS * 4 * HIDDEN  # what a GRU computes on its way
+    assert kept(True) + gates <= kept(False)
 
 
 def test_one_agents_input_reaches_only_its_own_output(case):
-    network, variables, hidden, inputs = case
-    outputs = network.apply(variables, hidden, inputs)[1]
-    disturbed = network.apply(variables, hidden, inputs.at[2, 1].add(1.0))[1]
+    network, params, _, inputs = case
+    outputs = unroll(network, params, ONE_EPISODE, inputs)
+    disturbed = unroll(network, params, ONE_EPISODE, inputs.at[2, 1].add(1.0))
     changed = np.asarray(outputs != disturbed).any(-1)
     assert changed[2:, 1].all()
     assert not changed[:2].any()
@@ -121,6 +145,7 @@ def test_one_agents_input_reaches_only_its_own_output(case):
 def test_feed_forward_agent_is_two_rectified_layers_and_leaves_the_hidden_state_alone(case):
     _, _, hidden, inputs = case
     network = AgentNetwork(HIDDEN, OUTPUTS, recurrent=False)
+    hidden = jnp.broadcast_to(hidden, (TIME, *hidden.shape))
     variables = jax.jit(network.init)(jax.random.key(4), hidden, inputs)
     last, outputs = network.apply(variables, hidden, inputs)
     params, x = in_float64((variables["params"], inputs))
@@ -133,15 +158,15 @@ def test_feed_forward_agent_is_two_rectified_layers_and_leaves_the_hidden_state_
 def test_features_of_every_step_are_what_the_last_layer_reads(case, recurrent):
     _, _, _, inputs = case
     network = AgentNetwork(HIDDEN, OUTPUTS, recurrent=recurrent)
-    params = jax.jit(network.init)(jax.random.key(4), zero_hidden(N_AGENTS, HIDDEN), inputs)["params"]
-    features, outputs = unroll_features(network, params, inputs)
+    params = jax.jit(network.init)(jax.random.key(4), zero_hidden(N_AGENTS, HIDDEN), inputs[0])["params"]
+    features, outputs = unroll_features(network, params, ONE_EPISODE, inputs)
     exact, hidden = in_float64(params), np.zeros((N_AGENTS, HIDDEN))
     for t, row in enumerate(np.asarray(inputs, np.float64)):
         first = relu(affine(exact["input_layer"], row))
         hidden = pytorch_gru(exact, hidden, first) if recurrent else relu(affine(exact["hidden_layer"], first))
         np.testing.assert_allclose(features[t], hidden, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(outputs[t], affine(exact["output_layer"], hidden), rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(outputs, unroll(network, params, inputs))
+    np.testing.assert_array_equal(outputs, unroll(network, params, ONE_EPISODE, inputs))
 
 
 def test_mlp_rectifies_between_layers_and_not_after_the_last():
@@ -213,18 +238,23 @@ def test_agent_inputs_are_observation_last_action_and_id():
     obs = jnp.array([[0.5, -1.0], [2.0, 3.0]])
     inputs = agent_inputs(obs, jnp.array([2, -1]), 3)
     expected = [[0.5, -1.0, 0, 0, 1, 1, 0], [2.0, 3.0, 0, 0, 0, 0, 1]]  # -1 is no action yet: zeros
-    np.testing.assert_array_equal(inputs, expected)
+    np.testing.assert_array_equal(np.concatenate(inputs, axis=-1), expected)
 
 
 def test_agent_inputs_of_a_trajectory_are_those_of_its_rows():
     obs = jax.random.normal(jax.random.key(9), (TIME, N_AGENTS, 2))
     last_action = jnp.arange(TIME * N_AGENTS).reshape(TIME, N_AGENTS) % 5 - 1
     together = agent_inputs(obs, last_action, 4)
-    np.testing.assert_array_equal(together, jnp.stack([agent_inputs(o, a, 4) for o, a in zip(obs, last_action)]))
+    assert together.agent_id.shape == (1, N_AGENTS, N_AGENTS)  # one row for all
+    for t, (o, a) in enumerate(zip(obs, last_action)):
+        for all_rows, row in zip(together, agent_inputs(o, a, 4)):
+            np.testing.assert_array_equal(np.broadcast_to(all_rows, (TIME, *row.shape))[t], row)
 
 
-def test_the_last_action_of_a_row_is_the_action_of_the_row_before():
-    action = jnp.array([[3, 1], [0, 2], [4, 4]], jnp.uint8)
-    shifted = shift_actions(action.astype(jnp.int32))
+def test_the_last_action_of_a_row_is_the_action_of_the_row_before_and_none_where_an_episode_begins():
+    action = jnp.array([[3, 1], [0, 2], [4, 4]], jnp.int32)
+    shifted = last_actions(action, jnp.array([True, False, False, False]))
     np.testing.assert_array_equal(shifted, [[-1, -1], [3, 1], [0, 2], [4, 4]])
     assert shifted.dtype == jnp.int32
+    two = last_actions(action, jnp.array([True, False, True, False]))
+    np.testing.assert_array_equal(two, [[-1, -1], [3, 1], [-1, -1], [4, 4]])

@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 
 from lsf_jax.engine.distributions import NEVER
+from lsf_jax.networks.agents import agent_inputs
 from lsf_jax.networks.messages import (
     MessageDecoder,
     MessageEncoder,
     decoder_hits,
+    encode,
     kl_to_standard_normal,
     label_cross_entropy,
     route_broadcast,
     route_per_receiver,
     sample_messages,
 )
+from lsf_jax.types import Layout
 
 TIME, N_AGENTS, DIM, N_ACTIONS = 4, 3, 2, 5
 
@@ -64,10 +67,11 @@ def test_a_disturbed_sender_reaches_its_receivers_at_its_own_place(route, width,
 
 @pytest.mark.parametrize("history", [False, True])
 def test_the_encoder_reads_this_step_only_or_the_history_and_never_other_agents(history):
-    network = MessageEncoder(6, DIM, history=history)
-    inputs = normal(1, TIME, N_AGENTS, 3)
-    variables = jax.jit(network.init)(jax.random.key(2), inputs)
-    clean, disturbed = (network.apply(variables, x) for x in (inputs, inputs.at[1, 2].add(3.0)))
+    network, layout = MessageEncoder(6, DIM, history=history), Layout(first=jnp.arange(TIME) == 0)
+    obs, nothing_yet = normal(1, TIME, N_AGENTS, 3), jnp.full((TIME, N_AGENTS), -1)
+    inputs, other = (agent_inputs(each, nothing_yet, N_ACTIONS) for each in (obs, obs.at[1, 2].add(3.0)))
+    params = jax.jit(network.init)(jax.random.key(2), inputs)["params"]
+    clean, disturbed = (encode(network, params, layout, x) for x in (inputs, other))
     assert clean.shape == (TIME, N_AGENTS, DIM)
     changed = np.asarray(clean != disturbed).any(-1)
     assert changed[:, 2].tolist() == [False, True, history, history]
@@ -92,7 +96,7 @@ def test_the_decoder_answers_each_receiver_from_its_own_row():
 def test_messages_are_normal_around_their_mean_with_unit_variance_or_as_asked(settings):
     mean, deviation = jnp.array([[[-3.0, 0.0], [2.0, 50.0]]]), (*settings, 1.0)[0]
     keys = jax.random.split(jax.random.key(5), 20_000)
-    drawn = jax.vmap(lambda key: sample_messages(mean, key, *settings) - mean)(keys)
+    drawn = jax.vmap(lambda key: sample_messages(mean, key[None], *settings) - mean)(keys)
     noise = np.asarray(drawn, np.float64).reshape(20_000, 4)
     assert np.abs(noise.mean(0)).max() < deviation * 4 / 20_000**0.5
     covariance = np.cov(noise.T)
@@ -101,12 +105,12 @@ def test_messages_are_normal_around_their_mean_with_unit_variance_or_as_asked(se
 
 def test_messages_without_noise_are_their_means():
     mean = normal(0, 1, 2, 3)
-    np.testing.assert_array_equal(sample_messages(mean, jax.random.key(1), 0.0), mean)
+    np.testing.assert_array_equal(sample_messages(mean, jax.random.key(1)[None], 0.0), mean)
 
 
 def test_the_gradient_reaches_the_mean_through_the_sample():
     weight = normal(6, 1, 2, 3)
-    gradient = jax.grad(lambda mean: (weight * sample_messages(mean, jax.random.key(7))).sum())(normal(8, 1, 2, 3))
+    gradient = jax.grad(lambda mean: (weight * sample_messages(mean, jax.random.key(7)[None])).sum())(normal(8, 1, 2, 3))
     np.testing.assert_array_equal(gradient, weight)
 
 

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from lsf_jax.config.train_config import TrainConfig
+from lsf_jax.networks.platforms import compiling_for, platform
 from lsf_jax.programs import runtime
 from lsf_jax.settings import ConfigError
 
@@ -82,11 +83,19 @@ def test_programs_land_in_the_folder(tmp_path):
 
 def test_compiler_options_are_those_that_this_xla_knows(monkeypatch):
     monkeypatch.setattr(runtime, "SAFE_ON_CPU", {"xla_cpu_no_such_option": "1"})
-    runtime.compiler_options.cache_clear()
+    runtime._options_on_cpu.cache_clear()
     assert runtime.compiler_options() == {}
     monkeypatch.undo()
-    runtime.compiler_options.cache_clear()
+    runtime._options_on_cpu.cache_clear()
     assert runtime.compiler_options() in ({}, runtime.SAFE_ON_CPU)
+
+
+def test_what_asks_for_the_platform_hears_the_one_that_is_compiled_for():
+    assert platform() == jax.default_backend() == "cpu"
+    with compiling_for("gpu"):
+        assert platform() == "gpu"
+        assert runtime.compiler_options() == {}
+    assert platform() == "cpu"
 
 
 DEVICES = (

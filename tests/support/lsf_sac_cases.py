@@ -11,7 +11,7 @@ import optax
 
 from lsf_jax.algorithms.base import hyper_of
 from lsf_jax.algorithms.lsf_sac import binding, config, diagnostics, networks
-from lsf_jax.types import AgentState, Clock, EnvSpec, Episode, Observation, Trajectory
+from lsf_jax.types import AgentState, Clock, EnvSpec, Episode, Layout, Observation, PackedRows, Trajectory
 from tests.support import oracle_lsf_sac as oracle
 
 T, N, A, OBS, S, H = 5, 3, 4, 6, 7, 8
@@ -126,14 +126,29 @@ def episodes_of(games) -> Episode:
     )
 
 
-def observe(episode: Episode) -> Trajectory:
+def observe(rows: PackedRows) -> Trajectory:
+    """What learning sees of rows `[R, T+1, ...]`, time first; `world` is already an observation."""
+    fields = (rows.world, rows.action.astype(jnp.int32), rows.reward, rows.terminal, rows.valid)
+    by_time = lambda leaf: jnp.swapaxes(leaf, 0, 1)
+    return Trajectory(*jax.tree.map(by_time, fields), layout=Layout(first=by_time(rows.first), steps=rows.steps))
+
+
+def trajectory_of(episode: Episode) -> Trajectory:
+    """One episode `[T, ...]` as a trajectory of its own."""
     return Trajectory(
         observation=episode.world,
         action=episode.action.astype(jnp.int32),
         reward=episode.reward,
         terminal=episode.terminal,
         valid=episode.valid,
+        layout=Layout(first=jnp.arange(episode.valid.shape[0] + 1) == 0),
     )
+
+
+def keys_of(key, episodes=BATCH, time=T):
+    """Keys `[B, T+1]` of an update's rows, as the engine makes them: of the episode, then of the moment in it."""
+    of_row = lambda episode, moment: jax.random.fold_in(jax.random.fold_in(key, episode), moment)
+    return jax.vmap(jax.vmap(of_row, (None, 0)), (0, None))(jnp.arange(episodes), jnp.arange(time + 1))
 
 
 def has_messages(cfg):
@@ -141,17 +156,21 @@ def has_messages(cfg):
 
 
 def noises_of(key, cfg):
-    """The noise of one update, drawn as the engine splits its key: by episode, then online, target and a'."""
-    return [noise_of(key_episode, cfg) for key_episode in jax.random.split(key, BATCH)]
+    """The noise of one update, drawn as the engine splits its key: by row, then online, target and a'."""
+    return [noise_of(keys, cfg) for keys in keys_of(key)]
 
 
-def noise_of(key, cfg):
-    key_online, key_target, key_action = jax.random.split(key, 3)
-    gumbel = np.asarray(jax.random.gumbel(key_action, (T, N, A)), float)
+def noise_of(keys, cfg):
+    """The noise of one episode from the keys of its T+1 rows; a' is drawn in the row where it is taken."""
+    of_online, of_target, of_action = zip(*(jax.random.split(key, 3) for key in keys))
+    gumbel = np.stack([np.asarray(jax.random.gumbel(key, (N, A)), float) for key in of_action[1:]])
     if not has_messages(cfg):
         return oracle.Noise(online=None, target=None, gumbel=gumbel)
     sent = cfg.message_dim * (N if cfg.message_routing == "per_receiver" else 1)
-    online, target = (np.asarray(jax.random.normal(k, (T + 1, N, sent)), float) for k in (key_online, key_target))
+    online, target = (
+        np.stack([np.asarray(jax.random.normal(key, (N, sent)), float) for key in of_rows])
+        for of_rows in (of_online, of_target)
+    )
     return oracle.Noise(online=online, target=target, gumbel=gumbel)
 
 
@@ -219,9 +238,9 @@ def forwards(network_cfg):
 
     @jax.jit
     def every(agent, episodes, keys):
-        return jax.vmap(lambda e, k: run(agent.params, agent.targets, observe(e), k))(episodes, keys)
+        return jax.vmap(lambda e, k: run(agent.params, agent.targets, trajectory_of(e), k))(episodes, keys)
 
-    return every(c.agent, c.episodes, jax.random.split(c.key, BATCH))
+    return every(c.agent, c.episodes, keys_of(c.key))
 
 
 def losses(network_cfg, cfg, clock=CLOCK, forward=None):
@@ -231,7 +250,7 @@ def losses(network_cfg, cfg, clock=CLOCK, forward=None):
     hyper, groups = hyper_of(cfg), binding.make_losses(cfg)
 
     def every(f, episode):
-        t = observe(episode)
+        t = trajectory_of(episode)
         return {name: value for loss in groups.values() for name, value in loss(f, t, clock, hyper).items()}
 
     return {name: np.asarray(value) for name, value in jax.jit(jax.vmap(every))(forward, c.episodes).items()}

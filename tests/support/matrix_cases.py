@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsf_jax.algorithms import ALGORITHMS, q_learning
-from lsf_jax.engine.buffers import observe_episode
+from lsf_jax.engine.packing import observe_rows
 from lsf_jax.envs.matrix_game import PAPER, MatrixGameConfig, make_matrix_game
 from lsf_jax.networks.mixers import duplex_mixer, monotonic_mixer, sum_mixer
 from lsf_jax.types import Clock, Episode
@@ -23,7 +23,7 @@ MIXERS = {
     "qplex": lambda spec, cfg: duplex_mixer(spec, heads=cfg.heads, layers=cfg.adv_layers, hidden=cfg.hyper_hidden),
 }
 
-observe = partial(observe_episode, ENV)
+observe = partial(observe_rows, ENV)
 
 
 def networks(spec, name, cfg):

@@ -16,7 +16,7 @@ from lsf_jax import types
 from lsf_jax.algorithms import base
 from lsf_jax.algorithms.lsf_sac import diagnostics, losses, networks, readings
 from lsf_jax.algorithms.lsf_sac.config import DoubleSoftConfig, FixedAlphaConfig, LsfSacConfig, SoftConfig
-from lsf_jax.engine import buffers, learner
+from lsf_jax.engine import learner, packing
 from lsf_jax.engine.exploration import BEHAVIOURS
 from lsf_jax.engine.optimizers import adam, make_optimizer
 from lsf_jax.networks import agents, messages, mixers
@@ -112,14 +112,14 @@ def learning_rates(hyper: types.Hyper) -> dict[str, Array]:
 
 
 def make_lsf_sac(
-    spec: types.EnvSpec, cfg: SoftConfig, observe: buffers.ObserveFn, *, name: str = "lsf_sac"
+    spec: types.EnvSpec, cfg: SoftConfig, observe: packing.ObserveFn, *, name: str = "lsf_sac"
 ) -> types.Algorithm:
     """Bind LSF-SAC or one of its ablations for an environment.
 
     Args:
       spec: sizes of the environment.
       cfg: settings; a `LsfSacConfig` has messages, a `SoftConfig` that is none has not.
-      observe: turns a stored episode into a trajectory.
+      observe: turns stored rows into trajectories.
       name: registered name.
 
     Raises:

@@ -75,7 +75,7 @@ def joint_table(
     joint, inputs = base.joint_actions(*observation.avail.shape), base.first_inputs(observation)
     params, policy_params = agent.params["critic"], networks.policy_params(net, agent)
     outputs = networks.acting_outputs(net)
-    mixing = networks.mixings(net, params, observation.state[None])
+    mixing = networks.mixings(net, params, agents.one_row(), observation.state[None])
     keys = jax.random.split(key, TABLE_DRAWS if net.messenger else 1)
 
     def value(q: Float[Array, "critics agents actions"], action: Int[Array, "agents"]) -> Float[Array, ""]:
@@ -83,13 +83,13 @@ def joint_table(
         return mixers.mix(mixing, chosen[:, None])[:, 0].min()
 
     def values(key_draw: types.PRNGKey) -> tuple[Array, Array]:
-        received = networks.exchange(net, params, inputs, key_draw)
-        q = networks.utilities(net, params, inputs, received)[:, 0]
+        received = networks.exchange(net, params, agents.one_row(), inputs, key_draw[None])
+        q = networks.utilities(net, params, agents.one_row(), inputs, received)[:, 0]
         return q.mean(axis=0), jax.vmap(partial(value, q))(joint)
 
     def policy(key_draw: types.PRNGKey) -> Float[Array, "agents actions"]:
-        hidden = agents.zero_hidden(inputs.shape[1], net.actor.hidden)
-        _, logits = outputs(policy_params, hidden, inputs[0], key_draw)
+        hidden = agents.zero_hidden(observation.avail.shape[0], net.actor.hidden)
+        _, logits = outputs(policy_params, hidden, jax.tree.map(lambda part: part[0], inputs), key_draw)
         log_pi = distributions.masked_log_softmax(logits, observation.avail)
         return distributions.probabilities(log_pi, observation.avail)
 

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from lsf_jax.algorithms import base
-from lsf_jax.engine.distributions import masked_log_softmax, sample
-from lsf_jax.networks.agents import AgentNetwork, run, trajectory_inputs, unroll, zero_hidden
-from lsf_jax.networks.messages import MessageDecoder, MessageEncoder, Route, sample_messages
+from lsf_jax.engine.distributions import masked_log_softmax, sample_rows, split_rows
+from lsf_jax.networks.agents import AgentInputs, AgentNetwork, one_row, run, trajectory_inputs, unroll
+from lsf_jax.networks.messages import MessageDecoder, MessageEncoder, Route, encode, sample_messages
 from lsf_jax.networks.mixers import Mixing, MonotonicHypernetwork
-from lsf_jax.types import AgentState, EnvSpec, Params, PRNGKey, Trajectory
+from lsf_jax.networks.recurrence import each_row
+from lsf_jax.types import AgentState, EnvSpec, Layout, Params, PRNGKey, Trajectory
 
 LOGIT_RANGE = (-5.0, 2.0)  # release rnn_agent.py
 
@@ -92,7 +93,7 @@ def clamp_logits(logits: Float[Array, "*lead actions"]) -> Float[Array, "*lead a
 def init_params(net: Networks, spec: EnvSpec, key: PRNGKey, alpha: Float[Array, ""]) -> dict[str, Params]:
     """Parameters by group: critic {critic, mixer, and with messages encoder, decoder}, actor, temperature."""
     keys = jax.random.split(key, 5)
-    inputs = jnp.zeros((1, spec.n_agents, spec.obs_dim + spec.n_actions + spec.n_agents))
+    inputs = base.empty_inputs(spec)
     received = () if net.messenger is None else (net.messenger.received,)
     mixer = _init_each(net, lambda key_one: net.mixer.init(key_one, jnp.zeros((1, spec.state_dim)))["params"], keys[3])
     critic = {
@@ -113,7 +114,7 @@ def communicates(net: Networks) -> bool:
 
 
 def exchange(
-    net: Networks, params: Params, inputs: Float[Array, "rows agents inputs"], key: PRNGKey
+    net: Networks, params: Params, layout: Layout, inputs: AgentInputs, keys: Key[Array, "rows"]
 ) -> Messages | None:
     """Encode, sample and route messages (paper V.A, V.B); None where there are none.
 
@@ -121,8 +122,8 @@ def exchange(
     """
     if net.messenger is None:
         return None
-    mean = run(net.messenger.encoder, params["encoder"], inputs)
-    received = net.messenger.route(sample_messages(mean, key, net.messenger.noise))
+    mean = encode(net.messenger.encoder, params["encoder"], layout, inputs)
+    received = net.messenger.route(sample_messages(mean, keys, net.messenger.noise))
     return Messages(
         mean=mean,
         received=received,
@@ -132,9 +133,9 @@ def exchange(
 
 
 def actor_logits(
-    net: Networks, params: Params, hidden: Array, *inputs: Array
+    net: Networks, params: Params, hidden: Array, *inputs: Array | AgentInputs
 ) -> tuple[Float[Array, "agents hidden"], Float[Array, "*lead agents actions"]]:
-    """The actor's next hidden state and logits, of one step or a trajectory.
+    """The actor's next hidden state and logits in one step.
 
     It reads an agent's own observation and action history only, unless the setting `communicate` is on.
     """
@@ -143,45 +144,52 @@ def actor_logits(
 
 
 def utilities(
-    net: Networks, params: Params, inputs: Float[Array, "rows agents inputs"], messages: Messages | None
+    net: Networks,
+    params: Params,
+    layout: Layout,
+    inputs: AgentInputs,
+    messages: Messages | None,
 ) -> Float[Array, "critics rows agents actions"]:
     """Every critic's qᵢ along a trajectory, from [x, M] or from x alone."""
     further = messages.to_critic if messages else ()
-    return _each(net, lambda one: unroll(net.critic, one, inputs, *further), params["critic"])
+    return _each(net, lambda one: unroll(net.critic, one, layout, inputs, *further), params["critic"])
 
 
 def decode(
-    net: Networks, params: Params, inputs: Float[Array, "rows agents inputs"], messages: Messages | None
+    net: Networks, params: Params, layout: Layout, inputs: AgentInputs, messages: Messages | None
 ) -> Decoded | None:
     """The decoder's logits from [x, M] along a trajectory; None where there are no messages."""
     if net.messenger is None or messages is None:
         return None
-    logits = run(net.messenger.decoder, params["decoder"], inputs, messages.received)
+    decoder = partial(run, net.messenger.decoder)
+    logits = each_row(
+        lambda p, received, *own: decoder(p, AgentInputs(*own), received), params["decoder"], layout, messages.received, *inputs
+    )
     return Decoded(message_mean=messages.mean, logits=logits)
 
 
-def mixings(net: Networks, params: Params, state: Float[Array, "rows state"]) -> Mixing:
+def mixings(net: Networks, params: Params, layout: Layout, state: Float[Array, "rows state"]) -> Mixing:
     """Every mixer's weights `[critics, rows]`."""
-    return _each(net, lambda one: run(net.mixer, one, state), params["mixer"])
+    return _each(net, lambda one: each_row(partial(run, net.mixer), one, layout, state), params["mixer"])
 
 
-def forward(params: dict, targets: dict, trajectory: Trajectory, key: PRNGKey, *, net: Networks) -> Forward:
+def forward(params: dict, targets: dict, trajectory: Trajectory, keys: Key[Array, "rows"], *, net: Networks) -> Forward:
     """Run every network once over a trajectory, from a zero hidden state at t = 0."""
     _, state, avail = trajectory.observation
-    inputs = trajectory_inputs(trajectory)
-    key_online, key_target, key_action = jax.random.split(key, 3)
-    messages = exchange(net, params["critic"], inputs, key_online)
-    hidden = zero_hidden(inputs.shape[1], net.actor.hidden)
-    _, logits = actor_logits(net, params["actor"], hidden, inputs, *(messages.to_actor if messages else ()))
-    log_pi = masked_log_softmax(logits, avail)
+    inputs, layout = trajectory_inputs(trajectory), trajectory.layout
+    of_online, of_target, of_action = split_rows(keys, 3)
+    messages = exchange(net, params["critic"], layout, inputs, of_online)
+    logits = unroll(net.actor, params["actor"], layout, inputs, *(messages.to_actor if messages else ()))
+    target_messages = exchange(net, targets["critic"], layout, inputs, of_target)
+    log_pi = masked_log_softmax(net.bound(logits), avail)
     return Forward(
         log_pi=log_pi,
-        q=utilities(net, params["critic"], inputs, messages),
-        decoded=decode(net, params["critic"], inputs, messages),
-        mixing=mixings(net, params["critic"], state[:-1]),
-        target_q=utilities(net, targets["critic"], inputs, exchange(net, targets["critic"], inputs, key_target)),
-        next_mixing=mixings(net, targets["critic"], state[1:]),
-        next_action=sample(log_pi[1:], avail[1:], key_action),
+        q=utilities(net, params["critic"], layout, inputs, messages),
+        decoded=decode(net, params["critic"], layout, inputs, messages),
+        mixing=mixings(net, params["critic"], layout, state[:-1]),
+        target_q=utilities(net, targets["critic"], layout, inputs, target_messages),
+        next_mixing=mixings(net, targets["critic"], layout, state[1:]),
+        next_action=sample_rows(log_pi[1:], avail[1:], of_action[1:]),
         log_alpha=params["temperature"],
     )
 
@@ -208,16 +216,18 @@ def acting_outputs(net: Networks) -> base.Outputs:
     return partial(_outputs_with_messages if communicates(net) else _outputs_alone, net)
 
 
-def _outputs_alone(net: Networks, params: Params, hidden: Array, inputs: Array, key: PRNGKey) -> tuple[Array, Array]:
+def _outputs_alone(
+    net: Networks, params: Params, hidden: Array, inputs: AgentInputs, key: PRNGKey
+) -> tuple[Array, Array]:
     del key  # nothing here is drawn
     return actor_logits(net, params, hidden, inputs)
 
 
 def _outputs_with_messages(
-    net: Networks, params: Params, hidden: Array, inputs: Array, key: PRNGKey
+    net: Networks, params: Params, hidden: Array, inputs: AgentInputs, key: PRNGKey
 ) -> tuple[Array, Array]:
     """One step of agents that send each other messages, noise included, as in training (NDQ keeps it on, too)."""
-    messages = exchange(net, params, inputs[None], key)
+    messages = exchange(net, params, one_row(), jax.tree.map(lambda part: part[None], inputs), key[None])
     further = [message[0] for message in messages.to_actor] if messages else []
     return actor_logits(net, params["actor"], hidden, inputs, *further)
 
