@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from turns import ask, start
+from turns import ask, start, stop
 
 HERE = Path(__file__).resolve().parent
 NEEDED = 15.19  # GFLOP of a QMIX update at these sizes if nothing is computed twice (`flops.analytic_update_flops`)
@@ -89,7 +89,7 @@ def measure_group(programs: list[Program], arguments: argparse.Namespace) -> lis
         turns = [[ask(worker, arguments.repeats) for worker in workers] for _ in range(arguments.turns)]
     finally:
         for worker in workers:
-            worker.process.kill()
+            stop(worker)
     probes, *measured = (list(rows) for rows in zip(*turns))  # by program: turns of repeats
     peak = [workers[0].facts["GFLOP"] / cost(rows) for rows in probes]
     rows = []
@@ -97,7 +97,7 @@ def measure_group(programs: list[Program], arguments: argparse.Namespace) -> lis
         told = {"program": program.name} | figures(own, worker.facts, peak)
         for other, theirs in zip(programs, measured):
             if other.name in (programs[0].name, program.beside):
-                told |= spread(f"time ÷ {other.name}'s", [cost(mine) / cost(its) for mine, its in zip(own, theirs)])
+                told |= ratio(other.name, own, theirs)
         rows.append(told | worker.facts | spread("probe GFLOP/s", peak))
     return rows
 
@@ -105,6 +105,14 @@ def measure_group(programs: list[Program], arguments: argparse.Namespace) -> lis
 def cost(rows: list[dict[str, Any]]) -> float:
     """CPU seconds of one update, or of one valid env step where steps are counted: the median of a turn."""
     return statistics.median(one["cpu"] / one.get("env steps", 1) for one in rows)
+
+
+def ratio(name: str, own: list[list[dict[str, Any]]], theirs: list[list[dict[str, Any]]]) -> dict[str, float]:
+    """A program beside another, turn by turn: times where time is what is told, rates where rates are."""
+    times = [cost(mine) / cost(its) for mine, its in zip(own, theirs)]
+    if "env steps" in own[0][0]:
+        return spread(f"rate ÷ {name}'s", [1 / time for time in times])
+    return spread(f"time ÷ {name}'s", times)
 
 
 def figures(turns: list[list[dict[str, Any]]], facts: dict[str, Any], peak: list[float]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def start(name: str, python: str, command: list[str], path: str, cores: list[int
     process = subprocess.Popen(
         [python, *command], stdin=pipe, stdout=pipe, stderr=errors, env=environment, encoding="utf-8"
     )
-    return Worker(name, process, errors, _answer(name, process, errors))
+    waiting = Worker(name, process, errors, {})
+    return waiting._replace(facts=_answer(waiting))
 
 
 def ask(worker: Worker, times: int) -> list[dict[str, Any]]:
@@ -47,14 +48,22 @@ def ask(worker: Worker, times: int) -> list[dict[str, Any]]:
     if worker.process.stdin is not None:
         worker.process.stdin.write(f"{times}\n")
         worker.process.stdin.flush()
-    return _answer(worker.name, worker.process, worker.errors)
+    return _answer(worker)
 
 
-def _answer(name: str, process: subprocess.Popen, errors: IO[bytes]) -> Any:
+def stop(worker: Worker) -> None:
+    """End its process and close what leads to it."""
+    worker.process.kill()
+    worker.process.communicate()
+    worker.errors.close()
+
+
+def _answer(worker: Worker) -> Any:
     """The next line that a process writes; if it ends instead, show why and exit."""
-    line = process.stdout.readline() if process.stdout is not None else ""
+    line = worker.process.stdout.readline() if worker.process.stdout is not None else ""
     if line:
         return json.loads(line)
-    errors.seek(0)
-    sys.stderr.write(f"{errors.read().decode(errors='replace')[-3000:]}\n{name} ended before it answered\n")
+    worker.errors.seek(0)
+    sys.stderr.write(f"{worker.errors.read().decode(errors='replace')[-3000:]}\n{worker.name} ended too early\n")
+    stop(worker)
     raise SystemExit(1)
