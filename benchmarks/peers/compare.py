@@ -3,8 +3,8 @@
     python benchmarks/peers/compare.py update --ours before=PATH --ours after=PATH --jaxmarl PATH --pymarl2 PATH
     python benchmarks/peers/compare.py train --ours before=PATH --ours after=PATH --jaxmarl PATH --seeds 1 4
 
-Seconds are CPU seconds of all threads of a process; ratios are those of each turn, to the first program. PEERS.md
-says what is run, and how to set it up.
+Seconds are CPU seconds of a process, wall seconds where it may use several cores; ratios are those of each turn, to
+the first program. PEERS.md says what is run, and how to set it up.
 """
 
 import argparse
@@ -19,11 +19,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from turns import ask, start, stop
+from turns import Worker, ask, start, stop
 
 HERE = Path(__file__).resolve().parent
 NEEDED = 15.19  # GFLOP of a QMIX update at these sizes if nothing is computed twice (`flops.analytic_update_flops`)
 PROBE = "GEMM probe"
+CLOCKS = {"cpu": "CPU", "wall": "wall"}
 
 
 class Program(NamedTuple):
@@ -86,7 +87,7 @@ def measure_group(programs: list[Program], arguments: argparse.Namespace) -> lis
         for name, python, (script, *words), path, _ in programs:
             workers.append(start(name, python, [str(HERE / script), *words], path, arguments.cores))
             sys.stderr.write(f"built {name}: {json.dumps(workers[-1].facts)}\n")
-        turns = [[ask(worker, arguments.repeats) for worker in workers] for _ in range(arguments.turns)]
+        turns = [[measure(worker, arguments) for worker in workers] for _ in range(arguments.turns)]
     finally:
         for worker in workers:
             stop(worker)
@@ -102,9 +103,15 @@ def measure_group(programs: list[Program], arguments: argparse.Namespace) -> lis
     return rows
 
 
+def measure(worker: Worker, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One program's turn; `seconds` are those of the clock that counts."""
+    clock = "cpu" if len(arguments.cores) == 1 else "wall"
+    return [row | {"clock": CLOCKS[clock], "seconds": row[clock]} for row in ask(worker, arguments.repeats)]
+
+
 def cost(rows: list[dict[str, Any]]) -> float:
-    """CPU seconds of one update, or of one valid env step where steps are counted: the median of a turn."""
-    return statistics.median(one["cpu"] / one.get("env steps", 1) for one in rows)
+    """Seconds of one update, or of one valid env step where steps are counted: the median of a turn."""
+    return statistics.median(one["seconds"] / one.get("env steps", 1) for one in rows)
 
 
 def ratio(name: str, own: list[list[dict[str, Any]]], theirs: list[list[dict[str, Any]]]) -> dict[str, float]:
@@ -124,13 +131,14 @@ def figures(turns: list[list[dict[str, Any]]], facts: dict[str, Any], peak: list
       peak: GFLOP/s of the probe in every turn.
     """
     every = [one for rows in turns for one in rows]
+    clock = every[0]["clock"]
     if "env steps" in every[0]:
-        told = spread("valid env steps / CPU s", [one["env steps"] / one["cpu"] for one in every])
+        told = spread(f"valid env steps / {clock} s", [one["env steps"] / one["seconds"] for one in every])
         told["env steps / update"] = sum(one["env steps"] for one in every) / sum(one["updates"] for one in every)
         told["env steps / episode"] = every[-1].get("env steps / episode")
     else:
         needed = facts.get("needed GFLOP", NEEDED)
-        told = spread("CPU ms", [1000 * one["cpu"] for one in every])
+        told = spread(f"{clock} ms", [1000 * one["seconds"] for one in every])
         told |= spread("% of GEMM", [100 * needed / cost(own) / rate for own, rate in zip(turns, peak)])
     return told | {"wall ÷ CPU": sum(one["wall"] for one in every) / sum(one["cpu"] for one in every)}
 
