@@ -225,9 +225,11 @@ def main() -> None:
     arguments = parse()
     os.sched_setaffinity(0, arguments.cores)
     groups = update_groups(arguments) if arguments.what == "update" else train_groups(arguments)
-    found = {title: measure_group(programs, arguments) for title, programs in groups}
-    for title, rows in found.items():
-        sys.stdout.write("\n".join(["", title, *table(rows)]) + "\n")
+    found = {}
+    for title, programs in groups:
+        found[title] = measure_group(programs, arguments)
+        sys.stdout.write("\n".join(["", title, *table(found[title])]) + "\n")
+        sys.stdout.flush()
     if arguments.json:
         content = describe(arguments) | {"tables": found}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

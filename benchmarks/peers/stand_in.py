@@ -46,7 +46,7 @@ class StandIn(MultiAgentEnv):
     def get_avail_actions(self, state: Any) -> dict[str, jax.Array]:
         """Everything, always."""
         del state
-        return {agent: jnp.ones(ACTIONS) for agent in self.agents}
+        return {agent: jnp.ones(ACTIONS, jnp.uint8) for agent in self.agents}
 
     def _noise(self, key: jax.Array) -> dict[str, jax.Array]:
         key_agents, key_state = jax.random.split(key)
