@@ -36,7 +36,6 @@ def td_lambda(
     Reference: Sutton & Barto (2018), §12.1. Differs from pymarl2's `build_td_lambda_targets`, which starts the
       recursion at the end of the padded batch and is right only where every truncated episode fills it.
     """
-
     if next_bonus is not None:
         reward = reward + jnp.where(discount > 0.0, discount * next_bonus, 0.0)
     # Products with zero are left out, not taken: what follows an episode's end may be anything, NaN included.

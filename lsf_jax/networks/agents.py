@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from lsf_jax.networks.gru import gru_cell, gru_over_time
+from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.networks.recurrence import over_rows, recur, recur_keeping
 from lsf_jax.types import Layout, Params, Trajectory
 
@@ -123,65 +125,6 @@ def last_actions(action: Int[Array, "time agents"], first: Bool[Array, "rows"]) 
     return jnp.where(first[:, None], -1, before)
 
 
-class Gates(NamedTuple):
-    """What a gated recurrent unit computes on its way, `[..., H]` each."""
-
-    reset: Array
-    update: Array
-    candidate: Array
-    recalled: Array  # U_n h with its bias: what the reset gate lets through
-
-
-def _gates(weights: dict[str, Array], hidden: Array, inputs: Array) -> Gates:
-    from_input = inputs @ weights["input_kernel"] + weights["input_bias"][None]
-    from_hidden = hidden @ weights["hidden_kernel"] + weights["hidden_bias"][None]
-    width = hidden.shape[-1]
-    both = nn.sigmoid(from_input[:, : 2 * width] + from_hidden[:, : 2 * width])
-    reset, recalled = both[:, :width], from_hidden[:, 2 * width :]
-    candidate = jnp.tanh(from_input[:, 2 * width :] + reset * recalled)
-    return Gates(reset=reset, update=both[:, width:], candidate=candidate, recalled=recalled)
-
-
-@jax.custom_vjp
-def gru_cell(
-    weights: dict[str, Array], hidden: Float[Array, "rows hidden"], inputs: Float[Array, "rows hidden"]
-) -> Float[Array, "rows hidden"]:
-    """One step of a gated recurrent unit with PyTorch's equations (both bias vectors, reset gate inside tanh).
-
-    r = σ(W_r x + U_r h), z = σ(W_z x + U_z h), n = tanh(W_n x + r (U_n h)), h' = (1 - z) n + z h, biases in W and U.
-
-    Its derivative is written by hand: products of all three gates at once, where JAX's has one for each slice of them;
-    a tenth of a recurrence's gradient on a CPU.
-    """
-    return _gru_forward(weights, hidden, inputs)[0]
-
-
-def _gru_forward(weights: dict[str, Array], hidden: Array, inputs: Array) -> tuple[Array, tuple]:
-    gates = _gates(weights, hidden, inputs)
-    after = gates.candidate + gates.update * (hidden - gates.candidate)
-    return after, (weights, hidden, inputs, gates)
-
-
-def _gru_backward(kept: tuple, slope: Array) -> tuple[dict[str, Array], Array, Array]:
-    weights, hidden, inputs, (reset, update, candidate, recalled) = kept
-    of_candidate = slope * (1.0 - update) * (1.0 - jnp.square(candidate))
-    of_update = slope * (hidden - candidate) * update * (1.0 - update)
-    of_reset = of_candidate * recalled * reset * (1.0 - reset)
-    of_input = jnp.concatenate([of_reset, of_update, of_candidate], axis=-1)
-    of_hidden = jnp.concatenate([of_reset, of_update, of_candidate * reset], axis=-1)
-    of_weights = {
-        "input_kernel": inputs.T @ of_input,
-        "input_bias": of_input.sum(axis=0),
-        "hidden_kernel": hidden.T @ of_hidden,
-        "hidden_bias": of_hidden.sum(axis=0),
-    }
-    of_state = slope * update + of_hidden @ weights["hidden_kernel"].T
-    return of_weights, of_state, of_input @ weights["input_kernel"].T
-
-
-gru_cell.defvjp(_gru_forward, _gru_backward)
-
-
 class AgentNetwork(nn.Module):
     """Linear, ReLU, GRU (or a second linear layer with ReLU), linear: one set of weights for all agents.
 
@@ -266,7 +209,7 @@ def unroll_features(
 
 
 def _over_time(network: AgentNetwork, method: str, params: Params, layout: Layout, inputs: Any) -> Any:
-    def step(params: Params, hidden: Array, row: tuple[Array, ...]) -> tuple[Array, Any]:
+    def step(params: Params, hidden: Array, row: tuple[Array | AgentInputs, ...]) -> tuple[Array, Any]:
         return network.apply({"params": params}, hidden, *row, method=method)  # pyright: ignore[reportReturnType]
 
     parts = tuple(jax.tree.leaves(inputs))
@@ -279,7 +222,26 @@ def _over_time(network: AgentNetwork, method: str, params: Params, layout: Layou
         hidden = jnp.zeros((layout.first.shape[1], n_agents, network.hidden))
         return (recur if network.remat else recur_keeping)(step, params, hidden, layout, inputs)
 
+    def layers(params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:
+        features = _layer_by_layer(network, params, layout, inputs, n_agents)
+        outputs = run(Linear(network.outputs), params["output_layer"], features)
+        return (features, outputs) if method == "with_features" else outputs
+
+    if network.remat and not is_cpu():
+        return over_rows(layers)(params, layout, parts)
     return over_rows(rows)(params, layout, parts)
+
+
+def _layer_by_layer(
+    network: AgentNetwork, params: Params, layout: Layout, inputs: tuple[Array, ...], n_agents: int
+) -> Float[Array, "time trajectories agents hidden"]:
+    """What the last layer reads, every layer for all rows at once: the form for accelerators."""
+    time, n_trajectories = layout.first.shape
+    flat = (time, n_trajectories * n_agents, network.hidden)
+    features = nn.relu(run(Linear(network.hidden), params["input_layer"], *inputs))
+    weights = {name.removeprefix("gru_"): leaf for name, leaf in params.items() if name.startswith("gru_")}
+    first = jnp.repeat(layout.first, n_agents, axis=1)
+    return gru_over_time(weights, first, features.reshape(flat)).reshape(time, n_trajectories, n_agents, -1)
 
 
 def one_row() -> Layout:

@@ -174,7 +174,9 @@ def each_row(function: Callable[..., Any], params: Params, layout: Layout, *inpu
     def rows(params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:
         time, n_trajectories = layout.first.shape
         several = _at_once(time, max(math.prod(part.shape[1:-1]) for part in inputs))
-        merge = lambda part: part if part.shape[:2] == (1, 1) else _merged(part, several, n_trajectories)
+        # Of a single row nobody can tell what is common to all rows from what merely is the same in all trajectories.
+        is_common = lambda part: part.shape[:2] == (1, 1) and time > 1
+        merge = lambda part: part if is_common(part) else _merged(part, several, n_trajectories)
         steps = None if layout.steps is None else -(-layout.steps // several)
         blocks = Layout(first=jnp.ones((time // several, 1), bool), steps=steps)
         outputs = recur(step, params, jnp.zeros((1, 1, 0)), blocks, tuple(map(merge, inputs)))

@@ -19,6 +19,7 @@ from lsf_jax.types import TrainState
 
 USABLE = 0.8  # share of the memory that a run may plan with; compiled programs and the host need the rest
 DEVICE_REPLAY = 0.5  # share of a device's memory that replay of games on the host may take before it moves there
+ENOUGH = 2**19  # hidden numbers of a batch, of all seeds of a block, from which a CPU gains nothing by more
 GIB = 2**30
 
 
@@ -187,7 +188,8 @@ def make_plan(config: Config, program: Program | None = None, hardware: Hardware
     if host_replay:
         needs = needs | {"replay": 0}
         fits = int(limit * USABLE // sum(needs.values()))
-    width = config.train.block or min(share, fits)
+    best_width = width_on_cpu(config, program) if hardware.platform == "cpu" else share
+    width = config.train.block or min(share, fits, best_width)
     if fits < 1:
         raise ConfigError(_too_large(needs, limit, config))
     if width > fits:
@@ -209,6 +211,18 @@ def make_plan(config: Config, program: Program | None = None, hardware: Hardware
         disk_bytes=disk * width * devices,
         host_replay=host_replay,
     )
+
+
+def width_on_cpu(config: Config, program: Program) -> int:
+    """Seeds side by side on one core: as many as make a batch of `ENOUGH` numbers, and one where one does.
+
+    Side by side, seeds share what an operation costs that hardly computes anything; where a batch is large they only
+    push each other out of the cache, and wait for the longest episode of all. The width fixes a run's bits, so it
+    follows from shapes alone, never from a measurement.
+    """
+    spec = program.env.spec
+    numbers = config.algo.batch_size * (spec.episode_limit + 1) * spec.n_agents * config.algo.hidden
+    return max(1, -(-ENOUGH // numbers))
 
 
 def _replay_on_host(config: Config, program: Program, of_memory: float, platform: str) -> bool:

@@ -62,6 +62,7 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
         plan = make_plan(config, program)
         layout = {key: getattr(plan, key) for key in ("width", "n_devices", "n_blocks", "micro_batch")}
         card = describe_machine() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}
+        config = replace(config, train=replace(config.train, block=plan.width))  # what the bits depend on is on record
         path = folder.create(config.train.run_dir, name)
         _check_disk(plan, path)
         shown.note(plan_text(plan))
@@ -88,7 +89,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
     """
     path = Path(path)
     saved, card = folder.read_run(path)
-    wanted = config or saved
+    wanted = in_blocks_of(saved, config or saved)
     changed = differences(saved, wanted)
     if changed:
         raise ConfigError(
@@ -122,7 +123,14 @@ def differences_of(path: Path, config: Config) -> list[str]:
     Raises:
       ConfigError: it is not a run folder.
     """
-    return differences(folder.read_run(path)[0], config)
+    saved = folder.read_run(path)[0]
+    return differences(saved, in_blocks_of(saved, config))
+
+
+def in_blocks_of(saved: Config, wanted: Config) -> Config:
+    """The configuration with the block width that a run began with, unless it names one itself."""
+    block = wanted.train.block or saved.train.block
+    return replace(wanted, train=replace(wanted.train, block=block))
 
 
 def describe_run(config: Config) -> str:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from lsf_jax.engine.buffers import latest
-from lsf_jax.engine.training import init_train_state, iteration_keys, make_chunk, make_train_step
+from lsf_jax.engine.packing import Shape
+from lsf_jax.engine.training import Sizes, init_train_state, iteration_keys, make_chunk, make_train_step
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.programs.planner import tree_bytes
 from lsf_jax.types import AgentState, Algorithm, Clock, Episode, Kept, TrainState
 from tests.support.engine_cases import (
@@ -344,6 +346,52 @@ def test_an_iterations_updates_count_for_its_refresh_and_its_env_steps_only_for_
     assert seen[1:] == [0.5, 2.5, 4.5, 6.5]  # an update itself counts those before it
     assert began[1:] == [2, 4, 6, 8]
     assert int(state.clock.env_steps) == 10
+
+
+# How much of what is computed is valid.
+
+
+def lasting(*lengths: int, time: int = 6) -> Episode:
+    """An episode of each length, of a game without a world."""
+    n = len(lengths)
+    valid = jnp.arange(time)[None] < jnp.array(lengths)[:, None]
+    return Episode(
+        world=jnp.zeros((n, time + 1)),
+        action=jnp.zeros((n, time, 1), jnp.uint8),
+        reward=valid.astype(jnp.float32),
+        terminal=jnp.zeros((n, time), bool),
+        valid=valid,
+        info={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("platform", "sizes", "rollout", "update"),
+    [
+        # Slots play 1 + 2 and 5 + 3 steps. Two rows hold 6 + 2 and 4 + 3 places, bootstraps included.
+        ("cpu", Sizes((2, 4, 6), (Shape(2, 10), Shape(4, 7)), 2), 11 / (2 * 8), 11 / (2 * 8)),
+        # Eight places are one too many for rows of seven: an episode a row, of which six places are in use.
+        ("cpu", Sizes((2, 4, 6), (Shape(2, 7), Shape(4, 7)), 4), 11 / (4 * 5), 11 / (4 * 6)),
+        ("cpu", Sizes((6,), (Shape(4, 7),)), 11 / (4 * 5), 11 / (4 * 6)),
+        # Accelerators compute the compiled length of the longest episode, and all places of a shape.
+        ("gpu", Sizes((2, 4, 6), (Shape(2, 10), Shape(4, 7)), 4), 11 / (4 * 6), 11 / (2 * 10)),
+        ("gpu", Sizes((2, 5, 6), (Shape(2, 7), Shape(4, 7)), 4), 11 / (4 * 5), 11 / (4 * 7)),
+        ("gpu", Sizes((6,), (Shape(4, 7),)), 11 / (4 * 6), 11 / (4 * 7)),
+        # Not packed: steps of the smallest length that covers the batch.
+        ("gpu", Sizes((2, 5, 6)), 11 / (4 * 5), 11 / (4 * 5)),
+    ],
+)
+def test_valid_fractions_are_steps_done_of_steps_and_places_computed(platform, sizes, rollout, update):
+    fresh = lasting(1, 2, 5, 3)
+    buffer = latest(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], fresh)), batch_size=4, n_envs=4)
+    algorithm = counting_algorithm(8)
+    with compiling_for(platform):
+        step = jax.jit(make_train_step(algorithm, buffer, lambda *_: fresh, 1, sizes))
+        _, metrics = step(init_train_state(algorithm, buffer, (), jax.random.key(0)), jnp.int32(FOREVER))
+    assert float(metrics["valid_fraction"]) == pytest.approx(rollout)
+    assert float(metrics["update_valid_fraction"]) == pytest.approx(update)
+    assert float(metrics["episode_length"]) == 11 / 4
+    assert int(metrics["env_steps"]) == 11
 
 
 # Trouble.

@@ -163,7 +163,11 @@ def decode(
         return None
     decoder = partial(run, net.messenger.decoder)
     logits = each_row(
-        lambda p, received, *own: decoder(p, AgentInputs(*own), received), params["decoder"], layout, messages.received, *inputs
+        lambda p, received, *own: decoder(p, AgentInputs(*own), received),
+        params["decoder"],
+        layout,
+        messages.received,
+        *inputs,
     )
     return Decoded(message_mean=messages.mean, logits=logits)
 
