@@ -46,8 +46,8 @@ def marginal(
 ) -> Callable[[], dict[str, Any]]:
     """The seconds of one update inside a program that does many, as training's does.
 
-    A program costs something once however much it loops (its temporary memory comes from the operating system page
-    by page), so the time is the difference of two programs, one of which does `more` updates more.
+    A program costs something once however much it loops, so the time is the difference of two programs, one of which
+    does `more` updates more.
 
     Args:
       short: runs a few updates as one program, waits for it and returns nothing to add.
