@@ -146,7 +146,7 @@ def update_layers(
       recompute: count the declared recomputation too, one forward pass of what a layer's gradient needs: of every
         trained recurrence by `algo.remat`, and on CPUs of the trained networks without memory that go row after row
         (`each_row`: mixers, the encoder of current inputs, the decoder). Last layers, whose outputs no gradient needs,
-        are not computed again.
+        are not computed again, nor on accelerators what a recurrence's first layer makes of its inputs.
 
     Raises:
       ValueError: for the settings of an algorithm without a table.
@@ -197,7 +197,7 @@ def _soft_layers(work: _Work, cfg: SoftConfig) -> tuple[Layer, ...]:
     decoder: tuple[Layer, ...] = ()
     if isinstance(cfg, LsfSacConfig):
         encoder, decoder = _encoder_layers(work, cfg), _decoder_layers(work, cfg)
-        again = work.again * cfg.recurrent
+        again = work.again * cfg.recurrent * is_cpu()
         passes = again + (TRAINED if cfg.td_gradient_to_encoder else FIRST)
         critic = (*critic, _informed("critic", work, cfg, cfg.hidden, passes))
         actor = (*actor, _informed("actor", work, cfg, cfg.hidden, FIRST + again)) if cfg.communicate else actor
@@ -215,7 +215,7 @@ def _agent_layers(name: str, work: _Work, cfg: ValueConfig) -> tuple[Layer, ...]
     """An agent network, as far as it reads its own inputs, which need no gradient."""
     again = work.again * cfg.recurrent
     return (
-        *_first_layers(name, work, cfg.hidden, again),
+        *_first_layers(name, work, cfg.hidden, again * is_cpu()),
         *_trunk(name, work, cfg.hidden, work.spec.n_actions, cfg.recurrent, again),
     )
 
@@ -253,7 +253,7 @@ def _encoder_layers(work: _Work, cfg: LsfSacConfig) -> tuple[Layer, ...]:
     remembers = cfg.encoder_input == "history"
     again = work.again if remembers else work.again_by_row
     return (
-        *_first_layers("encoder", work, cfg.encoder_hidden, again),
+        *_first_layers("encoder", work, cfg.encoder_hidden, again * is_cpu()),
         *_trunk("encoder", work, cfg.encoder_hidden, sent, remembers, again),
     )
 

@@ -14,6 +14,7 @@ from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.programs.parts import bind
 
 BOUND = 1.15
+EXACT = {"cpu": 0.0, "gpu": 0.01}  # on accelerators ids, too, are multiplied for all rows at once
 ROWS = jnp.zeros((5, 3))
 SQUARE = jnp.zeros((3, 3))
 
@@ -186,11 +187,13 @@ def assert_needs_what_its_table_says(algo, *overrides):
 @pytest.mark.parametrize(("algo", "overrides"), [("lsf_sac", ("algo.communicate=true",)), ("qmix", ())])
 def test_rematerialisation_repeats_the_forward_pass_of_the_recurrences_once_and_nothing_else(algo, overrides):
     plain, repeated = (config_of(f"algo.remat={each}", *overrides, algo=algo) for each in ("false", "true"))
-    declared = [
-        flops.analytic_update_flops(make_env(plain).spec, each.algo, recompute=True) for each in (plain, repeated)
-    ]
-    found = [flops.count_flops(count_update(each)) for each in (plain, repeated)]
-    assert found[1] - found[0] == declared[1] - declared[0] > 0.15 * found[0]
+    spec = make_env(plain).spec
+    for platform in ("cpu", "gpu"):
+        with compiling_for(platform):
+            declared = [flops.analytic_update_flops(spec, each.algo, recompute=True) for each in (plain, repeated)]
+            found = [flops.count_flops(count_update(each)) for each in (plain, repeated)]
+        assert found[1] - found[0] == pytest.approx(declared[1] - declared[0], rel=EXACT[platform])
+        assert found[1] - found[0] > 0.13 * found[0]
 
 
 def test_row_after_row_on_a_cpu_repeats_the_forward_pass_of_trained_mixers_once_and_nothing_else():

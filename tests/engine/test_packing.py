@@ -1,4 +1,4 @@
-"""Episodes end to end in rows: none is lost, none touches another, and an update learns from them what it did before."""
+"""Episodes end to end in rows: none is lost, none touches another, and an update learns what it did before."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -198,7 +198,7 @@ def cheapest(shapes: tuple[Shape, ...], block: list[Any], platform: str) -> tupl
     for shape in shapes:
         needed = 0
         for lengths in block:
-            order, rows, starts = longest_first(np.asarray(lengths), shape.rows)
+            order, _, starts = longest_first(np.asarray(lengths), shape.rows)
             ends = [start + lengths[episode] + 1 for episode, start in zip(order, starts, strict=True)]
             needed = max(needed, *ends)
         if needed <= shape.places:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lsf_jax.networks import recurrence
-from lsf_jax.networks.agents import AgentNetwork, Mlp, gru_cell, run, unroll
+from lsf_jax.networks.agents import AgentNetwork, Mlp, run, unroll
+from lsf_jax.networks.gru import gru_cell
 from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.networks.recurrence import each_row, over_rows, read_row, recur, recur_keeping, write_row
 from lsf_jax.types import Layout
@@ -115,8 +116,11 @@ def plainly(network, params, first, own):
     return jax.lax.scan(advance, jnp.zeros((AGENTS, HIDDEN)), (first, own))[1]
 
 
-@pytest.mark.parametrize(("recurrent", "remat"), [(True, True), (True, False), (False, True)])
-def test_twin_parameters_over_trajectories_equal_a_loop_forward_and_backward(recurrent, remat):
+@pytest.mark.parametrize(
+    ("platform", "recurrent", "remat"),
+    [("cpu", True, True), ("cpu", True, False), ("cpu", False, True), ("gpu", True, True)],
+)
+def test_twin_parameters_over_trajectories_equal_a_loop_forward_and_backward(platform, recurrent, remat):
     """`vmap` over parameters inside `vmap` over trajectories, as in algorithms with two critics."""
     network, obs = NETWORK.clone(recurrent=recurrent, remat=remat), normal(4, TRAJECTORIES, ROWS, AGENTS, OWN)
     init = lambda key: network.init(key, START[0], obs[0, 0])["params"]
@@ -131,8 +135,9 @@ def test_twin_parameters_over_trajectories_equal_a_loop_forward_and_backward(rec
         return jnp.stack([jnp.stack([each(twin, r) for twin in range(2)]) for r in range(TRAJECTORIES)])
 
     run = lambda function: jax.jit(jax.value_and_grad(weighted(function), argnums=(0, 1)))(twins, obs)
-    close(mapped(twins, obs), loop(twins, obs))
-    close(run(mapped), run(loop))
+    expected = loop(twins, obs), run(loop)
+    with compiling_for(platform):
+        close((mapped(twins, obs), run(mapped)), expected)
 
 
 def test_parameters_of_a_seed_each_equal_a_loop_over_seeds(params):
