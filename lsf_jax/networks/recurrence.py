@@ -183,7 +183,8 @@ def each_row(function: Callable[..., Any], params: Params, layout: Layout, *inpu
         return jax.tree.map(lambda leaf: leaf.reshape(time, n_trajectories, *leaf.shape[2:]), outputs)
 
     n_rows = max(part.shape[0] for part in inputs)
-    return over_rows(rows)(params, layout._replace(first=layout.first[:n_rows]), inputs)
+    steps = None if layout.steps is None else jnp.minimum(layout.steps, n_rows)  # of T rows not T+1 can be in use
+    return over_rows(rows)(params, Layout(first=layout.first[:n_rows], steps=steps), inputs)
 
 
 def _at_once(time: int, rows: int) -> int:

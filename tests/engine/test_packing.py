@@ -268,7 +268,7 @@ SMALL = {
 }
 OBSERVED = ragged(RaggedConfig())._replace(observe=lambda world: world)  # what is stored here is an observation
 HISTORY = {"encoder_input": "history", "label": "actor_soft", "td_target": "soft_expected", "message_dim": 2}
-PLACES = 14
+PLACES = 13  # as many as the fuller of two rows takes
 
 
 def made(name: str, **changes: Any) -> Any:
@@ -297,9 +297,10 @@ def batch() -> Episode:
 
 
 def packings() -> dict[str, tuple[PackedRows, int]]:
-    """The batch in three rows and in two, among four, and how many places are in use."""
+    """The batch in three rows and in two, among four, and how many places are in use: nine, and all of them."""
     lengths = batch().valid.sum(axis=1, dtype=jnp.int32)
     placements = {n_rows: place(lengths, n_rows) for n_rows in (3, 2)}
+    assert [int(placed.needed) for placed in placements.values()] == [9, PLACES]
     shape = Shape(4, PLACES)
     return {n: (pack_rows(batch(), placed, shape), int(placed.needed)) for n, placed in placements.items()}
 

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lsf_jax.config.composition import make_env
 from lsf_jax.engine.buffers import latest
 from lsf_jax.engine.packing import Shape
 from lsf_jax.engine.training import Sizes, init_train_state, iteration_keys, make_chunk, make_train_step
 from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.programs import parts
+from lsf_jax.programs.compiled import jit_chunk, seed_mesh
 from lsf_jax.programs.planner import tree_bytes
 from lsf_jax.types import AgentState, Algorithm, Clock, Episode, Kept, TrainState
 from tests.support.engine_cases import (
@@ -197,6 +200,26 @@ def test_the_same_iterations_in_other_chunks_give_the_same_bits():
     assert_same_bits(whole, second)
     halves = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a)[:10], np.asarray(b)[:10]]), log_a[:4], log_b[:4])
     assert_same_bits(halves, jax.tree.map(lambda leaf: np.asarray(leaf)[:20], log[:4]))
+
+
+def test_a_run_of_packed_rows_and_slots_that_goes_on_from_the_host_gives_the_same_bits(monkeypatch):
+    """Its state holds no episode that has begun, nor anything of how the last batch was packed."""
+    config = small("algo.recurrent=false", "algo.hyper_hidden=0")
+    monkeypatch.setattr(parts, "make_env", lambda config: make_env(config)._replace(ends_early=True))
+    program = parts.bind(config)
+    assert (program.sizes.slots, len(program.sizes.shapes)) == (1, 3)
+    chunk = jit_chunk(program, rows=ROWS, mesh=seed_mesh(1))
+    whole, log = advance(chunk, start(config, [0, 1]), 12)
+    first, log_a = advance(chunk, start(config, [0, 1]), 5)
+    saved = jax.tree.map(np.asarray, first._replace(key=jax.random.key_data(first.key)))
+    loaded = jax.tree.map(jnp.asarray, saved)
+    second, log_b = advance(chunk, loaded._replace(key=jax.random.wrap_key_data(loaded.key)), 7)
+    assert_same_bits(whole, second)
+    halves = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a)[:5], np.asarray(b)[:7]]), log_a[:4], log_b[:4])
+    assert_same_bits(halves, jax.tree.map(lambda leaf: np.asarray(leaf)[:12], log[:4]))
+    shares = np.asarray(log.metrics["update_valid_fraction"])[1:12]
+    assert len(np.unique(shares)) > 3
+    assert (shares <= 0.8).all()  # of five places, one is what an episode bootstraps from
 
 
 def test_a_seed_does_not_see_its_neighbours_nor_its_place():
