@@ -4,8 +4,8 @@ import argparse
 from dataclasses import fields, replace
 from typing import Any
 
-from flops import count_flops, count_products
-from parts import filled, make_parts
+from flops import count_flops
+from parts import count_learning, filled, make_parts
 from timing import compile_program, configure, make_parser, measure, parse, report, spread
 
 from lsf_jax.algorithms import ALGORITHMS
@@ -39,7 +39,7 @@ def one_row(config: Config, repeats: int) -> dict[str, Any]:
     return {
         "algorithm": config.algo_name,
         **spread("seconds", timing),
-        "GFLOP": count_flops(count_products(parts.learn, state)) / 1e9,
+        "GFLOP": count_flops(count_learning(program, state)[0]) / 1e9,
         "parameters": tree_bytes(state.agent.params) // 4 // config.train.seeds,
         "compile s": fused.compile_seconds,
     }

@@ -16,6 +16,7 @@ from jax.interpreters import partial_eval
 
 from lsf_jax.algorithms.configs import MixedValueConfig, ValueConfig
 from lsf_jax.algorithms.lsf_sac.config import LsfSacConfig, SoftConfig
+from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.types import EnvSpec
 
 TRAINED = 3  # passes of a trained layer: forward, gradient of the weights, gradient of the input
@@ -142,8 +143,10 @@ def update_layers(
       spec: sizes of the environment.
       cfg: settings.
       batch: episodes; None takes the config's.
-      recompute: count the declared recomputation of `algo.remat` too: the recurrences' forward products of their input
-        once more in the backward pass.
+      recompute: count the declared recomputation too, one forward pass of what a layer's gradient needs: of every
+        trained recurrence by `algo.remat`, and on CPUs of the trained networks without memory that go row after row
+        (`each_row`: mixers, the encoder of current inputs, the decoder). Last layers, whose outputs no gradient needs,
+        are not computed again, nor on accelerators what a recurrence's first layer makes of its inputs.
 
     Raises:
       ValueError: for the settings of an algorithm without a table.
@@ -153,7 +156,9 @@ def update_layers(
         spec=spec,
         rows=batch * (spec.episode_limit + 1) * spec.n_agents,
         steps=batch * spec.episode_limit,
+        ids=(spec.episode_limit + 1) * spec.n_agents,
         again=int(recompute and cfg.remat),
+        again_by_row=int(recompute and is_cpu()),
     )
     if isinstance(cfg, SoftConfig):
         return _soft_layers(work, cfg)
@@ -173,13 +178,15 @@ class _Work(NamedTuple):
     spec: EnvSpec
     rows: int  # of all agents
     steps: int
-    again: int  # forward passes of a recurrence's input that the backward pass repeats
+    ids: int  # rows of the agents' ids, which all trajectories share
+    again: int  # forward passes of a trained recurrence that the backward pass repeats
+    again_by_row: int  # and of a trained network without memory that goes row after row
 
 
 def _value_layers(work: _Work, cfg: ValueConfig) -> tuple[Layer, ...]:
     """QMIX, or VDN and IQL, whose mixer has no layers."""
     agent = _agent_layers("agent", work, cfg)
-    mixer = _mixer_layers("mixer", work, cfg) if isinstance(cfg, MixedValueConfig) else ()
+    mixer = _mixer_layers("mixer", work, cfg, work.again_by_row) if isinstance(cfg, MixedValueConfig) else ()
     return (*agent, *mixer, *_of_target((*agent, *mixer)))
 
 
@@ -190,9 +197,11 @@ def _soft_layers(work: _Work, cfg: SoftConfig) -> tuple[Layer, ...]:
     decoder: tuple[Layer, ...] = ()
     if isinstance(cfg, LsfSacConfig):
         encoder, decoder = _encoder_layers(work, cfg), _decoder_layers(work, cfg)
-        critic = (*critic, _informed("critic", work, cfg, cfg.hidden, TRAINED if cfg.td_gradient_to_encoder else FIRST))
-        actor = (*actor, _informed("actor", work, cfg, cfg.hidden, FIRST)) if cfg.communicate else actor
-    valued = (*critic, *_mixer_layers("mixer", work, cfg))
+        again = work.again * cfg.recurrent * is_cpu()
+        passes = again + (TRAINED if cfg.td_gradient_to_encoder else FIRST)
+        critic = (*critic, _informed("critic", work, cfg, cfg.hidden, passes))
+        actor = (*actor, _informed("actor", work, cfg, cfg.hidden, FIRST + again)) if cfg.communicate else actor
+    valued = (*critic, *_mixer_layers("mixer", work, cfg, 0))
     if cfg.twin:
         valued = tuple(layer._replace(name=f"twin {layer.name}", rows=2 * layer.rows) for layer in valued)
     return (*actor, *encoder, *decoder, *valued, *_of_target((*encoder, *valued)))
@@ -202,25 +211,33 @@ def _of_target(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     return tuple(layer._replace(name=f"target {layer.name}", passes=TARGET) for layer in layers)
 
 
-def _own_inputs(spec: EnvSpec) -> int:
-    """Size of what an agent reads: observation, last action, id."""
-    return spec.obs_dim + spec.n_actions + spec.n_agents
-
-
 def _agent_layers(name: str, work: _Work, cfg: ValueConfig) -> tuple[Layer, ...]:
     """An agent network, as far as it reads its own inputs, which need no gradient."""
-    first = Layer(f"{name}: input layer", work.rows, _own_inputs(work.spec), cfg.hidden, FIRST)
-    return (first, *_trunk(name, work, cfg.hidden, work.spec.n_actions, cfg.recurrent))
+    again = work.again * cfg.recurrent
+    return (
+        *_first_layers(name, work, cfg.hidden, again * is_cpu()),
+        *_trunk(name, work, cfg.hidden, work.spec.n_actions, cfg.recurrent, again),
+    )
 
 
-def _trunk(name: str, work: _Work, hidden: int, outputs: int, recurrent: bool) -> tuple[Layer, ...]:
-    """What follows the first layer of an agent network."""
+def _first_layers(name: str, work: _Work, hidden: int, again: int) -> tuple[Layer, ...]:
+    """A first layer, as far as it reads an agent's own inputs: observation and last action, and its id."""
+    spec = work.spec
+    return (
+        Layer(f"{name}: input layer", work.rows, spec.obs_dim + spec.n_actions, hidden, FIRST + again),
+        Layer(f"{name}: input layer, agent id", work.ids, spec.n_agents, hidden, FIRST + again),
+    )
+
+
+def _trunk(name: str, work: _Work, hidden: int, outputs: int, recurrent: bool, again: int) -> tuple[Layer, ...]:
+    """What follows the first layer of an agent network, of which `again` forward passes are repeated."""
+    passes = TRAINED + again
     last = Layer(f"{name}: output layer", work.rows, hidden, outputs, TRAINED)
     if not recurrent:
-        return Layer(f"{name}: hidden layer", work.rows, hidden, hidden, TRAINED), last
+        return Layer(f"{name}: hidden layer", work.rows, hidden, hidden, passes), last
     return (
-        Layer(f"{name}: GRU, from the input", work.rows, hidden, 3 * hidden, TRAINED + work.again),
-        Layer(f"{name}: GRU, from the hidden state", work.rows, hidden, 3 * hidden, TRAINED),
+        Layer(f"{name}: GRU, from the input", work.rows, hidden, 3 * hidden, passes),
+        Layer(f"{name}: GRU, from the hidden state", work.rows, hidden, 3 * hidden, passes),
         last,
     )
 
@@ -233,31 +250,40 @@ def _informed(name: str, work: _Work, cfg: LsfSacConfig, outputs: int, passes: i
 
 def _encoder_layers(work: _Work, cfg: LsfSacConfig) -> tuple[Layer, ...]:
     sent = cfg.message_dim * (work.spec.n_agents if cfg.message_routing == "per_receiver" else 1)
-    first = Layer("encoder: input layer", work.rows, _own_inputs(work.spec), cfg.encoder_hidden, FIRST)
-    return (first, *_trunk("encoder", work, cfg.encoder_hidden, sent, cfg.encoder_input == "history"))
+    remembers = cfg.encoder_input == "history"
+    again = work.again if remembers else work.again_by_row
+    return (
+        *_first_layers("encoder", work, cfg.encoder_hidden, again * is_cpu()),
+        *_trunk("encoder", work, cfg.encoder_hidden, sent, remembers, again),
+    )
 
 
 def _decoder_layers(work: _Work, cfg: LsfSacConfig) -> tuple[Layer, ...]:
     hidden = cfg.decoder_hidden or 4 * work.spec.n_agents * cfg.message_dim
     return (
-        Layer("decoder: input layer", work.rows, _own_inputs(work.spec), hidden, FIRST),
-        _informed("decoder", work, cfg, hidden, TRAINED),
-        Layer("decoder: hidden layer", work.rows, hidden, hidden, TRAINED),
+        *_first_layers("decoder", work, hidden, work.again_by_row),
+        _informed("decoder", work, cfg, hidden, TRAINED + work.again_by_row),
+        Layer("decoder: hidden layer", work.rows, hidden, hidden, TRAINED + work.again_by_row),
         Layer("decoder: output layer", work.rows, hidden, work.spec.n_actions, TRAINED),
     )
 
 
-def _mixer_layers(name: str, work: _Work, cfg: MixedValueConfig) -> tuple[Layer, ...]:
+def _mixer_layers(name: str, work: _Work, cfg: MixedValueConfig, mixes: int) -> tuple[Layer, ...]:
+    """The hypernetworks; `mixes` is 1 where mixing itself goes row after row with them and is computed again.
+
+    Without it no gradient needs the first bias again; kernels are absolute values, whose signs all gradients need.
+    """
     rows, state, embed, width = work.steps, work.spec.state_dim, cfg.mixer_embed, cfg.hyper_hidden
+    again = work.again_by_row
     layers = [
-        Layer(f"{name}: bias 1", rows, state, embed, FIRST),
-        Layer(f"{name}: bias 2, layer 1", rows, state, embed, FIRST),
+        Layer(f"{name}: bias 1", rows, state, embed, FIRST + mixes),
+        Layer(f"{name}: bias 2, layer 1", rows, state, embed, FIRST + again),
         Layer(f"{name}: bias 2, layer 2", rows, embed, 1, TRAINED),
     ]
     for kernel, outputs in (("kernel 1", work.spec.n_agents * embed), ("kernel 2", embed)):
         if width:
-            layers.append(Layer(f"{name}: {kernel}, layer 1", rows, state, width, FIRST))
-            layers.append(Layer(f"{name}: {kernel}, layer 2", rows, width, outputs, TRAINED))
+            layers.append(Layer(f"{name}: {kernel}, layer 1", rows, state, width, FIRST + again))
+            layers.append(Layer(f"{name}: {kernel}, layer 2", rows, width, outputs, TRAINED + again))
         else:
-            layers.append(Layer(f"{name}: {kernel}", rows, state, outputs, FIRST))
+            layers.append(Layer(f"{name}: {kernel}", rows, state, outputs, FIRST + again))
     return tuple(layers)

@@ -1,12 +1,15 @@
-"""How long does one fused update take, how many products does it do, and how close is it to the GEMM rate?"""
+"""How long does one fused update take, how many products does it do, and how close is it to the GEMM rate?
+
+Timed is what training runs: where the run packs, packed rows. Counted are the rows that it computes.
+"""
 
 import argparse
 from dataclasses import replace
 from typing import Any
 
 import jax
-from flops import Count, analytic_update_flops, count_flops, count_products, product_flops
-from parts import Parts, filled, make_parts
+from flops import Count, analytic_update_flops, count_flops, product_flops
+from parts import Parts, count_learning, filled, make_parts
 from timing import compile_program, configure, make_parser, measure, parse, probe, report, spread
 
 from lsf_jax.config.composition import Config
@@ -21,16 +24,19 @@ def one_row(config: Config, program: Program, parts: Parts, repeats: int) -> tup
     """Everything about one number of seeds, and the products of its update."""
     n_seeds = config.train.seeds
     state = filled(config, program, n_seeds)
-    count = count_products(parts.learn, state)
+    count, shape = count_learning(program, state)
+    spec, batch = program.env.spec, None
+    if shape is not None:  # the table is that of as many episodes as there are rows, each a row long
+        spec, batch = spec._replace(episode_limit=shape.places - 1), shape.rows
     try:
-        analytic = n_seeds * analytic_update_flops(program.env.spec, config.algo)
-        declared = n_seeds * analytic_update_flops(program.env.spec, config.algo, recompute=True)
+        analytic = n_seeds * analytic_update_flops(spec, config.algo, batch)
+        declared = n_seeds * analytic_update_flops(spec, config.algo, batch, recompute=True)
     except ValueError:  # no table of layers for this algorithm: ratios to it are not numbers
         analytic = declared = float("nan")
     fused = compile_program(parts.learn, state)
     before = probe(count.products, min(repeats, 3))
     timing = measure(lambda: fused.call(state), repeats)
-    alone = _update_alone(state, parts, repeats)
+    alone, valid = _update_alone(state, parts, repeats)
     after = probe(count.products, min(repeats, 3))
     rate = (before.flops_per_second + after.flops_per_second) / 2
     counted = count_flops(count)
@@ -39,6 +45,8 @@ def one_row(config: Config, program: Program, parts: Parts, repeats: int) -> tup
         **spread("seconds", timing),
         "seconds per seed": timing.median / n_seeds,
         "without sampling": alone,
+        "rows": "as stored" if shape is None else f"{shape.rows} x {shape.places}",
+        "valid": valid,
         "trace s": fused.trace_seconds,
         "compile s": fused.compile_seconds,
         "GFLOP counted": counted / 1e9,
@@ -55,12 +63,14 @@ def one_row(config: Config, program: Program, parts: Parts, repeats: int) -> tup
     return row, count
 
 
-def _update_alone(state: TrainState, parts: Parts, repeats: int) -> float:
-    """Median seconds of the update on a batch that was drawn beforehand."""
+def _update_alone(state: TrainState, parts: Parts, repeats: int) -> tuple[float, float]:
+    """Median seconds of the update on a batch drawn beforehand, and the valid share of what it computes."""
     episodes = jax.jit(parts.sample)(state.buffer, state.clock, state.key)
     arguments = (state.agent, episodes, state.key, state.clock, state.hyper)
     update = compile_program(parts.update, *arguments)
-    return measure(lambda: update.call(*arguments), repeats).median
+    metrics = update.call(*arguments)[1]
+    valid = float(metrics["update_valid_fraction"].mean()) if "update_valid_fraction" in metrics else float("nan")
+    return measure(lambda: update.call(*arguments), repeats).median, valid
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -191,14 +191,14 @@ def at_temperature(learn: types.Update) -> types.Update:
 
     def update(
         agent: types.AgentState,
-        episodes: types.Episode,
+        batch: types.Batch,
         key: types.PRNGKey,
         clock: types.Clock,
         hyper: types.Hyper,
         micro_batch: int = 0,
     ) -> tuple[types.AgentState, types.Metrics]:
         params = {**agent.params, "temperature": temperature(clock, hyper)}
-        return learn(agent._replace(params=params), episodes, key, clock, hyper, micro_batch)
+        return learn(agent._replace(params=params), batch, key, clock, hyper, micro_batch)
 
     return update
 

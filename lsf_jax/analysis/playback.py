@@ -10,7 +10,7 @@ import numpy as np
 from lsf_jax.analysis.render import Pixels, draw_text, paint
 from lsf_jax.config.composition import Config
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
-from lsf_jax.engine.rollouts import rollout
+from lsf_jax.engine.rollouts import play
 from lsf_jax.programs.compiled import jit_evaluate, jit_init
 from lsf_jax.programs.hosted import EVALUATE, behaviour_of
 from lsf_jax.programs.parts import Program, Rows, bind, make_rows, take_rows
@@ -137,15 +137,16 @@ def record_episode(policies: Policies, row: int, key: PRNGKey, *, stochastic: bo
     policy = algorithm.act_sampled if stochastic else algorithm.act_greedy
     clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
 
-    def play(params: Any, hyper: Hyper, key_play: PRNGKey) -> Episode:
+    def record(params: Any, hyper: Hyper, key_play: PRNGKey) -> Episode:
         def act(carry: Carry, observation: Observation, key_act: PRNGKey) -> tuple[Carry, jax.Array]:
             return policy(params, carry, observation, key_act, clock, hyper)
 
-        return rollout(policies.program.env, act, algorithm.start(), key_play)
+        played = play(policies.program.env, act, algorithm.start(), key_play[None])
+        return jax.tree.map(lambda leaf: leaf[0], played)
 
     params, hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf[row]), (policies.params, policies.hyper))
     agent = jax.eval_shape(algorithm.init, key, algorithm.hyper)._replace(params=params)
-    return jax.tree.map(np.asarray, jax.jit(play)(algorithm.policy_params(agent), hyper, key))
+    return jax.tree.map(np.asarray, jax.jit(record)(algorithm.policy_params(agent), hyper, key))
 
 
 def episode_moments(episode: Episode) -> list[Snapshot]:

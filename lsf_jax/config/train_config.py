@@ -29,7 +29,10 @@ class TrainConfig:
         0, low=0, doc="episodes per gradient pass, a divisor of algo.batch_size; 0: the planner's"
     )
     lengths: int = setting(
-        0, low=0, high=4, doc="lengths that are compiled in; 1: an episode a row; 0: 4, and packed rows, where most end early (StarCraft)"
+        0,
+        low=0,
+        high=4,
+        doc="lengths compiled in; 1: an episode a row; 0: 4, and packed rows, where most end early (StarCraft)",
     )
     block: int = setting(0, low=0, doc="seeds computed side by side on one device; 0: the planner's choice")
     chunk_seconds: float = setting(

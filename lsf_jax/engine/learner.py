@@ -59,7 +59,7 @@ def detach_others(forward: Forward, owned: tuple[str, ...]) -> Forward:
     return type(forward)(**fields)
 
 
-def sum_over_valid(values: Float[Array, "time"], valid: Bool[Array, "time"]) -> Float[Array, ""]:
+def sum_over_valid(values: Float[Array, "*steps"], valid: Bool[Array, "*steps"]) -> Float[Array, ""]:
     """Sum over valid steps. A `where`, not a product: NaN · 0 is NaN."""
     return jnp.where(valid, values, 0.0).sum()
 

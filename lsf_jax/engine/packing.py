@@ -93,10 +93,10 @@ class Shape(NamedTuple):
 
 
 def shapes_of(limit: int, batch: int, lengths: Sequence[int]) -> tuple[Shape, ...]:
-    """The shapes that a batch may be packed into, the last of which holds any.
+    """The shapes that a batch may be packed into, the last of which holds any; every one is compiled, so they are two.
 
-    A CPU computes only as many places of a row as are in use, so few shapes do, with fewer and longer rows. On an
-    accelerator every place is computed and depth is what costs: rows as short as the longest episode allows.
+    A CPU computes only as many places of a row as are in use, so a few long rows do where episodes end early. On an
+    accelerator every place is computed and depth is what costs: rows half as long, half as many.
 
     Args:
       limit: T, steps of the longest possible episode.
@@ -106,12 +106,8 @@ def shapes_of(limit: int, batch: int, lengths: Sequence[int]) -> tuple[Shape, ..
     whole = Shape(batch, limit + 1)
     if len(lengths) < 2:
         return (whole,)
-    if is_cpu():
-        fewer = (Shape(batch // part, limit + 1) for part in (4, 2) if batch % part == 0)
-    else:
-        shorter = tuple(lengths[:-1])
-        fewer = (Shape(batch // 2, length + 1) for length in shorter if batch % 2 == 0)
-    return (*(shape for shape in fewer if shape.rows), whole)
+    part, places = (4, limit + 1) if is_cpu() else (2, -(-limit // 2) + 1)
+    return (whole,) if batch % part else (Shape(batch // part, places), whole)
 
 
 class Placement(NamedTuple):

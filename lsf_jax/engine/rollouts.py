@@ -112,6 +112,11 @@ def play(env: Env, act: Act, carry: Carry, keys: Key[Array, "episodes"], parts: 
     return _apart(rows, ended, jax.vmap(env.snapshot)(begun.state), limit)
 
 
+def rollout(env: Env, act: Act, carry: Carry, key: PRNGKey, parts: int = 1) -> Episode:
+    """Play one episode, `[T, ...]`; see `play`."""
+    return jax.tree.map(lambda leaf: leaf[0], play(env, act, carry, key[None], parts))
+
+
 def _next_episode(loop: Loop, done: Bool[Array, ""], begun: Begun, carry: Carry) -> Loop:
     """The slot as it is, or at the beginning of its next episode where one has just ended."""
     n_episodes = begun.key.shape[0]

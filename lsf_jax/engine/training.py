@@ -147,7 +147,7 @@ def make_train_step(
             agent, clock = carry
             key_sample, key_update = jax.random.split(key_once)
             batch = buffer.sample(stored, clock, key_sample)
-            agent, metrics = _fitted_update(learn_from, sizes, agent, batch, (key_update, clock, hyper))
+            agent, metrics = fitted_update(learn_from, sizes, agent, batch, (key_update, clock, hyper))
             return (agent, clock._replace(updates=clock.updates + 1)), metrics
 
         (agent, _), metrics = jax.lax.scan(once, (agent, clock), jax.random.split(key, updates))
@@ -186,10 +186,18 @@ def make_train_step(
     return step
 
 
-def _fitted_update(
+def fitted_update(
     learn_from: Update, sizes: Sizes, agent: AgentState, batch: Batch, rest: tuple
 ) -> tuple[AgentState, Metrics]:
-    """One update on a batch without the padding that no episode of the block needs."""
+    """One update on a batch without the padding that no episode of the block needs.
+
+    Args:
+      learn_from: the algorithm's update.
+      sizes: what it may compute.
+      agent: before the update.
+      batch: as replay gives it.
+      rest: what else the update takes: key, clock and hyper.
+    """
     if sizes.shapes:
         with_fraction = lambda rows: _with_fraction(learn_from(agent, rows, *rest), valid_fraction(rows))
         return fitted_rows(sizes.shapes, batch, with_fraction)

@@ -209,7 +209,7 @@ def unroll_features(
 
 
 def _over_time(network: AgentNetwork, method: str, params: Params, layout: Layout, inputs: Any) -> Any:
-    def step(params: Params, hidden: Array, row: tuple[Array, ...]) -> tuple[Array, Any]:
+    def step(params: Params, hidden: Array, row: tuple[Array | AgentInputs, ...]) -> tuple[Array, Any]:
         return network.apply({"params": params}, hidden, *row, method=method)  # pyright: ignore[reportReturnType]
 
     parts = tuple(jax.tree.leaves(inputs))

@@ -174,14 +174,17 @@ def each_row(function: Callable[..., Any], params: Params, layout: Layout, *inpu
     def rows(params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:
         time, n_trajectories = layout.first.shape
         several = _at_once(time, max(math.prod(part.shape[1:-1]) for part in inputs))
-        merge = lambda part: part if part.shape[:2] == (1, 1) else _merged(part, several, n_trajectories)
+        # Of a single row nobody can tell what is common to all rows from what merely is the same in all trajectories.
+        is_common = lambda part: part.shape[:2] == (1, 1) and time > 1
+        merge = lambda part: part if is_common(part) else _merged(part, several, n_trajectories)
         steps = None if layout.steps is None else -(-layout.steps // several)
         blocks = Layout(first=jnp.ones((time // several, 1), bool), steps=steps)
         outputs = recur(step, params, jnp.zeros((1, 1, 0)), blocks, tuple(map(merge, inputs)))
         return jax.tree.map(lambda leaf: leaf.reshape(time, n_trajectories, *leaf.shape[2:]), outputs)
 
     n_rows = max(part.shape[0] for part in inputs)
-    return over_rows(rows)(params, layout._replace(first=layout.first[:n_rows]), inputs)
+    steps = None if layout.steps is None else jnp.minimum(layout.steps, n_rows)  # of T rows not T+1 can be in use
+    return over_rows(rows)(params, Layout(first=layout.first[:n_rows], steps=steps), inputs)
 
 
 def _at_once(time: int, rows: int) -> int:

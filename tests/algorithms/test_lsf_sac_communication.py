@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lsf_jax.algorithms.lsf_sac import binding, networks
+from lsf_jax.networks.agents import AgentInputs
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Observation
 from tests.support import lsf_sac_cases as cases
@@ -98,7 +99,8 @@ def test_the_policy_that_acts_is_the_learners_policy_with_noise_of_the_acting_ke
     x, sent = oracle.inputs_of(game), cfg.message_dim * (N if cfg is PER_RECEIVER else 1)
     hidden, found = c.algorithm.start().hidden, []
     for t in range(T + 1):
-        hidden, logits = outputs(params, hidden, jnp.asarray(x[t], jnp.float32), KEYS[t])
+        seen = jnp.split(jnp.asarray(x[t], jnp.float32), [SPEC.obs_dim, SPEC.obs_dim + SPEC.n_actions], axis=-1)
+        hidden, logits = outputs(params, hidden, AgentInputs(*seen), KEYS[t])
         found.append([oracle.softmax_over(np.asarray(row), ok) for row, ok in zip(logits, game.avail[t])])
     noise = np.concatenate([np.asarray(jax.random.normal(key, (1, N, sent)), float) for key in KEYS[: T + 1]])
     numpy_params = cases.numpy_tree(c.agent.params)

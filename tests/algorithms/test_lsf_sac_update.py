@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.engine.packing import observe_rows, one_per_row
 from lsf_jax.engine.learner import hard_copy
 from lsf_jax.engine.optimizers import adam
+from lsf_jax.engine.packing import observe_rows, one_per_row
 from lsf_jax.envs import make
 from lsf_jax.types import AgentState, Clock, Observation
 from tests.support import lsf_sac_cases as cases
 from tests.support import oracle_lsf_sac as oracle
-from tests.support.lsf_sac_cases import BATCH, CLOCK, ODD, PLAIN, RELEASE, SMALL, A, N, T
+from tests.support.lsf_sac_cases import CLOCK, ODD, PLAIN, RELEASE, SMALL, A, N, T
 
 CLIPPED_AND_FIXED = replace(SMALL, grad_clip=0.01, actor_clip=0.02, learn_temperature=False)
 

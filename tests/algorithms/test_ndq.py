@@ -15,7 +15,7 @@ from lsf_jax.settings import ConfigError
 from lsf_jax.types import Observation
 from tests.support import oracle_ndq as oracle
 from tests.support import value_cases as cases
-from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, keys_of, observe, trajectory_of
+from tests.support.lsf_sac_cases import CLOCK, SPEC, A, N, keys_of, observe, trajectory_of
 
 D = 2
 SMALL = ndq.NdqConfig(

@@ -13,7 +13,7 @@ from lsf_jax.networks.agents import trajectory_inputs, unroll_features
 from lsf_jax.types import Layout, Trajectory
 from tests.support import oracle_qtran as oracle
 from tests.support import value_cases as cases
-from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, A, N, T, keys_of, trajectory_of, valid_steps
+from tests.support.lsf_sac_cases import CLOCK, SPEC, A, N, T, keys_of, trajectory_of, valid_steps
 
 VARIANTS = {"qtran": qtran.BASE, "qtran_alt": qtran.ALT}
 WEIGHTS = {"opt_weight": 0.7, "nopt_weight": 0.4, "joint_hidden": 5, "joint_layers": 2}

@@ -7,7 +7,10 @@ import pytest
 
 from lsf_jax.engine.evaluation import make_evaluate
 from lsf_jax.envs.probes import ProbeConfig, RaggedConfig, ragged, reward_of_action
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.types import Algorithm, Clock, EpisodeStats
+from tests.support.engine_cases import assert_same_bits
+from tests.support.race_game import LOSS, WIN, race
 
 EPISODES = 6000
 CFG = RaggedConfig()
@@ -30,19 +33,24 @@ def only(**functions):
     return stub._replace(start=lambda: jnp.int32(0), **functions)
 
 
-def run(env, algorithm, n_episodes, seed=0, params=(), **settings):
+def run(env, algorithm, n_episodes, seed=0, params=(), platform="cpu", **settings):
     evaluate = jax.jit(make_evaluate(env, algorithm, n_episodes, **settings))
-    return jax.device_get(evaluate(params, CLOCK, jnp.float32(0), jax.random.key(seed)))
+    with compiling_for(platform):
+        return jax.device_get(evaluate(params, CLOCK, jnp.float32(0), jax.random.key(seed)))
 
 
-@pytest.fixture(scope="module")
-def stats():
-    return run(ragged(CFG), only(act_greedy=highest_available), EPISODES)
+@pytest.fixture(scope="module", params=["an episode a slot", "slots in turn", "accelerator"])
+def stats(request):
+    """Of episodes that are played in one of the ways that there are."""
+    env = ragged(CFG)._replace(ends_early=request.param != "an episode a slot")
+    platform, parts = {"accelerator": ("gpu", 4)}.get(request.param, ("cpu", 1))
+    return run(env, only(act_greedy=highest_available), EPISODES, platform=platform, parts=parts)
 
 
-@pytest.mark.parametrize("n_episodes", [1, 5])
-def test_exactly_n_episodes_are_played(n_episodes):
-    stats = run(ragged(CFG), only(act_greedy=highest_available), n_episodes)
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("n_episodes", [1, 4])
+def test_exactly_n_episodes_are_played(n_episodes, early):
+    stats = run(ragged(CFG)._replace(ends_early=early), only(act_greedy=highest_available), n_episodes)
     assert isinstance(stats, EpisodeStats)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(stats)} == {n_episodes}
     assert stats.first_action.shape == (n_episodes, CFG.n_agents)
@@ -95,6 +103,42 @@ def test_infos_are_summed_over_the_episode():
 
     stats = run(ragged(CFG), only(act_greedy=never_available), 64)
     np.testing.assert_array_equal(stats.info["unavailable"], CFG.n_agents * stats.length)
+
+
+# Short wins and long losses.
+
+
+def first_to_finish(lengths, wins, n, slots):
+    """Share of wins among the first n episodes to end, where every slot plays one after another of its own."""
+    lengths, wins = lengths.reshape(slots, -1), wins.reshape(slots, -1)
+    ends = lengths.cumsum(axis=1).ravel()
+    assert np.sort(ends)[n - 1] <= ends.reshape(slots, -1)[:, -1].min()  # no slot has run out of episodes before
+    return wins.ravel()[np.argsort(ends, kind="stable")[:n]].mean()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_wins_are_as_frequent_as_in_the_game_though_they_are_short_and_losses_long(platform):
+    """512 evaluations of 16 episodes each; the first eight of eight slots to finish would be wins nearly always."""
+    evaluate = make_evaluate(race(), only(act_greedy=highest_available), 16)
+    each = jax.jit(jax.vmap(lambda key: evaluate((), CLOCK, jnp.float32(0), key)))
+    with compiling_for(platform):
+        stats = jax.device_get(each(jax.random.split(jax.random.key(11), 512)))
+    won = stats.info["won"] > 0
+    assert won.shape == (512, 16)
+    assert set(stats.length[won].tolist()) == {WIN}
+    assert set(stats.length[~won].tolist()) == {LOSS}
+    error = 0.5 / won.size**0.5
+    assert abs(won.mean() - 0.5) < 4 * error
+    lengths, wins = stats.length.reshape(64, -1), won.reshape(64, -1)  # 128 episodes for each of 64 evaluations
+    biased = np.mean([first_to_finish(*pair, n=8, slots=8) for pair in zip(lengths, wins, strict=True)])
+    assert biased - 0.5 > 0.3
+
+
+def test_an_episodes_result_does_not_depend_on_the_slots():
+    algorithm = only(act_greedy=highest_available)
+    env = ragged(CFG)
+    alone, in_turn = (run(env._replace(ends_early=early), algorithm, 16, seed=5) for early in (False, True))
+    assert_same_bits(in_turn, alone)
 
 
 def constant(action):

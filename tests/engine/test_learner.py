@@ -35,7 +35,8 @@ HYPER = ToyHyper(rate_a=jnp.float32(0.1), rate_b=jnp.float32(0.3))
 
 def observe(rows):
     state, action, reward, terminal, valid, first = (
-        jnp.swapaxes(leaf, 0, 1) for leaf in (rows.world, rows.action, rows.reward, rows.terminal, rows.valid, rows.first)
+        jnp.swapaxes(leaf, 0, 1)
+        for leaf in (rows.world, rows.action, rows.reward, rows.terminal, rows.valid, rows.first)
     )
     seen = Observation(obs=state[:, :, None], state=state, avail=jnp.ones((*state.shape[:2], 1, 2), bool))
     return Trajectory(seen, action.astype(jnp.int32), reward, terminal, valid, Layout(first, rows.steps))

@@ -9,11 +9,14 @@ from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config.composition import make_env
 from lsf_jax.engine import lengths
 from lsf_jax.engine.lengths import EPISODES_AXIS, SEEDS_AXIS
-from lsf_jax.engine.rollouts import device_collector, rollout
-from lsf_jax.engine.training import make_chunk, make_train_step
+from lsf_jax.engine.packing import shapes_of
+from lsf_jax.engine.rollouts import device_collector, play
+from lsf_jax.engine.training import Sizes, make_chunk, make_train_step
 from lsf_jax.envs.base import check_spec
+from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.programs.parts import bind
 from lsf_jax.types import Clock, Episode
-from tests.support.engine_cases import FOREVER, program_of, small, start
+from tests.support.engine_cases import FOREVER, small, start
 
 
 def episodes(*steps, time=8):
@@ -81,19 +84,21 @@ def m_step(n_steps):
     return config, make_env(config)
 
 
-def collected(env, config, parts, key=0, n=16):
+def collected(env, config, parts, key=0, n=16, platform="gpu"):
     algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, lambda episode: episode)
     agent = jax.jit(algorithm.init)(jax.random.key(1), algorithm.hyper)
     clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
     collect = jax.jit(device_collector(env, algorithm, n, parts))
-    return collect(algorithm.policy_params(agent), clock, algorithm.hyper, jax.random.key(key))
+    with compiling_for(platform):
+        return collect(algorithm.policy_params(agent), clock, algorithm.hyper, jax.random.key(key))
 
 
 def test_a_rollout_in_parts_plays_the_same_episodes():
     config, env = m_step(4)
     whole = collected(env, config, 1)
-    for parts in (2, 4):
-        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(collected(env, config, parts)), strict=True):
+    others = [collected(env, config, parts) for parts in (2, 4)]
+    for other in (*others, collected(env, config, 4, platform="cpu")):
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
     assert 0 < whole.valid.mean() < 1
 
@@ -108,9 +113,12 @@ def test_parts_that_do_not_divide_the_limit_are_cut_off_behind_it():
     assert len(set(steps.tolist())) > 1
 
 
-@pytest.mark.parametrize(("ends", "computed"), [((2, 1), 2), ((3, 1), 4), ((7, 2), 8), ((8, 8), 8)])
-def test_parts_that_nobody_plays_cost_nothing(ends, computed):
-    """Steps are counted while the program runs."""
+@pytest.mark.parametrize(
+    ("platform", "ends", "computed"),
+    [("gpu", (2, 1), 2), ("gpu", (3, 1), 4), ("gpu", (7, 2), 8), ("gpu", (8, 8), 8), ("cpu", (3, 1), 3)],
+)
+def test_parts_that_nobody_plays_cost_nothing(platform, ends, computed):
+    """Steps are counted while the program runs; a CPU's loop has no parts and ends with the last episode."""
     _, env = m_step(4)
     env = env._replace(spec=check_spec(env.spec._replace(episode_limit=8)))
     counted = []
@@ -128,29 +136,39 @@ def test_parts_that_nobody_plays_cost_nothing(ends, computed):
 
         timed = env._replace(step=step, reset=reset, snapshot=lambda state: env.snapshot(state[1]))
         act = lambda carry, observation, key: (carry, jnp.zeros(env.spec.n_agents, jnp.int32))
-        return rollout(timed, act, (), jax.random.key(0), 4).valid.sum()
+        return play(timed, act, (), jax.random.key(0)[None], 4).valid.sum()
 
-    played = jax.jit(jax.vmap(one, axis_name=EPISODES_AXIS))(jnp.array(ends))
+    with compiling_for(platform):
+        played = jax.jit(jax.vmap(one, axis_name=EPISODES_AXIS))(jnp.array(ends))
     jax.effects_barrier()
     assert played.tolist() == list(ends)
     assert len(counted) in (computed, computed * len(ends))  # once for all, or once for each
 
 
 @pytest.mark.slow
-def test_a_run_with_several_lengths_learns_what_one_with_a_single_length_does():
-    """To the rounding of sums over fewer zeros."""
-    program = program_of(small())
-    limit = program.env.spec.episode_limit
-    states = {}
-    for choice in ((), lengths.static_lengths(limit, 4)):
-        step = make_train_step(program.algorithm, program.buffer, program.collect, 1, choice)
-        state, log = jax.jit(make_chunk(step, rows=8))(start(small(), [0, 1]), jnp.int32(6), jnp.int32(FOREVER))
-        states[len(choice)] = state, log
-    (one, plain), (many, fitted) = states[0], states[4]
-    for a, b in zip(jax.tree.leaves(one.agent.params), jax.tree.leaves(many.agent.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
-    learned = np.isfinite(plain.metrics["td"][:6])
-    np.testing.assert_allclose(plain.metrics["td"][:6][learned], fitted.metrics["td"][:6][learned], rtol=1e-3)
-    shares = fitted.metrics["update_valid_fraction"][:6][learned]
-    assert (shares > 0).all()
-    assert (fitted.metrics["valid_fraction"][:6] >= plain.metrics["valid_fraction"][:6]).all()
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_run_with_several_lengths_or_packed_rows_learns_what_one_with_a_single_length_does(platform):
+    """To the rounding of sums in another order."""
+    config = small()
+    limit, batch = config.env.n_steps, config.algo.batch_size
+    several = lengths.static_lengths(limit, 4)
+    with compiling_for(platform):
+        program = bind(config)
+        runs = {}
+        for name, sizes in {
+            "plain": Sizes(lengths=(limit,)),
+            "cut": Sizes(lengths=several),
+            "packed": Sizes(lengths=several, shapes=shapes_of(limit, batch, several)),
+        }.items():
+            step = make_train_step(program.algorithm, program.buffer, program.collect, 1, sizes)
+            runs[name] = jax.jit(make_chunk(step, rows=8))(start(config, [0, 1]), jnp.int32(6), jnp.int32(FOREVER))
+    plain, log = runs.pop("plain")
+    learned = np.isfinite(log.metrics["td"][:6])
+    assert learned.sum() == 5 * 2
+    for state, other in runs.values():
+        for a, b in zip(jax.tree.leaves(plain.agent.params), jax.tree.leaves(state.agent.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(log.metrics["td"][:6][learned], other.metrics["td"][:6][learned], rtol=1e-3)
+        shares = other.metrics["update_valid_fraction"][:6][learned]
+        assert ((shares > 0) & (shares <= 1)).all()
+        assert (other.metrics["valid_fraction"][:6] >= log.metrics["valid_fraction"][:6]).all()

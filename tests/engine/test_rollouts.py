@@ -1,4 +1,8 @@
-"""Rollouts of the ragged probe and of a small hunt: what is stored is what happened, and everything else is zero."""
+"""Rollouts of the ragged probe and of a small hunt: what is stored is what happened, and everything else is zero.
+
+Whoever plays them: an episode a slot on accelerators, with the loop over time whole or in parts, and any number on a
+CPU; accelerators' programs are traced and run here.
+"""
 
 from typing import NamedTuple
 
@@ -7,13 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.engine.rollouts import device_collector, rollout, zero_unless
+from lsf_jax.engine.lengths import SEEDS_AXIS
+from lsf_jax.engine.rollouts import device_collector, over_slots, play, played_steps, slots_of, zero_unless
 from lsf_jax.envs import make
 from lsf_jax.envs.probes import RaggedConfig, ragged
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.types import Algorithm, Clock, Env, Episode, Observation
+from tests.support.engine_cases import assert_same_bits
 
 COPIES = 32
 CFG = RaggedConfig()
+LIMIT = CFG.episode_limit
+WAYS = [("cpu", COPIES, 1), ("cpu", 8, 1), ("gpu", COPIES, 1), ("gpu", COPIES, 4)]
+"""Platform, slots, and parts of an accelerator's loop."""
 CLOCK = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
 
 
@@ -47,14 +57,20 @@ def with_witness(env: Env) -> Env:
     )
 
 
-def play(env, act=alternate, seed=0, copies=COPIES):
-    one = jax.jit(jax.vmap(lambda key: rollout(env, act, jnp.int32(0), key)))
-    return jax.device_get(one(jax.random.split(jax.random.key(seed), copies)))
+def played(env, act=alternate, seed=0, copies=COPIES, way=("cpu", COPIES, 1)):
+    platform, slots, parts = way
+    keys = jax.random.split(jax.random.key(seed), copies)
+
+    def all_of_them(keys):
+        return over_slots(lambda own: play(env, act, jnp.int32(0), own, parts), min(slots, copies), keys)
+
+    with compiling_for(platform):
+        return jax.device_get(jax.jit(all_of_them)(keys))
 
 
-@pytest.fixture(scope="module")
-def episodes():
-    return play(with_witness(ragged(CFG)))
+@pytest.fixture(scope="module", params=WAYS, ids=str)
+def episodes(request):
+    return played(with_witness(ragged(CFG)), way=request.param)
 
 
 def by_hand(start):
@@ -88,12 +104,11 @@ def test_rows_of_an_episode_are_what_the_rules_say(episodes):
 
 
 def test_everything_after_the_end_is_exactly_zero(episodes):
-    limit = CFG.episode_limit
     for leaf in jax.tree.leaves(episodes._replace(world=())):
         for row, length in zip(leaf, episodes.valid.sum(1)):
             assert not row[length:].any()
     for leaf in jax.tree.leaves(episodes.world):
-        assert leaf.shape[:2] == (COPIES, limit + 1)
+        assert leaf.shape[:2] == (COPIES, LIMIT + 1)
         for row, length in zip(leaf, episodes.valid.sum(1)):
             assert not row[length + 1 :].any()
 
@@ -113,7 +128,8 @@ def test_world_is_one_row_longer_and_starts_at_the_reset(episodes):
         np.testing.assert_array_equal(episodes.world.snapshot.time[i, : length + 1], np.arange(length + 1))
 
 
-def test_the_policy_sees_what_the_environment_returned():
+@pytest.mark.parametrize("way", [("cpu", 2, 1), ("gpu", 8, 1)], ids=str)
+def test_the_policy_sees_what_the_environment_returned(way):
     """A hunt whose policy acts on the sum of what it sees; the stored observations must reproduce its choices."""
     env = make("predator_prey", grid_size=4, n_predators=3, n_prey=2, episode_limit=8)
 
@@ -123,7 +139,7 @@ def test_the_policy_sees_what_the_environment_returned():
         wanted = (score.astype(jnp.int32)[:, None] + jnp.arange(6)[None, :]) % 6
         return carry + 1, jnp.where(observation.avail, wanted, -1).argmax(-1).astype(jnp.int32)
 
-    episodes = play(with_witness(env), act, copies=8)
+    episodes = played(with_witness(env), act, copies=8, way=way)
     act_again = jax.jit(jax.vmap(lambda carry, seen: act(carry, seen, None)[1]))
     for i, length in enumerate(episodes.valid.sum(1)):
         seen = jax.tree.map(lambda leaf, i=i: leaf[i, :-1], episodes.world.seen)
@@ -137,24 +153,26 @@ def test_infos_of_valid_steps_are_kept():
         del key
         return carry, jnp.argmin(observation.avail, axis=-1).astype(jnp.int32)
 
-    episodes = play(ragged(CFG), never_available, seed=1)
+    episodes = played(ragged(CFG), never_available, seed=1)
     np.testing.assert_array_equal(episodes.info["unavailable"], 3.0 * episodes.valid)
     np.testing.assert_array_equal(episodes.reward, (3 * CFG.punishment + 0.25) * episodes.valid)
 
 
-def test_each_step_gets_its_own_key():
+@pytest.mark.parametrize("way", [("cpu", 4, 1), ("gpu", 8, 1)], ids=str)
+def test_each_step_gets_its_own_key(way):
     def random_action(carry, observation, key):
         del observation
         return carry, jax.random.randint(key, (CFG.n_agents,), 0, 250)
 
     env = ragged(RaggedConfig(episode_limit=60))
-    actions = play(env, random_action, seed=2, copies=8).action.astype(int)
+    actions = played(env, random_action, seed=2, copies=8, way=way).action.astype(int)
     drawn = [tuple(row) for episode in actions for row in episode if row.any()]
     assert len(drawn) > 100
     assert len(set(drawn)) == len(drawn)
 
 
-def test_nan_after_the_end_is_not_stored():
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_nan_after_the_end_is_not_stored(way):
     env = ragged(CFG)
 
     def step(key, state, action):
@@ -162,7 +180,90 @@ def test_nan_after_the_end_is_not_stored():
         state, timestep = env.step(key, state, action)
         return state, timestep._replace(reward=jnp.where(is_over, jnp.nan, timestep.reward))
 
-    assert np.isfinite(play(env._replace(step=step)).reward).all()
+    assert np.isfinite(played(env._replace(step=step), way=way).reward).all()
+
+
+# Slots that play several episodes.
+
+
+def by_chance(carry, observation, key):
+    """Chooses by chance, by what is seen, and by how often it has chosen before."""
+    n_agents, n_actions = observation.avail.shape
+    drawn = jax.random.randint(key, (n_agents,), 0, 60) + carry
+    return carry + 1, jnp.where(observation.avail[jnp.arange(n_agents), drawn % n_actions], drawn, 200)
+
+
+def test_an_episode_is_the_same_whoever_plays_it():
+    """Chance of the game and of the policy follows from the episode's own key, and memory begins with the episode."""
+    env = with_witness(ragged(CFG))
+    ways = [("gpu", COPIES, 1), *(("cpu", slots, 1) for slots in (1, 2, 4, COPIES))]
+    expected, *others = (played(env, by_chance, seed=3, way=way) for way in ways)
+    assert len({tuple(row) for row in expected.action[:, 0].tolist()}) > COPIES // 2
+    for found in others:
+        assert_same_bits(found, expected)
+
+
+def test_a_game_that_draws_as_it_goes_draws_the_same_in_any_slot():
+    env = make("predator_prey", grid_size=4, n_predators=2, n_prey=1, episode_limit=6)
+    stay = lambda carry, observation, key: (carry, observation.avail.argmax(-1).astype(jnp.int32))
+    alone, in_turn = (played(env, stay, copies=6, way=("cpu", slots, 1)) for slots in (6, 2))
+    assert_same_bits(in_turn, alone)
+
+
+def test_several_episodes_in_a_slot_of_an_accelerator_are_refused():
+    with pytest.raises(ValueError, match=r"4 episodes in a slot: on accelerators one"):
+        played(ragged(CFG), way=("gpu", 8, 1))
+
+
+@pytest.mark.parametrize(("slots", "seeds"), [(1, 1), (3, 2), (12, 2)])
+def test_the_loop_ends_with_the_last_episode_of_the_block_and_every_step_counts_as_computed(slots, seeds):
+    """Steps are counted while the program runs."""
+    env, turns = ragged(CFG), []
+
+    def step(key, state, action):
+        jax.debug.callback(lambda _: turns.append(1), state.time)  # of every slot and seed
+        return env.step(key, state, action)
+
+    def one_seed(key):
+        keys = jax.random.split(key, 12)
+        counted = env._replace(step=step)
+        episodes = over_slots(lambda own: play(counted, alternate, jnp.int32(0), own), slots, keys)
+        return episodes.valid.sum(axis=1), played_steps(episodes, slots, (LIMIT,))
+
+    all_seeds = jax.jit(jax.vmap(one_seed, axis_name=SEEDS_AXIS))
+    lengths, computed = jax.device_get(all_seeds(jax.random.split(jax.random.key(4), seeds)))
+    jax.effects_barrier()
+    depth = max(sum(row) for row in lengths.reshape(seeds * slots, -1).tolist())
+    assert slots == 12 or depth < 12 // slots * LIMIT
+    assert len(turns) == depth * slots * seeds
+    assert computed.tolist() == [depth * slots] * seeds
+
+
+@pytest.mark.parametrize(("lengths", "expected"), [((6,), 18), ((2, 4, 6), 12), ((3, 6), 18)])
+def test_steps_that_an_accelerator_computes_are_those_of_the_parts_that_are_played(lengths, expected):
+    episodes = Episode(
+        world=(),
+        action=jnp.zeros((3, 6, 1), jnp.uint8),
+        reward=jnp.zeros((3, 6)),
+        terminal=jnp.zeros((3, 6), bool),
+        valid=jnp.arange(6)[None] < jnp.array([1, 4, 2])[:, None],
+        info={},
+    )
+    with compiling_for("gpu"):
+        assert int(played_steps(episodes, 0, lengths)) == expected
+        assert int(played_steps(episodes, 3, lengths)) == expected
+    assert int(played_steps(episodes, 0, lengths)) == 3 * 4
+    assert int(played_steps(episodes, 1, lengths)) == 7
+
+
+@pytest.mark.parametrize(("n", "slots"), [(1, 1), (2, 1), (4, 1), (6, 2), (7, 7), (8, 2), (32, 8), (33, 11)])
+def test_the_number_of_slots_follows_from_environment_and_platform(n, slots):
+    """Fewer than episodes only on a CPU, where most episodes end early; every slot plays equally many."""
+    early = ragged(CFG)._replace(ends_early=True)
+    assert slots_of(early, n) == slots
+    assert slots_of(ragged(CFG), n) == n
+    with compiling_for("tpu"):
+        assert slots_of(early, n) == n
 
 
 def test_zero_unless_keeps_dtypes():
@@ -178,8 +279,9 @@ def test_zero_unless_keeps_dtypes():
     }
 
 
-def test_the_collector_explores_with_the_given_parameters_clock_and_hyper_in_every_copy():
-    env = ragged(CFG)
+@pytest.mark.parametrize("early", [False, True])
+def test_the_collector_explores_with_the_given_parameters_clock_and_hyper_in_every_copy(early):
+    env = ragged(CFG)._replace(ends_early=early)
 
     def act(params, carry, observation, key, clock, hyper):
         del observation, key

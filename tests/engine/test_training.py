@@ -9,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lsf_jax.config.composition import make_env
 from lsf_jax.engine.buffers import latest
-from lsf_jax.engine.training import init_train_state, iteration_keys, make_chunk, make_train_step
+from lsf_jax.engine.packing import Shape
+from lsf_jax.engine.training import Sizes, init_train_state, iteration_keys, make_chunk, make_train_step
+from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.programs import parts
+from lsf_jax.programs.compiled import jit_chunk, seed_mesh
 from lsf_jax.programs.planner import tree_bytes
 from lsf_jax.types import AgentState, Algorithm, Clock, Episode, Kept, TrainState
 from tests.support.engine_cases import (
@@ -197,6 +202,26 @@ def test_the_same_iterations_in_other_chunks_give_the_same_bits():
     assert_same_bits(halves, jax.tree.map(lambda leaf: np.asarray(leaf)[:20], log[:4]))
 
 
+def test_a_run_of_packed_rows_and_slots_that_goes_on_from_the_host_gives_the_same_bits(monkeypatch):
+    """Its state holds no episode that has begun, nor anything of how the last batch was packed."""
+    config = small("algo.recurrent=false", "algo.hyper_hidden=0")
+    monkeypatch.setattr(parts, "make_env", lambda config: make_env(config)._replace(ends_early=True))
+    program = parts.bind(config)
+    assert (program.sizes.slots, len(program.sizes.shapes)) == (1, 3)
+    chunk = jit_chunk(program, rows=ROWS, mesh=seed_mesh(1))
+    whole, log = advance(chunk, start(config, [0, 1]), 12)
+    first, log_a = advance(chunk, start(config, [0, 1]), 5)
+    saved = jax.tree.map(np.asarray, first._replace(key=jax.random.key_data(first.key)))
+    loaded = jax.tree.map(jnp.asarray, saved)
+    second, log_b = advance(chunk, loaded._replace(key=jax.random.wrap_key_data(loaded.key)), 7)
+    assert_same_bits(whole, second)
+    halves = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a)[:5], np.asarray(b)[:7]]), log_a[:4], log_b[:4])
+    assert_same_bits(halves, jax.tree.map(lambda leaf: np.asarray(leaf)[:12], log[:4]))
+    shares = np.asarray(log.metrics["update_valid_fraction"])[1:12]
+    assert len(np.unique(shares)) > 3
+    assert (shares <= 0.8).all()  # of five places, one is what an episode bootstraps from
+
+
 def test_a_seed_does_not_see_its_neighbours_nor_its_place():
     ours, _ = advance(chunk_of(CONFIG), start(CONFIG, [0, 1, 2, 3]), 12)
     theirs, _ = advance(chunk_of(CONFIG), start(CONFIG, [9, 4, 17, 2], lr=[0.1, 1.0, 3.0, 1e-3]), 12)
@@ -344,6 +369,52 @@ def test_an_iterations_updates_count_for_its_refresh_and_its_env_steps_only_for_
     assert seen[1:] == [0.5, 2.5, 4.5, 6.5]  # an update itself counts those before it
     assert began[1:] == [2, 4, 6, 8]
     assert int(state.clock.env_steps) == 10
+
+
+# How much of what is computed is valid.
+
+
+def lasting(*lengths: int, time: int = 6) -> Episode:
+    """An episode of each length, of a game without a world."""
+    n = len(lengths)
+    valid = jnp.arange(time)[None] < jnp.array(lengths)[:, None]
+    return Episode(
+        world=jnp.zeros((n, time + 1)),
+        action=jnp.zeros((n, time, 1), jnp.uint8),
+        reward=valid.astype(jnp.float32),
+        terminal=jnp.zeros((n, time), bool),
+        valid=valid,
+        info={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("platform", "sizes", "rollout", "update"),
+    [
+        # Slots play 1 + 2 and 5 + 3 steps. Two rows hold 6 + 2 and 4 + 3 places, bootstraps included.
+        ("cpu", Sizes((2, 4, 6), (Shape(2, 10), Shape(4, 7)), 2), 11 / (2 * 8), 11 / (2 * 8)),
+        # Eight places are one too many for rows of seven: an episode a row, of which six places are in use.
+        ("cpu", Sizes((2, 4, 6), (Shape(2, 7), Shape(4, 7)), 4), 11 / (4 * 5), 11 / (4 * 6)),
+        ("cpu", Sizes((6,), (Shape(4, 7),)), 11 / (4 * 5), 11 / (4 * 6)),
+        # Accelerators compute the compiled length of the longest episode, and all places of a shape.
+        ("gpu", Sizes((2, 4, 6), (Shape(2, 10), Shape(4, 7)), 4), 11 / (4 * 6), 11 / (2 * 10)),
+        ("gpu", Sizes((2, 5, 6), (Shape(2, 7), Shape(4, 7)), 4), 11 / (4 * 5), 11 / (4 * 7)),
+        ("gpu", Sizes((6,), (Shape(4, 7),)), 11 / (4 * 6), 11 / (4 * 7)),
+        # Not packed: steps of the smallest length that covers the batch.
+        ("gpu", Sizes((2, 5, 6)), 11 / (4 * 5), 11 / (4 * 5)),
+    ],
+)
+def test_valid_fractions_are_steps_done_of_steps_and_places_computed(platform, sizes, rollout, update):
+    fresh = lasting(1, 2, 5, 3)
+    buffer = latest(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], fresh)), batch_size=4, n_envs=4)
+    algorithm = counting_algorithm(8)
+    with compiling_for(platform):
+        step = jax.jit(make_train_step(algorithm, buffer, lambda *_: fresh, 1, sizes))
+        _, metrics = step(init_train_state(algorithm, buffer, (), jax.random.key(0)), jnp.int32(FOREVER))
+    assert float(metrics["valid_fraction"]) == pytest.approx(rollout)
+    assert float(metrics["update_valid_fraction"]) == pytest.approx(update)
+    assert float(metrics["episode_length"]) == 11 / 4
+    assert int(metrics["env_steps"]) == 11
 
 
 # Trouble.

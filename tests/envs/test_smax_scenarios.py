@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 import lsf_jax
 from lsf_jax.config import composition, files
 from lsf_jax.engine.buffers import uniform
-from lsf_jax.engine.rollouts import rollout
+from lsf_jax.engine.rollouts import play
 from lsf_jax.envs import make
 from lsf_jax.envs.jaxmarl import load_jaxmarl
 from lsf_jax.envs.smax_scenarios import N_STANDARD, SCENARIOS, UNITS
@@ -113,7 +114,8 @@ def first_available(carry, observation, key):
 def test_replay_takes_14_bytes_a_unit_and_a_few_for_the_step(name):
     env = make("smax", scenario=name)
     spec, n_units = env.spec, len(SCENARIOS[name].units())
-    example = jax.eval_shape(lambda key: rollout(env, first_available, jnp.int32(0), key), jax.random.key(0))
+    played = jax.eval_shape(partial(play, env, first_available, jnp.int32(0)), jax.random.split(jax.random.key(0), 1))
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), played)
     ring = uniform(example, capacity=64, batch_size=32, n_envs=8)
     n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(ring.init)))
     a_unit = 15 if "colossus" in SCENARIOS[name].units() else 14

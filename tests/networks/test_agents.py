@@ -13,12 +13,13 @@ from lsf_jax.networks.agents import (
     Mlp,
     agent_inputs,
     fan_in_uniform,
-    gru_cell,
     last_actions,
     unroll,
     unroll_features,
     zero_hidden,
 )
+from lsf_jax.networks.gru import gru_cell
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.types import Layout
 
 N_AGENTS, N_INPUTS, HIDDEN, OUTPUTS, TIME = 3, 5, 7, 4, 6
@@ -75,12 +76,13 @@ def case():
     return network, variables["params"], hidden, inputs
 
 
-@pytest.mark.parametrize("remat", [True, False])
-def test_unrolled_gru_equals_pytorchs_equations_in_float64(case, remat):
+@pytest.mark.parametrize(("platform", "remat"), [("cpu", True), ("cpu", False), ("gpu", True)])
+def test_unrolled_gru_equals_pytorchs_equations_in_float64(case, platform, remat):
+    """On every platform that it has a form for."""
     _, params, _, inputs = case
-    features, outputs = jax.jit(partial(unroll_features, AgentNetwork(HIDDEN, OUTPUTS, remat=remat)))(
-        params, ONE_EPISODE, inputs
-    )
+    with compiling_for(platform):
+        unrolled = jax.jit(partial(unroll_features, AgentNetwork(HIDDEN, OUTPUTS, remat=remat)))
+        features, outputs = unrolled(params, ONE_EPISODE, inputs)
     oracle_features, oracle = unroll_in_numpy(*in_float64((params, inputs)))
     np.testing.assert_allclose(outputs, oracle, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(features, oracle_features, rtol=1e-5, atol=1e-5)

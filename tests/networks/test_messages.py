@@ -103,6 +103,14 @@ def test_messages_are_normal_around_their_mean_with_unit_variance_or_as_asked(se
     assert np.abs(covariance - deviation**2 * np.eye(4)).max() < deviation**2 * 0.05  # 5 standard errors
 
 
+def test_the_noise_of_a_row_follows_from_its_own_key():
+    keys, mean = jax.random.split(jax.random.key(6), 500), jnp.zeros((500, 2, 3))
+    noise = np.asarray(sample_messages(mean, keys))
+    order = np.random.default_rng(0).permutation(500)
+    np.testing.assert_array_equal(sample_messages(mean, keys[order]), noise[order])
+    assert len(np.unique(noise)) > 0.99 * noise.size  # rows share nothing
+
+
 def test_messages_without_noise_are_their_means():
     mean = normal(0, 1, 2, 3)
     np.testing.assert_array_equal(sample_messages(mean, jax.random.key(1)[None], 0.0), mean)
@@ -110,7 +118,9 @@ def test_messages_without_noise_are_their_means():
 
 def test_the_gradient_reaches_the_mean_through_the_sample():
     weight = normal(6, 1, 2, 3)
-    gradient = jax.grad(lambda mean: (weight * sample_messages(mean, jax.random.key(7)[None])).sum())(normal(8, 1, 2, 3))
+    gradient = jax.grad(lambda mean: (weight * sample_messages(mean, jax.random.key(7)[None])).sum())(
+        normal(8, 1, 2, 3)
+    )
     np.testing.assert_array_equal(gradient, weight)
 
 

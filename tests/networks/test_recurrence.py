@@ -1,4 +1,4 @@
-"""Loops over rows: episodes in one trajectory, rows in use, gradients against plain autodiff, and slices that stay so."""
+"""Loops over rows: several episodes, rows in use, gradients against plain autodiff, and slices that stay so."""
 
 from functools import partial
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lsf_jax.networks import recurrence
-from lsf_jax.networks.agents import AgentNetwork, Mlp, gru_cell, run, unroll
-from lsf_jax.networks.platform import traced_for
+from lsf_jax.networks.agents import AgentNetwork, Mlp, run, unroll
+from lsf_jax.networks.gru import gru_cell
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.networks.recurrence import each_row, over_rows, read_row, recur, recur_keeping, write_row
 from lsf_jax.types import Layout
 from tests.support.engine_cases import equations
@@ -24,7 +25,10 @@ def normal(seed, *shape):
 
 
 FIRST = jnp.asarray((np.arange(ROWS)[:, None, None] == BEGINNINGS).any(axis=-1))  # [T+1, R]
-INPUTS = normal(0, ROWS, TRAJECTORIES, AGENTS, OWN), normal(1, 1, TRAJECTORIES, 1, SHARED)  # of a trajectory's own, common
+INPUTS = (
+    normal(0, ROWS, TRAJECTORIES, AGENTS, OWN),
+    normal(1, 1, TRAJECTORIES, 1, SHARED),
+)  # of a trajectory's own, common
 START = 0.1 * normal(2, TRAJECTORIES, AGENTS, HIDDEN)
 
 
@@ -112,8 +116,11 @@ def plainly(network, params, first, own):
     return jax.lax.scan(advance, jnp.zeros((AGENTS, HIDDEN)), (first, own))[1]
 
 
-@pytest.mark.parametrize(("recurrent", "remat"), [(True, True), (True, False), (False, True)])
-def test_twin_parameters_over_trajectories_equal_a_loop_forward_and_backward(recurrent, remat):
+@pytest.mark.parametrize(
+    ("platform", "recurrent", "remat"),
+    [("cpu", True, True), ("cpu", True, False), ("cpu", False, True), ("gpu", True, True)],
+)
+def test_twin_parameters_over_trajectories_equal_a_loop_forward_and_backward(platform, recurrent, remat):
     """`vmap` over parameters inside `vmap` over trajectories, as in algorithms with two critics."""
     network, obs = NETWORK.clone(recurrent=recurrent, remat=remat), normal(4, TRAJECTORIES, ROWS, AGENTS, OWN)
     init = lambda key: network.init(key, START[0], obs[0, 0])["params"]
@@ -128,8 +135,9 @@ def test_twin_parameters_over_trajectories_equal_a_loop_forward_and_backward(rec
         return jnp.stack([jnp.stack([each(twin, r) for twin in range(2)]) for r in range(TRAJECTORIES)])
 
     run = lambda function: jax.jit(jax.value_and_grad(weighted(function), argnums=(0, 1)))(twins, obs)
-    close(mapped(twins, obs), loop(twins, obs))
-    close(run(mapped), run(loop))
+    expected = loop(twins, obs), run(loop)
+    with compiling_for(platform):
+        close((mapped(twins, obs), run(mapped)), expected)
 
 
 def test_parameters_of_a_seed_each_equal_a_loop_over_seeds(params):
@@ -179,6 +187,15 @@ def test_each_row_equals_the_plain_function_forward_and_backward(monkeypatch, at
     )
 
 
+def test_a_single_row_that_trajectories_share_in_part_reaches_the_function_whole():
+    """As in tables of all joint actions in one state: the function need not know what is mapped."""
+    own, state = normal(1, TRAJECTORIES, 1, OWN), normal(2, 1, SHARED)
+    join = lambda params, own, state: params * jnp.concatenate([own, state], axis=-1)
+    found = jax.vmap(lambda own: each_row(join, jnp.float32(2.0), Layout(FIRST[:1, 0]), own, state))(own)
+    wide = jnp.broadcast_to(state, (TRAJECTORIES, 1, SHARED))
+    np.testing.assert_array_equal(found, 2.0 * jnp.concatenate([own, wide], axis=-1))
+
+
 def test_products_of_a_cpus_loop_have_as_many_rows_as_fit_and_divide_the_time(monkeypatch):
     monkeypatch.setattr(recurrence, "AT_ONCE", 13)
     own = normal(6, TRAJECTORIES, ROWS - 1, AGENTS, OWN)
@@ -186,7 +203,7 @@ def test_products_of_a_cpus_loop_have_as_many_rows_as_fit_and_divide_the_time(mo
     apply = lambda own: each_row(partial(run, MLP), params, Layout(FIRST[:, 0]), own)
     rows = [eqn.invars[0].aval.shape for eqn in products(jax.vmap(apply), own)]
     assert rows == [(2 * TRAJECTORIES * AGENTS, OWN), (2 * TRAJECTORIES * AGENTS, 6)]
-    with traced_for("cuda"):
+    with compiling_for("gpu"):
         assert {shape[0] for shape in (eqn.invars[0].aval.shape for eqn in products(apply, own[0]))} == {6 * AGENTS}
 
 
@@ -217,12 +234,15 @@ def test_rows_stay_slices_under_seeds_and_trajectories():
     np.testing.assert_array_equal(twice(write_row, (0, 0, 0))(rows, row, indices)[1, 0, 4], row[1, 0])
 
 
-def test_a_gradient_side_by_side_for_several_seeds_has_no_gather_and_no_scatter(params):
+def test_a_gradient_for_seeds_and_twins_side_by_side_has_no_gather_and_no_scatter(params):
     run = lambda params, inputs: recur(step, params, START, Layout(FIRST, jnp.int32(5)), inputs)
     seeds, inputs = (jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree) for tree in (params, INPUTS))
-    names = primitives(jax.vmap(jax.grad(weighted(run))), seeds, inputs)
-    assert "while" in names
-    assert is_sliced(names)
+    twins = lambda params, inputs: jax.vmap(lambda one: weighted(run)(one, inputs))(params).sum()
+    pairs = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), seeds)
+    for function, mapped in ((weighted(run), seeds), (twins, pairs)):
+        names = primitives(jax.vmap(jax.grad(function)), mapped, inputs)
+        assert "while" in names
+        assert is_sliced(names)
 
 
 def gru_by_its_equations(weights, hidden, inputs):

@@ -1,9 +1,14 @@
 """From a configuration to the parts of a run: rows, lengths of time, and one binding for each use."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from lsf_jax.config.composition import make_env
+from lsf_jax.algorithms import ALGORITHMS
+from lsf_jax.config.composition import compose, make_env
+from lsf_jax.engine.packing import observe_rows
+from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.programs import parts
 from lsf_jax.programs.parts import bind, make_rows, take_rows
 from lsf_jax.settings import ConfigError
@@ -33,11 +38,27 @@ def test_a_last_block_is_filled_up_with_seeds_that_nobody_uses():
     assert take_rows(rows, 4, 4).seed.tolist() == [0, 1, 0, 1]
 
 
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_updates_are_packed_but_for_critics_that_step_through_time(name):
+    config = compose(algo=name, env="m_step", overrides=["env.n_steps=8", "algo.batch_size=8", "train.n_envs=8"])
+    env = make_env(config)._replace(ends_early=True)
+    algorithm = ALGORITHMS[name].factory(env.spec, config.algo, partial(observe_rows, env))
+    packed = {"cpu": ((2, 9), (4, 9), (8, 9)), "gpu": ((4, 3), (4, 5), (4, 7), (8, 9))}
+    for platform, slots in (("cpu", 2), ("gpu", 8)):
+        with compiling_for(platform):
+            sizes = parts.make_sizes(config, env, algorithm, None)
+        assert sizes.lengths == (2, 4, 6, 8)
+        assert sizes.slots == slots
+        assert sizes.shapes == (() if name in ("coma", "dop") else packed[platform])
+
+
 @pytest.mark.parametrize(("masked", "asked", "found"), [(True, 0, 4), (False, 0, 1), (True, 2, 2), (False, 1, 1)])
 def test_losses_that_read_the_padding_get_a_single_length_of_time(monkeypatch, masked, asked, found):
     config = small(f"algo.mask_messages={str(masked).lower()}", f"train.lengths={asked}")
     monkeypatch.setattr(parts, "make_env", lambda config: make_env(config)._replace(ends_early=True))
-    assert len(parts.bind(config).lengths) == found
+    sizes = parts.bind(config).sizes
+    assert len(sizes.lengths) == found
+    assert len(sizes.shapes) == (0 if not masked else 1 if found == 1 else 3)
 
 
 def test_several_lengths_for_losses_that_read_the_padding_are_refused():
