@@ -75,7 +75,7 @@ def muster(offset: Float[Array, "units 2"], scenario: Scenario) -> Units:
     share = np.array([[1 / 4]] * len(scenario.allies) + [[3 / 4]] * len(scenario.enemies), np.float32)
     middle = MAP_SIZE * np.concatenate([share, np.full_like(share, 1 / 2)], axis=-1)
     health = jnp.asarray(scenario.column("health"))
-    place = _push_apart((middle + offset).T, jnp.ones(health.shape, bool), scenario)
+    place = _push_apart((jnp.asarray(middle) + offset).T, jnp.ones(health.shape, bool), scenario)
     return Units(position=place.T, health=health, cooldown=jnp.zeros_like(health))
 
 
@@ -126,7 +126,7 @@ def _orders(action: Array, delay: Array, scenario: Scenario) -> Orders:
         stride=direction * (_PACE * scenario.column("speed") * np.float32(TICK))[None, :],
         target=target,
         shoots=shoots,
-        reload=scenario.column("cooldown") + delay,
+        reload=jnp.asarray(scenario.column("cooldown")) + delay,
         damage=jnp.where(is_hit, scenario.column("damage")[:, None], 0.0),
     )
 
