@@ -221,7 +221,7 @@ def test_the_loop_ends_with_the_last_episode_of_the_block_and_every_step_counts_
     env, turns = ragged(CFG), []
 
     def step(key, state, action):
-        jax.debug.callback(lambda _: turns.append(1), state.time)  # of every slot and seed
+        jax.debug.callback(lambda _: turns.append(1), state.length)  # drawn: differs by slot and seed
         return env.step(key, state, action)
 
     def one_seed(key):
