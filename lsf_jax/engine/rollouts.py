@@ -214,7 +214,8 @@ def played_steps(episodes: Episode, slots: int, lengths: tuple[int, ...]) -> Int
     """Steps that a collection computed, played or not, for all its `slots` (0: one for each episode)."""
     n_episodes, limit = episodes.valid.shape
     each = episodes.valid.sum(axis=-1, dtype=jnp.int32).reshape(slots or n_episodes, -1).sum(axis=-1)
-    longest = largest_of_block(each.max())
+    # With a single length a seed's metrics may not tell of others: then it is what the seed alone would compute.
+    longest = largest_of_block(each.max()) if len(lengths) > 1 else each.max()
     if not is_cpu():
         longest = computed_steps(lengths, longest) if len(lengths) > 1 else jnp.int32(limit)
     return each.shape[0] * longest

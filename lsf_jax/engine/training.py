@@ -200,7 +200,8 @@ def fitted_update(
     """
     if sizes.shapes:
         with_fraction = lambda rows: _with_fraction(learn_from(agent, rows, *rest), valid_fraction(rows))
-        return fitted_rows(sizes.shapes, batch, with_fraction)
+        plain = lambda rows: learn_from(agent, rows, *rest)  # of one shape no metric may tell of the block's others
+        return fitted_rows(sizes.shapes, batch, plain if len(sizes.shapes) == 1 else with_fraction)
     if len(sizes.lengths) < 2:
         return learn_from(agent, batch, *rest)
 

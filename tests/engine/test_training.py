@@ -207,7 +207,7 @@ def test_a_run_of_packed_rows_and_slots_that_goes_on_from_the_host_gives_the_sam
     config = small("algo.recurrent=false", "algo.hyper_hidden=0")
     monkeypatch.setattr(parts, "make_env", lambda config: make_env(config)._replace(ends_early=True))
     program = parts.bind(config)
-    assert (program.sizes.slots, len(program.sizes.shapes)) == (1, 3)
+    assert (program.sizes.slots, len(program.sizes.shapes)) == (1, 2)
     chunk = jit_chunk(program, rows=ROWS, mesh=seed_mesh(1))
     whole, log = advance(chunk, start(config, [0, 1]), 12)
     first, log_a = advance(chunk, start(config, [0, 1]), 5)

@@ -43,7 +43,7 @@ def test_updates_are_packed_but_for_critics_that_step_through_time(name):
     config = compose(algo=name, env="m_step", overrides=["env.n_steps=8", "algo.batch_size=8", "train.n_envs=8"])
     env = make_env(config)._replace(ends_early=True)
     algorithm = ALGORITHMS[name].factory(env.spec, config.algo, partial(observe_rows, env))
-    packed = {"cpu": ((2, 9), (4, 9), (8, 9)), "gpu": ((4, 3), (4, 5), (4, 7), (8, 9))}
+    packed = {"cpu": ((2, 9), (8, 9)), "gpu": ((4, 5), (8, 9))}
     for platform, slots in (("cpu", 2), ("gpu", 8)):
         with compiling_for(platform):
             sizes = parts.make_sizes(config, env, algorithm, None)
@@ -58,7 +58,7 @@ def test_losses_that_read_the_padding_get_a_single_length_of_time(monkeypatch, m
     monkeypatch.setattr(parts, "make_env", lambda config: make_env(config)._replace(ends_early=True))
     sizes = parts.bind(config).sizes
     assert len(sizes.lengths) == found
-    assert len(sizes.shapes) == (0 if not masked else 1 if found == 1 else 3)
+    assert len(sizes.shapes) == (0 if not masked else 1 if found == 1 else 2)
 
 
 def test_several_lengths_for_losses_that_read_the_padding_are_refused():

@@ -151,7 +151,9 @@ def test_disk_is_what_a_checkpoint_of_a_block_holds():
 
 @pytest.mark.parametrize("preset", ["paper", "release"])
 def test_presets_with_128_episodes_an_update_fit_four_seeds_into_24_gb(preset):
-    config = compose(presets=[preset], overrides=["seeds=4", "train.memory_gib=22.35", "train.devices=1"])
+    config = compose(
+        presets=[preset], overrides=["seeds=4", "train.memory_gib=22.35", "train.devices=1", "train.block=4"]
+    )
     plan = make_plan(config)  # 24e9 bytes
     assert plan.batch_size == 128
     assert config.train.buffer_capacity == 5000
