@@ -127,8 +127,8 @@ def test_an_iteration_equals_the_device_step_on_the_same_episodes(toys, tmp_path
         expected, metrics = jax.jit(step)(alone._replace(clock=clock), jnp.int32(1000))
         for got, wanted in zip(jax.tree.leaves(after.agent), jax.tree.leaves(expected.agent), strict=True):
             np.testing.assert_allclose(got[seed], wanted, rtol=1e-5, atol=1e-6)
-        for name, value in metrics.items():
-            np.testing.assert_allclose(log.metrics[name][0, seed], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        for name in set(metrics) - {"valid_fraction"}:  # which tells of the longest game of both seeds
+            np.testing.assert_allclose(log.metrics[name][0, seed], metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_games_that_break_lose_nothing_learned_and_a_resumed_run_ends_as_any(toys, tmp_path, monkeypatch):
