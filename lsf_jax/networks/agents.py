@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.networks.gru import gru_cell, gru_over_time
 from lsf_jax.networks.platforms import is_cpu
-from lsf_jax.networks.recurrence import over_rows, recur, recur_keeping
+from lsf_jax.networks.recurrence import UNROLL, over_blocks, over_rows, recur, recur_keeping
 from lsf_jax.types import Layout, Params, Trajectory
 
 Initializer = Callable[..., Array]
@@ -222,26 +222,35 @@ def _over_time(network: AgentNetwork, method: str, params: Params, layout: Layou
         hidden = jnp.zeros((layout.first.shape[1], n_agents, network.hidden))
         return (recur if network.remat else recur_keeping)(step, params, hidden, layout, inputs)
 
-    def layers(params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:
-        features = _layer_by_layer(network, params, layout, inputs, n_agents)
-        outputs = run(Linear(network.outputs), params["output_layer"], features)
-        return (features, outputs) if method == "with_features" else outputs
+    def blocks(params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:
+        return _in_blocks(network, method, params, layout, inputs)
 
     if network.remat and not is_cpu():
-        return over_rows(layers)(params, layout, parts)
+        return over_rows(blocks)(params, layout, parts)
     return over_rows(rows)(params, layout, parts)
 
 
-def _layer_by_layer(
-    network: AgentNetwork, params: Params, layout: Layout, inputs: tuple[Array, ...], n_agents: int
-) -> Float[Array, "time trajectories agents hidden"]:
-    """What the last layer reads, every layer for all rows at once: the form for accelerators."""
-    time, n_trajectories = layout.first.shape
-    flat = (time, n_trajectories * n_agents, network.hidden)
-    features = nn.relu(run(Linear(network.hidden), params["input_layer"], *inputs))
+def _in_blocks(network: AgentNetwork, method: str, params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:
+    """The form for accelerators: every layer for all rows of a block of time at once, block after block.
+
+    Backward, a block's layers are computed again from its inputs and its hidden states, and so what they fill is as
+    long as a block.
+    """
+    n_agents = max(part.shape[-2] for part in inputs)
     weights = {name.removeprefix("gru_"): leaf for name, leaf in params.items() if name.startswith("gru_")}
-    first = jnp.repeat(layout.first, n_agents, axis=1)
-    return gru_over_time(weights, first, features.reshape(flat)).reshape(time, n_trajectories, n_agents, -1)
+
+    def block(hidden: Array, rows: tuple[Array, tuple[Array, ...]]) -> tuple[Array, Any]:
+        first, inputs = rows
+        features = nn.relu(run(Linear(network.hidden), params["input_layer"], *inputs))
+        lead = (*first.shape, n_agents)
+        flat = jnp.broadcast_to(features, (*lead, network.hidden)).reshape(first.shape[0], -1, network.hidden)
+        flat = gru_over_time(UNROLL, weights, jnp.repeat(first, n_agents, axis=1), hidden, flat)
+        features = flat.reshape(*lead, -1)
+        outputs = run(Linear(network.outputs), params["output_layer"], features)
+        return flat[-1], (features, outputs) if method == "with_features" else outputs
+
+    start = jnp.zeros((layout.first.shape[1] * n_agents, network.hidden))
+    return over_blocks(block, start, layout.first, inputs)
 
 
 def one_row() -> Layout:

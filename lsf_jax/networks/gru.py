@@ -1,11 +1,17 @@
 """The gated recurrent unit: one step, and all steps at once for accelerators, with derivatives written by hand."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
+
+
+KEPT = "hidden states"
+"""Name of what `gru_over_time` keeps where its caller computes all else again (`jax.checkpoint`)."""
 
 
 class Gates(NamedTuple):
@@ -76,49 +82,66 @@ def _gru_backward(kept: tuple, slope: Array) -> tuple[dict[str, Array], Array, A
 gru_cell.defvjp(_gru_forward, _gru_backward)
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def gru_over_time(
-    weights: dict[str, Array], first: Bool[Array, "time rows"], inputs: Float[Array, "time rows hidden"]
+    unroll: int,
+    weights: dict[str, Array],
+    first: Bool[Array, "time rows"],
+    start: Float[Array, "rows hidden"],
+    inputs: Float[Array, "time rows hidden"],
 ) -> Float[Array, "time rows hidden"]:
-    """Hidden states after every step, from zero wherever an episode begins: `gru_cell` in the form for accelerators.
+    """Hidden states after every step: `gru_cell` in the form for accelerators.
 
-    There a loop pays for every operation in it. So the loop forward has a single product and the loop backward another
-    one; all else is a product or an elementwise pass over all steps, the recomputed gates and the gradients of the
-    weights included. Kept are inputs and hidden states.
+    There a loop pays for every operation in it. So the loop forward has a single product, a pass over the gates and a
+    row to write, and the loop backward another three; all else is a product or an elementwise pass over all steps, the
+    recomputed gates and the gradients of the weights included. Kept are inputs and hidden states (`KEPT` names them).
+
+    Args:
+      unroll: steps in one pass of the loops.
+      weights: as `gru_cell` takes them.
+      first: where an episode begins, and the hidden state is zero.
+      start: the hidden state before the first of these steps.
+      inputs: of every step.
     """
-    return _over_time_forward(weights, first, inputs)[0]
+    return _over_time_forward(unroll, weights, first, start, inputs)[0]
 
 
-def _over_time_forward(weights: dict[str, Array], first: Array, inputs: Array) -> tuple[Array, tuple]:
+def _over_time_forward(
+    unroll: int, weights: dict[str, Array], first: Array, start: Array, inputs: Array
+) -> tuple[Array, tuple]:
     from_input = _by_row(inputs, weights["input_kernel"]) + weights["input_bias"][None, None]
 
-    def advance(hidden: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
-        before = jnp.where(row[1][:, None], 0.0, hidden)
+    def advance(before: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         from_hidden = before @ weights["hidden_kernel"] + weights["hidden_bias"][None]
         gates = _gates_of(row[0], from_hidden)
         after = gates.candidate + gates.update * (before - gates.candidate)
-        return after, after
+        return jnp.where(row[1][:, None], 0.0, after), after
 
-    hidden = jax.lax.scan(advance, jnp.zeros_like(inputs[0]), (from_input, first))[1]
-    return hidden, (weights, first, inputs, hidden)
+    rows = (from_input, jnp.concatenate([first[1:], first[:1]]))
+    begin = jnp.where(first[0][:, None], 0.0, start)
+    hidden = checkpoint_name(jax.lax.scan(advance, begin, rows, unroll=unroll)[1], KEPT)
+    return hidden, (weights, first, start, inputs, hidden)
 
 
-def _over_time_backward(kept: tuple, slopes: Array) -> tuple[dict[str, Array], None, Array]:
-    weights, first, inputs, hidden = kept
-    before = jnp.where(first[..., None], 0.0, jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]]))
+def _over_time_backward(unroll: int, kept: tuple, slopes: Array) -> tuple[dict[str, Array], None, Array, Array]:
+    weights, first, start, inputs, hidden = kept
+    before = jnp.where(first[..., None], 0.0, jnp.concatenate([start[None], hidden[:-1]]))
     from_input = _by_row(inputs, weights["input_kernel"]) + weights["input_bias"][None, None]
     from_hidden = _by_row(before, weights["hidden_kernel"]) + weights["hidden_bias"][None, None]
     gates = _gates_of(from_input, from_hidden)
+    # Slopes are those of a hidden state's, times a factor that needs no loop.
+    by_input, by_hidden = _slopes_of(gates, before, jnp.ones(()))
+    times = lambda factor, slope: (factor.reshape(*slope.shape[:-1], 3, -1) * slope[..., None, :]).reshape(factor.shape)
 
-    def retreat(of_after: Array, row: tuple) -> tuple[Array, tuple[Array, Array]]:
-        slope, first_row, before_row, gates_row = row
-        slope = slope + of_after
-        of_input, of_hidden = _slopes_of(gates_row, before_row, slope)
-        of_before = slope * gates_row.update + of_hidden @ weights["hidden_kernel"].T
-        return jnp.where(first_row[:, None], 0.0, of_before), (of_input, of_hidden)
+    def retreat(of_after: Array, row: tuple) -> tuple[Array, Array]:
+        slope, last, by_hidden_row, update = row
+        slope = slope + jnp.where(last[:, None], 0.0, of_after)
+        return slope * update + times(by_hidden_row, slope) @ weights["hidden_kernel"].T, slope
 
-    rows = (slopes, first, before, gates)
-    of_input, of_hidden = jax.lax.scan(retreat, jnp.zeros_like(slopes[0]), rows, reverse=True)[1]
+    last = jnp.concatenate([first[1:], jnp.zeros_like(first[:1])])
+    rows = (slopes, last, by_hidden, gates.update)
+    of_start, slopes = jax.lax.scan(retreat, jnp.zeros_like(start), rows, reverse=True, unroll=unroll)
+    of_input, of_hidden = times(by_input, slopes), times(by_hidden, slopes)
     flat = lambda leaf: leaf.reshape(-1, leaf.shape[-1])
     of_weights = {
         "input_kernel": flat(inputs).T @ flat(of_input),
@@ -126,7 +149,8 @@ def _over_time_backward(kept: tuple, slopes: Array) -> tuple[dict[str, Array], N
         "hidden_kernel": flat(before).T @ flat(of_hidden),
         "hidden_bias": flat(of_hidden).sum(axis=0),
     }
-    return of_weights, None, _by_row(of_input, weights["input_kernel"].T)
+    of_start = jnp.where(first[0][:, None], 0.0, of_start)
+    return of_weights, None, of_start, _by_row(of_input, weights["input_kernel"].T)
 
 
 gru_over_time.defvjp(_over_time_forward, _over_time_backward)

@@ -19,11 +19,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lsf_jax.networks.gru import KEPT
 from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.types import Layout, Params
 
 AT_ONCE = 256
 """Rows of a product in a CPU's loop: enough for its full rate, few enough for the cache."""
+
+BLOCKS = 4
+"""Blocks of time on accelerators: what the layers of a block fill is a quarter, what is paid for a block four times."""
+SHORTEST = 32
+"""Rows that are one block."""
+UNROLL = 4
+"""Steps in one pass of a loop on accelerators: what is paid for each pass is paid for four steps."""
 
 Step = Callable[[Params, Array, tuple[Array, ...]], tuple[Array, Any]]
 """One step of all rows: `(params, hidden [R, N, H], inputs [R, N or 1, X] each) -> (hidden, outputs [R, N, ...])`."""
@@ -153,11 +161,49 @@ def recur_keeping(step: Step, params: Params, hidden: Array, layout: Layout, inp
     return jax.lax.scan(advance, hidden, (layout.first, inputs))[1]
 
 
+def over_blocks(block: Callable[..., tuple[Array, Any]], carry: Array, first: Array, inputs: tuple[Array, ...]) -> Any:
+    """Outputs of all rows, computed block of time after block, for accelerators.
+
+    Backward, everything in a block is computed again but the hidden states of `gru_over_time`.
+
+    Args:
+      block: `(carry, (first [K, R], inputs [K, R, ...])) -> (carry, outputs [K, R, ...])`.
+      carry: before the first block.
+      first: where episodes begin, `[T, R]`.
+      inputs: `[T, R, ...]` each, or of length 1 where all rows share them.
+    """
+    time = first.shape[0]
+    length = block_length(time)
+    n_blocks = -(-time // length)
+    common = [part.shape[0] == 1 and time > 1 for part in inputs]
+    filled = n_blocks * length - time
+
+    def cut(rows: Array, fill: Any) -> Array:
+        rows = jnp.pad(rows, [(0, filled)] + [(0, 0)] * (rows.ndim - 1), constant_values=fill)
+        return rows.reshape(n_blocks, length, *rows.shape[1:])
+
+    def one(carry: Array, rows: tuple[Array, list[Array]]) -> tuple[Array, Any]:
+        own = iter(rows[1])
+        return block(carry, (rows[0], tuple(part if all_ else next(own) for part, all_ in zip(inputs, common))))
+
+    if n_blocks == 1 and not filled:
+        return block(carry, (first, inputs))[1]
+    own = [cut(part, 0) for part, all_ in zip(inputs, common, strict=True) if not all_]
+    kept = jax.checkpoint(one, policy=jax.checkpoint_policies.save_only_these_names(KEPT), prevent_cse=False)
+    outputs = jax.lax.scan(kept, carry, (cut(first, True), own))[1]
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:time], outputs)
+
+
+def block_length(time: int) -> int:
+    """Rows of a block on accelerators: a multiple of `UNROLL`, long enough for `BLOCKS` blocks."""
+    return time if time <= SHORTEST else -(-time // (BLOCKS * UNROLL)) * UNROLL
+
+
 def each_row(function: Callable[..., Any], params: Params, layout: Layout, *inputs: Array) -> Any:
     """A function without memory of every row of a trajectory: `function(params, *rows)`, each with the rows in front.
 
     On CPUs row after row, as in `recur`: what a large network makes of all rows at once would go through memory. On
-    accelerators all at once.
+    accelerators block of time after block (`over_blocks`).
 
     Args:
       function: of parameters and rows `[..., X]`; what it makes of a row depends on no other.
@@ -165,8 +211,10 @@ def each_row(function: Callable[..., Any], params: Params, layout: Layout, *inpu
       layout: of the trajectory; of its rows only their number in use counts.
       inputs: `[T, ...]` each, or T+1 rows; of length 1 where all rows share them.
     """
-    if not is_cpu():
-        return function(params, *inputs)
+
+    def blocks(params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:
+        block = lambda carry, rows: (carry, function(params, *rows[1]))
+        return over_blocks(block, jnp.zeros(()), layout.first, inputs)
 
     def step(params: Params, hidden: Array, row: tuple[Array, ...]) -> tuple[Array, Any]:
         return hidden, function(params, *row)
@@ -184,7 +232,7 @@ def each_row(function: Callable[..., Any], params: Params, layout: Layout, *inpu
 
     n_rows = max(part.shape[0] for part in inputs)
     steps = None if layout.steps is None else jnp.minimum(layout.steps, n_rows)  # of T rows not T+1 can be in use
-    return over_rows(rows)(params, Layout(first=layout.first[:n_rows], steps=steps), inputs)
+    return over_rows(rows if is_cpu() else blocks)(params, Layout(first=layout.first[:n_rows], steps=steps), inputs)
 
 
 def _at_once(time: int, rows: int) -> int:
