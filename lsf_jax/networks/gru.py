@@ -9,7 +9,6 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-
 KEPT = "hidden states"
 """Name of what `gru_over_time` keeps where its caller computes all else again (`jax.checkpoint`)."""
 

@@ -117,7 +117,7 @@ def plainly(network, params, first, own):
 
 
 def in_two_blocks(monkeypatch, shortest):
-    """On accelerators 6 or 7 rows are two blocks of 4, unless they are `shortest` or fewer; one or two rows are filled."""
+    """On accelerators 6 or 7 rows are two blocks of 4, unless they are at most `shortest`; rows are filled up."""
     for name, value in (("SHORTEST", shortest), ("BLOCKS", 2), ("UNROLL", 2)):
         monkeypatch.setattr(recurrence, name, value)
     assert shortest or recurrence.block_length(6) == recurrence.block_length(7) == 4
