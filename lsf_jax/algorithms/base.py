@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax import types
 from lsf_jax.engine import buffers, distributions, exploration, optimizers
+from lsf_jax.envs import chance
 from lsf_jax.networks import agents
 from lsf_jax.settings import hyper_class
 
@@ -134,7 +135,7 @@ def agent_acting(
             clock: types.Clock,
             hyper: types.Hyper,
         ) -> tuple[AgentCarry, Array]:
-            key_outputs, key_choose = jax.random.split(key)
+            key_outputs, key_choose = chance.split(key)
             inputs = agents.agent_inputs(observation.obs, carry.last_action, spec.n_actions)
             next_hidden, logits = outputs(params, carry.hidden, inputs, key_outputs)
             action = choose(logits, observation, key_choose, clock, hyper)

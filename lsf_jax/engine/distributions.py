@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lsf_jax.envs import chance
 from lsf_jax.types import PRNGKey
 
 TINY = 1e-10
@@ -103,14 +104,15 @@ def sample_rows(
 
 def split_rows(keys: Key[Array, "rows"], n: int) -> tuple[Key[Array, "rows"], ...]:
     """`n` keys for each row, one after another."""
-    return tuple(jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, n))(keys), 1, 0))
+    return tuple(jnp.moveaxis(jax.vmap(lambda key: chance.split(key, n))(keys), 1, 0))
 
 
 def sample(
     log_pi: Float[Array, "*lead actions"], avail: Bool[Array, "*lead actions"], key: PRNGKey
 ) -> Int[Array, "*lead"]:
     """An available action a ~ π."""
-    return jax.random.categorical(key, jnp.where(avail, log_pi, -jnp.inf), axis=-1).astype(jnp.int32)
+    logits = jnp.where(avail, log_pi, -jnp.inf)
+    return jnp.argmax(chance.gumbel(key, *logits.shape) + logits, axis=-1).astype(jnp.int32)
 
 
 def entropy(pi: Float[Array, "*lead actions"], log_pi: Float[Array, "*lead actions"]) -> Float[Array, "*lead"]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.engine import distributions
+from lsf_jax.envs import chance
 from lsf_jax.types import Clock, Hyper, Observation, PRNGKey
 
 Behave: TypeAlias = Callable[[Array, Observation, PRNGKey, Clock, Hyper], Array]
@@ -23,9 +24,9 @@ def epsilon_greedy(
     key: PRNGKey,
 ) -> Int[Array, "agents"]:
     """With probability ε, drawn for each agent apart, a uniform available action; otherwise the greedy one."""
-    key_explore, key_action = jax.random.split(key)
+    key_explore, key_action = chance.split(key)
     uniform = distributions.sample(jnp.zeros_like(values), avail, key_action)
-    explore = jax.random.uniform(key_explore, uniform.shape) < epsilon
+    explore = chance.uniform(key_explore, *uniform.shape) < epsilon
     return jnp.where(explore, uniform, distributions.greedy(values, avail))
 
 
@@ -56,7 +57,7 @@ def behave_epsilon_greedy(logits: Array, observation: Observation, key: PRNGKey,
 
 def behave_epsilon_sample(logits: Array, observation: Observation, key: PRNGKey, clock: Clock, hyper: Hyper) -> Array:
     """With probability ε, drawn for each agent apart, a uniform available action; otherwise a ~ π."""
-    key_epsilon, key_pi = jax.random.split(key)
+    key_epsilon, key_pi = chance.split(key)
     log_pi = distributions.masked_log_softmax(logits, observation.avail)
     chosen = jax.nn.one_hot(distributions.sample(log_pi, observation.avail, key_pi), logits.shape[-1])
     return epsilon_greedy(chosen, observation.avail, epsilon_of(clock, hyper), key_epsilon)

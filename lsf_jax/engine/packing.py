@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from lsf_jax.engine.lengths import largest_of_block
+from lsf_jax.envs import chance
 from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.types import Env, Episode, Layout, Observation, PackedRows, PRNGKey, Trajectory
 
@@ -49,7 +50,7 @@ def as_rows(batch: Episode | PackedRows) -> PackedRows:
 
 def row_keys(key: PRNGKey, rows: PackedRows) -> Key[Array, "rows trajectories"]:
     """A key for every row, time first, of its episode and its moment there: so packing changes no draw."""
-    of_moment = lambda episode, moment: jax.random.fold_in(jax.random.fold_in(key, episode), moment)
+    of_moment = lambda episode, moment: chance.fold_in(chance.fold_in(key, episode), moment)
     return jax.vmap(jax.vmap(of_moment))(rows.episode.T, rows.moment.T)
 
 

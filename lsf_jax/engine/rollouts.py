@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
 from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block
+from lsf_jax.envs import chance
 from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.networks.recurrence import write_row
 from lsf_jax.types import (
@@ -88,13 +89,13 @@ def play(env: Env, act: Act, carry: Carry, keys: Key[Array, "episodes"], parts: 
       ValueError: several episodes in a slot on an accelerator.
     """
     n_episodes, limit = keys.shape[0], env.spec.episode_limit
-    both = jax.vmap(jax.random.split)(keys)
+    both = jax.vmap(chance.split)(keys)
     states, observations = jax.vmap(env.reset)(both[:, 0])
     begun = Begun(state=states, observation=observations, key=both[:, 1])
 
     def step(loop: Loop, _: Any = None) -> tuple[Loop, tuple]:
         running, now = loop.episode < n_episodes, jnp.minimum(loop.episode, n_episodes - 1)
-        key_act, key_env = jax.random.split(jax.random.fold_in(begun.key[now], loop.moment))
+        key_act, key_env = chance.split(chance.fold_in(begun.key[now], loop.moment))
         next_carry, action = act(loop.carry, loop.observation, key_act)
         state, timestep = env.step(key_env, loop.state, action)
         row = (_row(env, state, action, timestep, running), running & timestep.done)
