@@ -43,7 +43,7 @@ class MessageEncoder(nn.Module):
     remat: bool = True
 
     @nn.compact
-    def __call__(self, inputs: AgentInputs) -> Float[Array, "time agents outputs"]:
+    def __call__(self, inputs: AgentInputs) -> Float[Array, "*lead agents outputs"]:
         """Message means of every agent at every step; with `history`, where every step is the first of its episode."""
         if self.history:
             hidden = jnp.zeros((*inputs.obs.shape[:-1], self.hidden))
@@ -73,8 +73,8 @@ class MessageDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Array | AgentInputs, received: Float[Array, "time receivers received"]
-    ) -> Float[Array, "time agents actions"]:
+        self, inputs: Array | AgentInputs, received: Float[Array, "*lead receivers received"]
+    ) -> Float[Array, "*lead agents actions"]:
         """Unnormalised log-probabilities from [x_i, M_i]."""
         return Mlp((self.hidden, self.hidden, self.n_actions))(inputs, received)
 
