@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flops import Count, count_products
 
 from lsf_jax.engine.lengths import SEEDS_AXIS
-from lsf_jax.engine.packing import Shape, fitted_rows, pack_rows, place
+from lsf_jax.engine.packing import Shape, choices_of, fitted_rows, pack_rows, place
 from lsf_jax.engine.training import AXES, fitted_update
 from lsf_jax.programs.compiled import jit_init
 from lsf_jax.programs.parts import Program, make_rows, take_rows
@@ -72,7 +72,9 @@ def computed_shape(program: Program, batch: Episode) -> Shape:
         n_rows, places = rows.first.shape
         return jnp.int32(n_rows), jnp.int32(places) if rows.steps is None else rows.steps
 
-    of_seeds = of_block(lambda episodes: fitted_rows(program.sizes.shapes, episodes, taken), (0,))
+    of_seeds = of_block(
+        lambda episodes: fitted_rows(choices_of(program.sizes.lengths, episodes), episodes, taken), (0,)
+    )
     n_rows, places = jax.jit(of_seeds)(batch)
     return Shape(rows=int(n_rows[0]), places=int(places[0]))
 

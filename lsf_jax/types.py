@@ -272,7 +272,6 @@ class Algorithm(NamedTuple):
     update: "Update"
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
-    steps_through_time: bool = False  # an optimiser step for every t of a batch: its episodes begin at the same t
     reads_padding: str = ""  # the setting by which its losses count padding: it may not depend on other seeds then
 
 

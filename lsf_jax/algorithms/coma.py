@@ -175,6 +175,8 @@ def make_coma_update(
     policy: exploration.Policy,
     optimizers: dict[str, optax.GradientTransformation],
     observe: packing.ObserveFn,
+    batch_size: int,
+    limit: int,
 ) -> types.Update:
     """Build `update`: the critic's pass over the time steps, then one actor step with the values met on the way.
 
@@ -186,6 +188,8 @@ def make_coma_update(
       policy: of the actor's logits, what learns.
       optimizers: by group, up to, not including, the learning rate.
       observe: turns stored rows into trajectories.
+      batch_size: episodes in a batch.
+      limit: steps of the longest possible episode.
     """
 
     def update(
@@ -200,6 +204,7 @@ def make_coma_update(
         params, opt_state = agent.params, agent.opt_state
         rows = packing.as_rows(episodes)
         trajectories, keys = observe(rows), packing.row_keys(key, rows)
+        moments = packing.moments_of(rows, batch_size, limit)
         row_policies = jax.vmap(
             partial(base.row_policies, net.actor, policy), (None, packing.PER_TRAJECTORY, None, None), out_axes=1
         )
@@ -213,11 +218,12 @@ def make_coma_update(
             hyper.lr,
             params["critic"],
             opt_state["critic"],
-            batch,
-            trajectories.valid,
+            jax.tree.map(moments.of_rows, batch),
+            stepwise.TimeSteps(moments.valid, moments.longest),
             reverse=True,
         )
-        slopes, means = jax.grad(batch_policy_loss, has_aux=True)(pi, steps.outputs, trajectories, hyper)
+        q = packing.by_row(rows, steps.outputs)
+        slopes, means = jax.grad(batch_policy_loss, has_aux=True)(pi, q, trajectories, hyper)
         (gradients,) = pull_back(slopes)
         actor, actor_state = learner.optimizer_step(
             optimizers["actor"], hyper.actor_lr, params["actor"], opt_state["actor"], gradients
@@ -301,9 +307,8 @@ def make_coma(spec: types.EnvSpec, cfg: ComaConfig, observe: packing.ObserveFn) 
         init=init,
         policy_params=lambda agent: agent.params["actor"],
         replay=base.on_policy(cfg.batch_size),
-        update=make_coma_update(net, base.learned_policy(cfg), rules, observe),
+        update=make_coma_update(net, base.learned_policy(cfg), rules, observe, cfg.batch_size, spec.episode_limit),
         refresh=stepwise.copy_after_steps(cfg.target_interval),
-        steps_through_time=True,
         joint_table=partial(joint_table, net=net),
         **base.agent_acting(spec, cfg.hidden, outputs, behave)._asdict(),
     )

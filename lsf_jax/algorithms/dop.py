@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs, dop_networks, q_learning, stepwise
@@ -141,12 +141,13 @@ def make_critic_batch(
     net: dop_networks.Networks,
     agent: types.AgentState,
     data: dict[str, types.Trajectory],
+    moments: dict[str, packing.Moments],
     policies: Policies,
     hyper: types.Hyper,
     *,
     n_steps: int,
-) -> tuple[CriticBatch, Bool[Array, "time episodes"]]:
-    """What the critic is trained on, recent and old episodes in one batch, and which of its steps are valid."""
+) -> tuple[CriticBatch, stepwise.TimeSteps]:
+    """What the critic is trained on, recent and old episodes in one batch, and which of its steps count."""
 
     def one(t: types.Trajectory, target: Callable[..., Array]) -> CriticBatch:
         pi = policies(agent.params["actor"], t)
@@ -155,10 +156,17 @@ def make_critic_batch(
         return CriticBatch(state=seen.state, obs=seen.obs, action=t.action, target=target(values, pi, t))
 
     lift = partial(jax.vmap, in_axes=(packing.PER_TRAJECTORY,), out_axes=1)
-    on = lift(partial(one, target=lambda values, pi, t: sarsa_target(values, t, hyper)))(data["on"])
-    off = lift(partial(one, target=partial(tree_target, hyper=hyper, n_steps=n_steps)))(data["off"])
-    join = lambda *parts: jnp.concatenate(parts, axis=1)
-    return jax.tree.map(join, (on, data["on"].valid), (off, data["off"].valid))
+    targets = {
+        "on": lambda values, pi, t: sarsa_target(values, t, hyper),
+        "off": partial(tree_target, hyper=hyper, n_steps=n_steps),
+    }
+    by_moment = {
+        name: (jax.tree.map(moments[name].of_rows, lift(partial(one, target=target))(data[name])), moments[name].valid)
+        for name, target in targets.items()
+    }
+    inputs, valid = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), by_moment["on"], by_moment["off"])
+    longest = [each.longest for each in moments.values() if each.longest is not None]
+    return inputs, stepwise.TimeSteps(valid, jnp.stack(longest).max() if longest else None)
 
 
 def critic_error(
@@ -219,7 +227,8 @@ def make_dop_update(
     policy: exploration.Policy,
     optimizers: dict[str, optax.GradientTransformation],
     observe: packing.ObserveFn,
-    n_steps: int,
+    cfg: DopConfig,
+    limit: int,
 ) -> types.Update:
     """Build `update`: the critic's pass over the time steps of recent and old data, then an actor step on the newest.
 
@@ -230,8 +239,10 @@ def make_dop_update(
       policy: of the actor's logits, what learns.
       optimizers: by group, up to, not including, the learning rate.
       observe: turns stored rows into trajectories.
-      n_steps: corrections that the tree backup sums.
+      cfg: settings.
+      limit: steps of the longest possible episode.
     """
+    batch_sizes = {"on": cfg.on_batch, "off": cfg.off_batch}
     error = partial(critic_error, net=net)
 
     def update(
@@ -243,11 +254,13 @@ def make_dop_update(
         micro_batch: int = 0,
     ) -> tuple[types.AgentState, types.Metrics]:
         del key, micro_batch  # nothing is drawn; every step of the critic needs the whole batch, old episodes included
-        data = {name: observe(packing.as_rows(episodes)) for name, episodes in batch.items()}
+        rows = {name: packing.as_rows(episodes) for name, episodes in batch.items()}
+        data = {name: observe(each) for name, each in rows.items()}
+        moments = {name: packing.moments_of(rows[name], size, limit) for name, size in batch_sizes.items()}
         policies = partial(base.row_policies, net.actor, policy, clock=clock, hyper=hyper)
-        inputs, valid = make_critic_batch(net, agent, data, policies, hyper, n_steps=n_steps)
+        inputs = make_critic_batch(net, agent, data, moments, policies, hyper, n_steps=cfg.tree_steps)
         critic = agent.params["critic"], agent.opt_state["critic"]
-        steps = stepwise.critic_steps(error, optimizers["critic"], hyper.lr, *critic, inputs, valid, reverse=False)
+        steps = stepwise.critic_steps(error, optimizers["critic"], hyper.lr, *critic, *inputs, reverse=False)
         slopes = jax.grad(partial(actor_objective, net=net, policies=policies), has_aux=True)
         gradients, means = slopes(agent.params["actor"], steps.params, data["latest"])
         actor, actor_state = learner.optimizer_step(
@@ -327,9 +340,8 @@ def make_dop(spec: types.EnvSpec, cfg: DopConfig, observe: packing.ObserveFn) ->
         init=init,
         policy_params=lambda agent: agent.params["actor"],
         replay=three_replays(cfg),
-        update=make_dop_update(net, floor.policy, rules, observe, cfg.tree_steps),
+        update=make_dop_update(net, floor.policy, rules, observe, cfg, spec.episode_limit),
         refresh=stepwise.copy_after_steps(cfg.target_interval),
-        steps_through_time=True,
         joint_table=partial(joint_table, net=net),
         **base.agent_acting(spec, cfg.hidden, outputs, floor.behave)._asdict(),
     )

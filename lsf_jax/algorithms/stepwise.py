@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax import types
 from lsf_jax.engine import learner
+from lsf_jax.networks.recurrence import read_row, write_row
 
 SINCE_COPY = "since_copy"
 """Key of `AgentState.opt_state`: optimiser steps of the critic since its target was copied."""
@@ -29,6 +30,13 @@ class Steps(NamedTuple):
     taken: Int[Array, ""]  # optimiser steps
 
 
+class TimeSteps(NamedTuple):
+    """The time steps of a batch."""
+
+    valid: Bool[Array, "time episodes"]
+    longest: Int[Array, ""] | None = None  # how many a pass goes through, none of which after is valid; None: all
+
+
 def critic_steps(
     loss_at: LossAt,
     optimizer: optax.GradientTransformation,
@@ -36,7 +44,7 @@ def critic_steps(
     params: types.Params,
     opt_state: Any,
     inputs: Any,
-    valid: Bool[Array, "time episodes"],
+    time: TimeSteps,
     *,
     reverse: bool,
 ) -> Steps:
@@ -53,7 +61,7 @@ def critic_steps(
       params: parameters before the first step.
       opt_state: the optimiser's state before the first step.
       inputs: what `loss_at` reads, a tree of `[T, B, ...]`.
-      valid: which steps count.
+      time: which steps count.
       reverse: from the last time step to the first (COMA), or from the first to the last (DOP).
     """
 
@@ -69,7 +77,18 @@ def critic_steps(
         carry = jax.tree.map(lambda new, old: jnp.where(taken, new, old), moved, carry)
         return carry, (outputs, total, jnp.where(taken, optax.tree.norm(gradients), 0.0))
 
-    carry, (outputs, totals, norms) = jax.lax.scan(step, (params, opt_state), (inputs, valid), reverse=reverse)
+    valid, n_steps = time.valid, time.valid.shape[0] if time.longest is None else time.longest
+    row_at = lambda index: jax.tree.map(lambda leaf: read_row(leaf, index), (inputs, valid))
+    shapes = jax.eval_shape(step, (params, opt_state), row_at(jnp.int32(0)))[1]
+    seen = jax.tree.map(lambda leaf: jnp.zeros((valid.shape[0], *leaf.shape), leaf.dtype), shapes)
+
+    def advance(turn: Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
+        index = n_steps - 1 - turn if reverse else turn
+        carry, found = step(loop[0], row_at(index))
+        return carry, jax.tree.map(lambda every, one: write_row(every, one, index), loop[1], found)
+
+    carry, seen = jax.lax.fori_loop(0, n_steps, advance, ((params, opt_state), seen))
+    outputs, totals, norms = seen
     taken = valid.any(axis=1).sum(dtype=jnp.int32)
     return Steps(
         params=carry[0],

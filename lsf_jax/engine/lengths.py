@@ -1,23 +1,18 @@
-"""Static lengths: loops over time as long as the longest episode at hand, where most end long before their limit.
+"""What the seeds of a block agree on: loops over time as long as the longest episode of them all.
 
-A program has up to four lengths compiled into it and takes, at every update, the smallest that covers the batch of
-every seed of its block. The choice is common to all seeds: so it stays one branch under the seed axis, where a choice
-for each seed would compute them all. Nothing leaves the device for it.
+Such a choice is common to all seeds: so it stays one branch or one bound under the seed axis, where a choice for each
+seed would compute them all. Nothing leaves the device for it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
-
-from lsf_jax.types import Batch, Episode
+from jaxtyping import Array
 
 SEEDS_AXIS, EPISODES_AXIS = "seeds", "episodes"
 """Names of the axes that `vmap` maps over in a block."""
 EARLY = 4  # lengths of an environment whose episodes usually end early
-Result = TypeVar("Result")
 
 
 def largest_of_block(value: Array) -> Array:
@@ -36,41 +31,7 @@ def static_lengths(limit: int, n: int) -> tuple[int, ...]:
     return tuple(sorted({min(part * (i + 1), limit) for i in range(n)}))
 
 
-def episodes_of(batch: Batch) -> list[Episode]:
-    """The episodes of a batch: one `Episode` `[B, T, ...]`, or several in a dict."""
-    return jax.tree.leaves(batch, is_leaf=_is_episode)
-
-
-def longest(batch: Batch) -> Int[Array, ""]:
-    """Steps of the longest episode of a batch."""
-    lengths = [episodes.valid.sum(axis=-1, dtype=jnp.int32).max() for episodes in episodes_of(batch)]
-    return jnp.stack(lengths).max()
-
-
-def cut(batch: Batch, length: int) -> Batch:
-    """The first `length` steps of every episode, and the world after the last of them."""
-
-    def one(episode: Episode) -> Episode:
-        rest = jax.tree.map(lambda leaf: leaf[:, :length], episode._replace(world=()))
-        return rest._replace(world=jax.tree.map(lambda leaf: leaf[:, : length + 1], episode.world))
-
-    return jax.tree.map(one, batch, is_leaf=_is_episode)
-
-
-def fitted(lengths: Sequence[int], batch: Batch, call: Callable[[Batch], Result]) -> Result:
-    """`call` on the batch cut to the smallest of `lengths` that covers it, in every seed of the block."""
-    if len(lengths) == 1:
-        return call(batch)
-    needed = largest_of_block(longest(batch))
-    index = sum((needed > length).astype(jnp.int32) for length in lengths[:-1])
-    return jax.lax.switch(index, [lambda at=length: call(cut(batch, at)) for length in lengths])
-
-
 def computed_steps(lengths: Sequence[int], needed: Array) -> Array:
     """The smallest of `lengths` that covers `needed` steps."""
     choices = jnp.asarray(lengths, jnp.int32)
     return choices[(needed > choices[:-1]).sum()]
-
-
-def _is_episode(node: Any) -> bool:
-    return isinstance(node, Episode)

@@ -6,16 +6,16 @@ next begins right after it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from lsf_jax.engine.lengths import largest_of_block
 from lsf_jax.envs import chance
 from lsf_jax.networks.platforms import is_cpu
-from lsf_jax.types import Env, Episode, Layout, Observation, PackedRows, PRNGKey, Trajectory
+from lsf_jax.types import Batch, Env, Episode, Layout, Observation, PackedRows, PRNGKey, Trajectory
 
 ObserveFn: TypeAlias = Callable[[PackedRows], Trajectory]
 """Turns rows `[R, T+1, ...]` into what learning sees, time first: `[T+1, R, ...]`."""
@@ -167,33 +167,103 @@ def pack_rows(episodes: Episode, placement: Placement, shape: Shape, steps: Arra
     )
 
 
-def fitted_rows(shapes: Sequence[Shape], episodes: Episode, call: Callable[[PackedRows], Result]) -> Result:
-    """`call` on the episodes in the shape that computes fewest places, of those that hold every seed's of the block."""
-    lengths = episodes.valid.sum(axis=-1, dtype=jnp.int32)
-    if len(shapes) == 1:
-        rows = one_per_row(episodes)
-        return call(rows._replace(steps=_in_use(largest_of_block(lengths.max() + 1))))
-    placements = [place(lengths, shape.rows) for shape in shapes]
-    needed = jnp.stack([largest_of_block(placement.needed) for placement in placements])
-    places = jnp.array([shape.places for shape in shapes], jnp.int32)
-    cost = jnp.array([shape.rows for shape in shapes], jnp.int32) * (needed if is_cpu() else places)
-    cheapest = jnp.argmin(jnp.where(needed <= places, cost, jnp.iinfo(jnp.int32).max))
-    return jax.lax.switch(
-        cheapest,
-        [
-            lambda shape=shape, placement=placement, at=at: call(
-                pack_rows(episodes, placement, shape, _in_use(needed[at]))
-            )
-            for at, (shape, placement) in enumerate(zip(shapes, placements, strict=True))
-        ],
-    )
+def choices_of(lengths: Sequence[int], batch: Batch) -> tuple[tuple[Shape, ...], ...]:
+    """The shapes that a batch may be packed into, one for each of its parts: an `Episode`, or several by name."""
+    each = [shapes_of(part.valid.shape[1], part.valid.shape[0], lengths) for part in _episodes_of(batch)]
+    n_choices = max(map(len, each))
+    return tuple(tuple(shapes[min(at, len(shapes) - 1)] for shapes in each) for at in range(n_choices))
 
 
-def valid_fraction(rows: PackedRows) -> Float[Array, ""]:
-    """Valid steps ÷ places computed; those from which episodes bootstrap count as computed."""
+def fitted_rows(choices: Sequence[tuple[Shape, ...]], batch: Batch, call: Callable[[Batch], Result]) -> Result:
+    """`call` on a batch in the shapes that compute fewest places, of those that hold every seed's of the block.
+
+    Args:
+      choices: see `choices_of`; a single one is an episode a row.
+      batch: an `Episode` `[B, T, ...]`, or several by name.
+      call: of `PackedRows`, or of several by the same names.
+    """
+    parts = _episodes_of(batch)
+    tree = jax.tree.structure(batch, is_leaf=_is_episode)
+    lengths = [part.valid.sum(axis=-1, dtype=jnp.int32) for part in parts]
+    if len(choices) == 1:
+        needed = [largest_of_block(each.max() + 1) for each in lengths]
+        rows = [one_per_row(part)._replace(steps=_in_use(each)) for part, each in zip(parts, needed, strict=True)]
+        return call(tree.unflatten(rows))
+    fits = [[_fit(*each) for each in zip(parts, lengths, choice, strict=True)] for choice in choices]
+    holds = jnp.stack([jnp.stack([fit.needed <= fit.shape.places for fit in choice]).all() for choice in fits])
+    cost = jnp.stack([jnp.stack([fit.cost for fit in choice]).sum() for choice in fits])
+    cheapest = jnp.argmin(jnp.where(holds, cost, jnp.iinfo(jnp.int32).max))
+    rows_of = lambda choice: tree.unflatten([fit.rows() for fit in choice])
+    return jax.lax.switch(cheapest, [lambda choice=choice: call(rows_of(choice)) for choice in fits])
+
+
+class _Fit(NamedTuple):
+    """Episodes in one shape."""
+
+    shape: Shape
+    needed: Int[Array, ""]  # places in the fullest row of the block
+    cost: Int[Array, ""]  # places that are computed
+    rows: Callable[[], PackedRows]
+
+
+def _fit(episodes: Episode, lengths: Array, shape: Shape) -> _Fit:
+    placement = place(lengths, shape.rows)
+    needed = largest_of_block(placement.needed)
+    places = needed if is_cpu() else jnp.int32(shape.places)
+    return _Fit(shape, needed, shape.rows * places, lambda: pack_rows(episodes, placement, shape, _in_use(needed)))
+
+
+def _episodes_of(batch: Batch) -> list[Episode]:
+    return jax.tree.leaves(batch, is_leaf=_is_episode)
+
+
+def _is_episode(node: Any) -> bool:
+    return isinstance(node, Episode)
+
+
+def valid_fraction(batch: Batch) -> Float[Array, ""]:
+    """Valid steps ÷ places computed, of all rows of a batch; those from which episodes bootstrap count as computed."""
+    parts = jax.tree.leaves(batch, is_leaf=lambda node: isinstance(node, PackedRows))
+    places = [rows.first.shape[1] if rows.steps is None else rows.steps for rows in parts]
+    computed = sum(rows.first.shape[0] * each for rows, each in zip(parts, places, strict=True))
+    valid = sum(rows.valid.sum() for rows in parts)
+    return jnp.asarray(valid, jnp.float32) / jnp.asarray(computed, jnp.float32)
+
+
+class Moments(NamedTuple):
+    """Where the steps of packed rows stand when all episodes of a batch go through time together, from t = 0 on."""
+
+    place: Int[Array, "time episodes"]  # of a step among all of its rows, time first: place · R + row
+    valid: Bool[Array, "time episodes"]
+    longest: Int[Array, ""] | None  # steps of the longest episode of the block; None: all steps are gone through
+
+    def of_rows(self, leaf: Shaped[Array, "places trajectories ..."]) -> Shaped[Array, "time episodes ..."]:
+        """What rows hold, time first, by moment and episode; beyond an episode's end anything."""
+        return leaf.reshape(-1, *leaf.shape[2:])[self.place]
+
+
+def moments_of(rows: PackedRows, n_episodes: int, limit: int) -> Moments:
+    """The steps of rows by moment and episode.
+
+    Args:
+      rows: of so many episodes.
+      n_episodes: B.
+      limit: T, steps of the longest possible episode.
+    """
     n_rows, places = rows.first.shape
-    computed = n_rows * (places if rows.steps is None else rows.steps)
-    return rows.valid.sum().astype(jnp.float32) / jnp.asarray(computed, jnp.float32)
+    is_of = rows.episode.T[..., None] == jnp.arange(n_episodes)[None, None]  # [T+1, R, B]
+    begin = jnp.argmax((rows.first.T[..., None] & is_of).reshape(-1, n_episodes), axis=0)
+    steps = (rows.valid.T[..., None] & is_of[:-1]).sum(axis=(0, 1), dtype=jnp.int32)
+    moment = jnp.arange(limit, dtype=jnp.int32)[:, None]
+    place = jnp.minimum(begin[None, :] + moment * n_rows, (places - 1) * n_rows - 1)
+    longest = None if rows.steps is None else largest_of_block(steps.max())
+    return Moments(place=place, valid=moment < steps[None, :], longest=longest)
+
+
+def by_row(rows: PackedRows, leaf: Shaped[Array, "time episodes ..."]) -> Shaped[Array, "places trajectories ..."]:
+    """What is known by moment and episode, in packed rows, time first; where no step is valid anything."""
+    moment = jnp.minimum(rows.moment, leaf.shape[0] - 1).T[:-1]
+    return leaf[moment, rows.episode.T[:-1]]
 
 
 def zero_unless(keep: Array, leaf: Array) -> Array:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from lsf_jax.engine.lengths import SEEDS_AXIS, episodes_of, fitted
-from lsf_jax.engine.packing import Shape, fitted_rows, valid_fraction
+from lsf_jax.engine.lengths import SEEDS_AXIS
+from lsf_jax.engine.packing import choices_of, fitted_rows, valid_fraction
 from lsf_jax.engine.rollouts import played_steps
 from lsf_jax.types import (
     AgentState,
@@ -65,7 +65,7 @@ class Sizes(NamedTuple):
     """How much a rollout and an update may compute: a few choices, one of which is taken as the program runs."""
 
     lengths: tuple[int, ...] = ()  # steps of an episode, ascending, the last one the limit; fewer than two: no choice
-    shapes: tuple[Shape, ...] = ()  # of packed updates; none: an episode a row
+    packs: bool = False  # updates learn from packed rows; False: from episodes as they are stored, padding and all
     slots: int = 0  # games of a collection side by side; 0: one for each episode
 
 
@@ -198,22 +198,18 @@ def fitted_update(
       batch: as replay gives it.
       rest: what else the update takes: key, clock and hyper.
     """
-    if sizes.shapes:
-        with_fraction = lambda rows: _with_fraction(learn_from(agent, rows, *rest), valid_fraction(rows))
-        plain = lambda rows: learn_from(agent, rows, *rest)  # of one shape no metric may tell of the block's others
-        return fitted_rows(sizes.shapes, batch, plain if len(sizes.shapes) == 1 else with_fraction)
-    if len(sizes.lengths) < 2:
+    if not sizes.packs:
         return learn_from(agent, batch, *rest)
 
-    def update(batch: Batch) -> tuple[AgentState, Metrics]:
-        valid = jnp.concatenate([episodes.valid for episodes in episodes_of(batch)])
-        return _with_fraction(learn_from(agent, batch, *rest), valid.astype(jnp.float32).mean())
+    choices = choices_of(sizes.lengths, batch)
 
-    return fitted(sizes.lengths, batch, update)
+    def update(rows: Batch) -> tuple[AgentState, Metrics]:
+        after, metrics = learn_from(agent, rows, *rest)
+        if len(choices) > 1:  # of a single one no metric may tell of the block's other seeds
+            metrics = {**metrics, "update_valid_fraction": valid_fraction(rows)}
+        return after, metrics
 
-
-def _with_fraction(learned: tuple[AgentState, Metrics], fraction: Array) -> tuple[AgentState, Metrics]:
-    return learned[0], {**learned[1], "update_valid_fraction": fraction}
+    return fitted_rows(choices, batch, update)
 
 
 def _keep(state: TrainState, agent: AgentState, clock: Clock, budget: Array) -> Kept:

@@ -244,7 +244,7 @@ def _in_blocks(network: AgentNetwork, method: str, params: Params, layout: Layou
         features = nn.relu(run(Linear(network.hidden), params["input_layer"], *inputs))
         lead = (*first.shape, n_agents)
         flat = jnp.broadcast_to(features, (*lead, network.hidden)).reshape(first.shape[0], -1, network.hidden)
-        flat = gru_over_time(UNROLL, weights, jnp.repeat(first, n_agents, axis=1), hidden, flat)
+        flat: Array = gru_over_time(UNROLL, weights, jnp.repeat(first, n_agents, axis=1), hidden, flat)
         features = flat.reshape(*lead, -1)
         outputs = run(Linear(network.outputs), params["output_layer"], features)
         return flat[-1], (features, outputs) if method == "with_features" else outputs

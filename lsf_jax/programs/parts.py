@@ -11,7 +11,7 @@ from jaxtyping import Array
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted
 from lsf_jax.engine.lengths import EARLY, static_lengths
-from lsf_jax.engine.packing import observe_rows, shapes_of
+from lsf_jax.engine.packing import observe_rows
 from lsf_jax.engine.rollouts import device_collector, slots_of
 from lsf_jax.engine.training import Sizes, TrainStep, make_train_step
 from lsf_jax.envs.host import Hosted, empty_episodes
@@ -91,12 +91,10 @@ def with_micro_batch(program: Program, micro_batch: int) -> Program:
 
 def make_sizes(config: Config, env: Env, algorithm: Algorithm, hosted: Hosted | None) -> Sizes:
     """How much rollouts and updates may compute: follows from the settings and the platform that is traced for."""
-    limit = env.spec.episode_limit
-    lengths = static_lengths(limit, _number_of_lengths(config, env, algorithm))
-    packs = not (algorithm.reads_padding or algorithm.steps_through_time)
+    lengths = static_lengths(env.spec.episode_limit, _number_of_lengths(config, env, algorithm))
     return Sizes(
         lengths=lengths,
-        shapes=shapes_of(limit, config.algo.batch_size, lengths) if packs else (),
+        packs=not algorithm.reads_padding,
         slots=0 if hosted else slots_of(env, config.train.n_envs),
     )
 

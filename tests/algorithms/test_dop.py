@@ -14,7 +14,7 @@ from lsf_jax.algorithms import base, dop_networks
 from lsf_jax.algorithms import dop as module
 from lsf_jax.algorithms.stepwise import SINCE_COPY
 from lsf_jax.engine import exploration
-from lsf_jax.engine.packing import one_per_row
+from lsf_jax.engine.packing import moments_of, one_per_row
 from lsf_jax.types import Clock
 from tests.support import actor_critic_cases as actor_critic
 from tests.support import engine_cases
@@ -24,6 +24,8 @@ from tests.support.lsf_sac_cases import BATCH, SPEC, A, N, T
 
 SMALL = module.DopConfig(
     batch_size=BATCH,
+    on_batch=BATCH,
+    off_batch=BATCH,
     hidden=8,
     critic_hidden=3,
     mixer_embed=2,
@@ -58,7 +60,7 @@ def case(cfg):
     kept = {group: rule.init(agent.params[group]) for group, rule in descent.items()}
     agent = agent._replace(opt_state={**agent.opt_state, **kept})
     net, policy = module.make_networks(SPEC, cfg), exploration.FLOORS[cfg.floor_over].policy
-    update = jax.jit(module.make_dop_update(net, policy, descent, cases.observe, cfg.tree_steps))
+    update = jax.jit(module.make_dop_update(net, policy, descent, cases.observe, cfg, T))
     games = {kind: cases.make_games(seed) for seed, kind in enumerate(KINDS)}
     batch = {kind: cases.episodes_of(each) for kind, each in games.items()}
     key, hyper = jax.random.key(3), algorithm.hyper
@@ -80,12 +82,14 @@ def learn(c, **changed):
 @EVERY
 def test_targets_are_sarsa_returns_of_recent_and_tree_backups_of_old_data(cfg):
     c = case(cfg)
-    data = {kind: cases.observe(one_per_row(episodes)) for kind, episodes in c.batch.items()}
+    rows = {kind: one_per_row(episodes) for kind, episodes in c.batch.items()}
+    data = {kind: cases.observe(each) for kind, each in rows.items()}
+    moments = {kind: moments_of(rows[kind], BATCH, T) for kind in ("on", "off")}
     policies = partial(base.row_policies, c.net.actor, c.policy, clock=CLOCK, hyper=c.hyper)
-    made, valid = module.make_critic_batch(c.net, c.agent, data, policies, c.hyper, n_steps=cfg.tree_steps)
+    made, time = module.make_critic_batch(c.net, c.agent, data, moments, policies, c.hyper, n_steps=cfg.tree_steps)
     for number, (game, y) in enumerate(critic_batch(cfg)):
         np.testing.assert_allclose(made.target[: game.length, number], y, rtol=2e-5, atol=2e-5)
-        np.testing.assert_array_equal(valid[:, number], np.arange(T) < game.length)
+        np.testing.assert_array_equal(time.valid[:, number], np.arange(T) < game.length)
     swapped = oracle.critic_batch_of(c.params, c.targets, c.games["off"], c.games["on"], EPSILON, cfg)
     gaps = [abs(y[0] - other[0]) for (_, y), (_, other) in zip(critic_batch(cfg), swapped[BATCH:] + swapped[:BATCH])]
     assert max(gaps) > 0.1  # the two rules are not the same on this data

@@ -1,11 +1,13 @@
 """One optimiser step for each time step: against a NumPy loop of Adam and RMSprop steps with hand-made gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.algorithms.stepwise import critic_steps
+from lsf_jax.algorithms.stepwise import TimeSteps, critic_steps
 from lsf_jax.engine.optimizers import OPTIMIZERS
 
 B, T, D = 3, 5, 4
@@ -22,15 +24,11 @@ def loss_at(params, row):
     return jnp.square(prediction - y), {"prediction": prediction}
 
 
-def scan(x, y, valid, *, reverse, name="adam"):
+def scan(x, y, valid, longest=None, *, reverse, name="adam"):
     optimizer, params = OPTIMIZERS[name](CLIP), {"weight": jnp.asarray(WEIGHT, jnp.float32)}
     inputs = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
-    run = jax.jit(
-        lambda params, inputs, valid: critic_steps(
-            loss_at, optimizer, jnp.float32(RATE), params, optimizer.init(params), inputs, valid, reverse=reverse
-        )
-    )
-    return run(params, inputs, jnp.asarray(valid))
+    fixed = partial(critic_steps, loss_at, optimizer, jnp.float32(RATE), reverse=reverse)
+    return jax.jit(fixed)(params, optimizer.init(params), inputs, TimeSteps(jnp.asarray(valid), longest))
 
 
 def descent(name):
@@ -92,7 +90,7 @@ def test_a_batch_of_padding_alone_moves_neither_parameters_nor_the_optimiser():
     warm = jax.tree.map(lambda leaf: leaf + jnp.ones_like(leaf), optimizer.init(params))  # momentum would move it
     inputs = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
     steps = critic_steps(
-        loss_at, optimizer, jnp.float32(RATE), params, warm, inputs, jnp.zeros((T, B), bool), reverse=False
+        loss_at, optimizer, jnp.float32(RATE), params, warm, inputs, TimeSteps(jnp.zeros((T, B), bool)), reverse=False
     )
     jax.tree.map(np.testing.assert_array_equal, (steps.params, steps.opt_state), (params, warm))
     assert (steps.loss, steps.gradient_norm) == (0.0, 0.0)
@@ -106,3 +104,10 @@ def test_what_stands_in_padded_steps_changes_nothing():
         (clean.params, clean.opt_state, clean.loss, clean.gradient_norm),
         (dirty.params, dirty.opt_state, dirty.loss, dirty.gradient_norm),
     )
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_pass_may_end_with_the_last_valid_step(reverse):
+    whole, cut = scan(X, Y, VALID, reverse=reverse), scan(X, Y, VALID, jnp.int32(4), reverse=reverse)
+    jax.tree.map(np.testing.assert_array_equal, whole._replace(outputs=()), cut._replace(outputs=()))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:4], b[:4]), whole.outputs, cut.outputs)

@@ -8,28 +8,14 @@ import pytest
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config.composition import make_env
 from lsf_jax.engine import lengths
-from lsf_jax.engine.lengths import EPISODES_AXIS, SEEDS_AXIS
-from lsf_jax.engine.packing import shapes_of
+from lsf_jax.engine.lengths import EPISODES_AXIS
 from lsf_jax.engine.rollouts import device_collector, play
 from lsf_jax.engine.training import Sizes, make_chunk, make_train_step
 from lsf_jax.envs.base import check_spec
 from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.programs.parts import bind
-from lsf_jax.types import Clock, Episode
+from lsf_jax.types import Clock
 from tests.support.engine_cases import FOREVER, small, start
-
-
-def episodes(*steps, time=8):
-    """One episode of each length; the world and the actions count."""
-    n = len(steps)
-    return Episode(
-        world=jnp.arange(n * (time + 1)).reshape(n, time + 1),
-        action=jnp.arange(n * time * 2).reshape(n, time, 2).astype(jnp.uint8),
-        reward=jnp.arange(n * time * 1.0).reshape(n, time),
-        terminal=jnp.zeros((n, time), bool),
-        valid=jnp.arange(time)[None] < jnp.array(steps)[:, None],
-        info={"x": jnp.zeros((n, time))},
-    )
 
 
 @pytest.mark.parametrize(
@@ -45,32 +31,6 @@ def episodes(*steps, time=8):
 )
 def test_static_lengths_are_equal_parts_that_end_at_the_limit(limit, n, expected):
     assert lengths.static_lengths(limit, n) == expected
-
-
-def test_the_longest_and_the_cut_of_a_batch_and_of_a_bundle():
-    batch, other = episodes(2, 5), episodes(1, 3, 1)
-    assert int(lengths.longest(batch)) == 5
-    assert int(lengths.longest({"on": other, "off": batch})) == 5
-    short = lengths.cut({"on": other, "off": batch}, 5)
-    assert {name: part.valid.shape for name, part in short.items()} == {"on": (3, 5), "off": (2, 5)}
-    np.testing.assert_array_equal(short["off"].world, batch.world[:, :6])
-    np.testing.assert_array_equal(short["off"].action, batch.action[:, :5])
-    assert short["off"].info["x"].shape == (2, 5)
-
-
-@pytest.mark.parametrize(("steps", "chosen"), [([1, 2], 2), ([2, 3], 4), ([4, 4], 4), ([1, 5], 8), ([8, 1], 8)])
-def test_every_seed_of_a_block_is_cut_to_what_the_longest_of_all_needs(steps, chosen):
-    def one(batch):
-        return lengths.fitted((2, 4, 8), batch, lambda cut: jnp.int32(cut.valid.shape[1]))
-
-    block = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(episodes(n, 1) for n in steps))
-    mapped = jax.vmap(one, axis_name=SEEDS_AXIS)
-    assert mapped(block).tolist() == [chosen, chosen]
-    alone = [next(n for n in (2, 4, 8) if n >= mine) for mine in steps]
-    assert [int(one(jax.tree.map(lambda leaf: leaf[i], block))) for i in range(2)] == alone  # noqa: B023
-    program = str(jax.make_jaxpr(mapped)(block))
-    assert "cond[" in program
-    assert "select_n" not in program
 
 
 def test_computed_steps_are_the_smallest_length_that_covers():
@@ -147,18 +107,17 @@ def test_parts_that_nobody_plays_cost_nothing(platform, ends, computed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_a_run_with_several_lengths_or_packed_rows_learns_what_one_with_a_single_length_does(platform):
+def test_a_run_with_packed_rows_learns_what_one_with_a_single_length_does(platform):
     """To the rounding of sums in another order."""
     config = small()
-    limit, batch = config.env.n_steps, config.algo.batch_size
+    limit = config.env.n_steps
     several = lengths.static_lengths(limit, 4)
     with compiling_for(platform):
         program = bind(config)
         runs = {}
         for name, sizes in {
             "plain": Sizes(lengths=(limit,)),
-            "cut": Sizes(lengths=several),
-            "packed": Sizes(lengths=several, shapes=shapes_of(limit, batch, several)),
+            "packed": Sizes(lengths=several, packs=True),
         }.items():
             step = make_train_step(program.algorithm, program.buffer, program.collect, 1, sizes)
             runs[name] = jax.jit(make_chunk(step, rows=8))(start(config, [0, 1]), jnp.int32(6), jnp.int32(FOREVER))

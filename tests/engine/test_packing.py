@@ -189,7 +189,7 @@ def chosen(shapes: tuple[Shape, ...], batch: Episode) -> dict[str, jax.Array]:
             "fraction": valid_fraction(rows),
         }
 
-    return fitted_rows(shapes, batch, look)
+    return fitted_rows([(shape,) for shape in shapes], batch, look)
 
 
 def cheapest(shapes: tuple[Shape, ...], block: list[Any], platform: str) -> tuple[Shape, int]:
@@ -260,7 +260,7 @@ def test_with_one_shape_an_episode_keeps_its_row(platform):
 SMALL = {
     **dict.fromkeys(("hidden", "central_hidden", "critic_hidden", "joint_hidden"), 8),
     **dict.fromkeys(("mixer_embed", "hyper_hidden", "encoder_hidden", "decoder_hidden"), 4),
-    "batch_size": BATCH,
+    **dict.fromkeys(("batch_size", "on_batch", "off_batch"), BATCH),
     "trace": 0.7,
     **dict.fromkeys(("lr", "actor_lr"), 1e-2),
     "optimizer_epsilon": 1.0,  # steps as long as the gradient is: rounding of a gradient of zero is no step
@@ -282,7 +282,7 @@ def packed_algorithms() -> list[Any]:
     cases, seen = [], set()
     for name in sorted(ALGORITHMS):
         algorithm = made(name)
-        if algorithm.steps_through_time or algorithm.reads_padding:
+        if algorithm.reads_padding:
             continue
         factory = getattr(ALGORITHMS[name].factory, "func", ALGORITHMS[name].factory)
         cases.append(pytest.param(name, {}, id=name, marks=[pytest.mark.slow] if factory in seen else []))
@@ -322,7 +322,8 @@ def test_a_packed_update_is_the_update_of_an_episode_a_row(name, changes, platfo
 
     def learned(rows: Any, steps: Any, micro_batch: int) -> Any:
         rows = rows if steps is None else rows._replace(steps=steps)
-        after, metrics = algorithm.update(agent, rows, key, CLOCK, algorithm.hyper, micro_batch=micro_batch)
+        learned_from = dict.fromkeys(("latest", "on", "off"), rows) if name == "dop" else rows
+        after, metrics = algorithm.update(agent, learned_from, key, CLOCK, algorithm.hyper, micro_batch=micro_batch)
         return after.params, metrics
 
     with compiling_for(platform):

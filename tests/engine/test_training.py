@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lsf_jax.config.composition import make_env
+from lsf_jax.engine import packing
 from lsf_jax.engine.buffers import latest
 from lsf_jax.engine.packing import Shape
 from lsf_jax.engine.training import Sizes, init_train_state, iteration_keys, make_chunk, make_train_step
@@ -207,7 +208,7 @@ def test_a_run_of_packed_rows_and_slots_that_goes_on_from_the_host_gives_the_sam
     config = small("algo.recurrent=false", "algo.hyper_hidden=0")
     monkeypatch.setattr(parts, "make_env", lambda config: make_env(config)._replace(ends_early=True))
     program = parts.bind(config)
-    assert (program.sizes.slots, len(program.sizes.shapes)) == (1, 2)
+    assert (program.sizes.slots, program.sizes.packs, len(program.sizes.lengths)) == (1, True, 4)
     chunk = jit_chunk(program, rows=ROWS, mesh=seed_mesh(1))
     whole, log = advance(chunk, start(config, [0, 1]), 12)
     first, log_a = advance(chunk, start(config, [0, 1]), 5)
@@ -389,22 +390,24 @@ def lasting(*lengths: int, time: int = 6) -> Episode:
 
 
 @pytest.mark.parametrize(
-    ("platform", "sizes", "rollout", "update"),
+    ("platform", "sizes", "shapes", "rollout", "update"),
     [
         # Slots play 1 + 2 and 5 + 3 steps. Two rows hold 6 + 2 and 4 + 3 places, bootstraps included.
-        ("cpu", Sizes((2, 4, 6), (Shape(2, 10), Shape(4, 7)), 2), 11 / (2 * 8), 11 / (2 * 8)),
+        ("cpu", Sizes((2, 4, 6), True, 2), (Shape(2, 10), Shape(4, 7)), 11 / (2 * 8), 11 / (2 * 8)),
         # Eight places are one too many for rows of seven: an episode a row, of which six places are in use.
-        ("cpu", Sizes((2, 4, 6), (Shape(2, 7), Shape(4, 7)), 4), 11 / (4 * 5), 11 / (4 * 6)),
-        ("cpu", Sizes((6,), (Shape(4, 7),)), 11 / (4 * 5), None),
+        ("cpu", Sizes((2, 4, 6), True, 4), (Shape(2, 7), Shape(4, 7)), 11 / (4 * 5), 11 / (4 * 6)),
+        ("cpu", Sizes((6,), True), (Shape(4, 7),), 11 / (4 * 5), None),
         # Accelerators compute the compiled length of the longest episode, and all places of a shape.
-        ("gpu", Sizes((2, 4, 6), (Shape(2, 10), Shape(4, 7)), 4), 11 / (4 * 6), 11 / (2 * 10)),
-        ("gpu", Sizes((2, 5, 6), (Shape(2, 7), Shape(4, 7)), 4), 11 / (4 * 5), 11 / (4 * 7)),
-        ("gpu", Sizes((6,), (Shape(4, 7),)), 11 / (4 * 6), None),
-        # Not packed: steps of the smallest length that covers the batch.
-        ("gpu", Sizes((2, 5, 6)), 11 / (4 * 5), 11 / (4 * 5)),
+        ("gpu", Sizes((2, 4, 6), True, 4), (Shape(2, 10), Shape(4, 7)), 11 / (4 * 6), 11 / (2 * 10)),
+        ("gpu", Sizes((2, 5, 6), True, 4), (Shape(2, 7), Shape(4, 7)), 11 / (4 * 5), 11 / (4 * 7)),
+        ("gpu", Sizes((6,), True), (Shape(4, 7),), 11 / (4 * 6), None),
+        ("gpu", Sizes((2, 5, 6)), (), 11 / (4 * 5), None),  # not packed
     ],
 )
-def test_valid_fractions_are_steps_done_of_steps_and_places_computed(platform, sizes, rollout, update):
+def test_valid_fractions_are_steps_done_of_steps_and_places_computed(
+    monkeypatch, platform, sizes, shapes, rollout, update
+):
+    monkeypatch.setattr(packing, "shapes_of", lambda *_: shapes)
     fresh = lasting(1, 2, 5, 3)
     buffer = latest(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], fresh)), batch_size=4, n_envs=4)
     algorithm = counting_algorithm(8)

@@ -39,17 +39,16 @@ def test_a_last_block_is_filled_up_with_seeds_that_nobody_uses():
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
-def test_updates_are_packed_but_for_critics_that_step_through_time(name):
+def test_all_updates_are_packed(name):
     config = compose(algo=name, env="m_step", overrides=["env.n_steps=8", "algo.batch_size=8", "train.n_envs=8"])
     env = make_env(config)._replace(ends_early=True)
     algorithm = ALGORITHMS[name].factory(env.spec, config.algo, partial(observe_rows, env))
-    packed = {"cpu": ((2, 9), (8, 9)), "gpu": ((4, 5), (8, 9))}
     for platform, slots in (("cpu", 2), ("gpu", 8)):
         with compiling_for(platform):
             sizes = parts.make_sizes(config, env, algorithm, None)
         assert sizes.lengths == (2, 4, 6, 8)
         assert sizes.slots == slots
-        assert sizes.shapes == (() if name in ("coma", "dop") else packed[platform])
+        assert sizes.packs
 
 
 @pytest.mark.parametrize(("masked", "asked", "found"), [(True, 0, 4), (False, 0, 1), (True, 2, 2), (False, 1, 1)])
@@ -58,7 +57,7 @@ def test_losses_that_read_the_padding_get_a_single_length_of_time(monkeypatch, m
     monkeypatch.setattr(parts, "make_env", lambda config: make_env(config)._replace(ends_early=True))
     sizes = parts.bind(config).sizes
     assert len(sizes.lengths) == found
-    assert len(sizes.shapes) == (0 if not masked else 1 if found == 1 else 2)
+    assert sizes.packs == masked
 
 
 def test_several_lengths_for_losses_that_read_the_padding_are_refused():
