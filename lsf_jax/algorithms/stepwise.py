@@ -79,7 +79,8 @@ def critic_steps(
 
     valid, n_steps = time.valid, time.valid.shape[0] if time.longest is None else time.longest
     row_at = lambda index: jax.tree.map(lambda leaf: read_row(leaf, index), (inputs, valid))
-    shapes = jax.eval_shape(step, (params, opt_state), row_at(jnp.int32(0)))[1]
+    first = jax.tree.map(lambda leaf: leaf[0], (inputs, valid))
+    shapes = jax.eval_shape(step, (params, opt_state), first)[1]
     seen = jax.tree.map(lambda leaf: jnp.zeros((valid.shape[0], *leaf.shape), leaf.dtype), shapes)
 
     def advance(turn: Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
