@@ -290,10 +290,6 @@ def packed_algorithms() -> list[Any]:
     return [*cases, pytest.param("lsf_sac", HISTORY, id="lsf_sac with memory in its encoder")]
 
 
-def slow_elsewhere(case: Any, platform: str) -> list[Any]:
-    return [pytest.mark.slow] if platform == "gpu" and case.values[0] not in ON_ACCELERATORS else []
-
-
 @cache
 def batch() -> Episode:
     """Full length, cut and ended; cut at two steps; ended at once, at three and at four: 26 places."""
@@ -315,23 +311,22 @@ def assert_close(left: Any, right: Any, tolerance: float = 1e-6) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path))
 
 
-ON_ACCELERATORS = ("lsf_sac", "coma", "qtran")  # those whose updates go differently through time; the rest are slow
+ON_ACCELERATORS = ("lsf_sac", "coma", "qtran")
+"""Whose updates go through time in different ways there; the rest is slow."""
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "platform", "micro_batch"),
-    [
-        pytest.param(
-            *case.values,
-            platform,
-            size,
-            id=f"{case.id}-{platform}",
-            marks=[*case.marks, *slow_elsewhere(case, platform)],
-        )
-        for case in packed_algorithms()
-        for platform, size in (("cpu", 0), ("gpu", 2))
-    ],
-)
+def on_platforms() -> list[Any]:
+    """Every packed algorithm on both platforms; on accelerators it learns from two rows at a time."""
+    cases = []
+    for case in packed_algorithms():
+        for platform, micro_batch in (("cpu", 0), ("gpu", 2)):
+            is_slow = platform == "gpu" and case.values[0] not in ON_ACCELERATORS
+            marks = [*case.marks, *([pytest.mark.slow] if is_slow else [])]
+            cases.append(pytest.param(*case.values, platform, micro_batch, id=f"{case.id} {platform}", marks=marks))
+    return cases
+
+
+@pytest.mark.parametrize(("name", "changes", "platform", "micro_batch"), on_platforms())
 def test_a_packed_update_is_the_update_of_an_episode_a_row(name, changes, platform, micro_batch):
     """Parameters and metrics, however the episodes lie; with `micro_batch` rows are learned from two at a time."""
     algorithm = made(name, **changes)
