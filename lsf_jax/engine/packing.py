@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from lsf_jax.engine.lengths import largest_of_block
-from lsf_jax.networks.platforms import is_cpu
+from lsf_jax.platforms import is_cpu
 from lsf_jax.types import Env, Episode, Layout, Observation, PackedRows, PRNGKey, Trajectory
 
 ObserveFn: TypeAlias = Callable[[PackedRows], Trajectory]

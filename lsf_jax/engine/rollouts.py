@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
 from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block
-from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.networks.recurrence import write_row
+from lsf_jax.platforms import is_cpu
 from lsf_jax.types import (
     Act,
     Algorithm,

@@ -11,8 +11,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.networks.gru import gru_cell, gru_over_time
-from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.networks.recurrence import over_rows, recur, recur_keeping
+from lsf_jax.platforms import is_cpu
 from lsf_jax.types import Layout, Params, Trajectory
 
 Initializer = Callable[..., Array]

@@ -13,7 +13,7 @@ from lsf_jax.engine.packing import shapes_of
 from lsf_jax.engine.rollouts import device_collector, play
 from lsf_jax.engine.training import Sizes, make_chunk, make_train_step
 from lsf_jax.envs.base import check_spec
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.programs.parts import bind
 from lsf_jax.types import Clock, Episode
 from tests.support.engine_cases import FOREVER, small, start

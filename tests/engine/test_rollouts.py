@@ -15,7 +15,7 @@ from lsf_jax.engine.lengths import SEEDS_AXIS
 from lsf_jax.engine.rollouts import device_collector, over_slots, play, played_steps, slots_of, zero_unless
 from lsf_jax.envs import make
 from lsf_jax.envs.probes import RaggedConfig, ragged
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.types import Algorithm, Clock, Env, Episode, Observation
 from tests.support.engine_cases import assert_same_bits
 

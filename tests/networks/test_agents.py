@@ -19,7 +19,7 @@ from lsf_jax.networks.agents import (
     zero_hidden,
 )
 from lsf_jax.networks.gru import gru_cell
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.types import Layout
 
 N_AGENTS, N_INPUTS, HIDDEN, OUTPUTS, TIME = 3, 5, 7, 4, 6
