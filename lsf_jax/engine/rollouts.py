@@ -232,10 +232,7 @@ def _scan(advance: Callable[..., tuple[Moment, Row]], key: PRNGKey, start: Momen
         moment, rows = jax.lax.scan(step, moment, keys)
         return moment, jax.vmap(partial(from_bytes, shapes))(rows)
 
-    if parts == 1:
-        rows = part(start, keys)[1]
-    else:
-        rows = _in_parts(part, start, keys.reshape(parts, length, 2))
+    rows = part(start, keys)[1] if parts == 1 else _in_parts(part, start, keys.reshape(parts, length, 2))
     ended = jnp.cumsum(rows.done, dtype=jnp.int32) - rows.done.astype(jnp.int32)
     rows = jax.vmap(zero_unless)(ended == 0, rows)
     return jax.tree.map(lambda leaf: leaf[:limit], rows)

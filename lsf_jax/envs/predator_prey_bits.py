@@ -112,8 +112,10 @@ def transition(
     units = lax.optimization_barrier(_line_up(state, actions, randomness, cfg))
     moves, hunts = lax.optimization_barrier((_predator_masks(units), _prey_masks(units, cfg)))
     gone = _move_predators(moves, cfg)
-    hunted = _move_prey(hunts, gone, cfg)
-    gone, (active, record, tried) = lax.optimization_barrier((gone, hunted))
+    active, record, tried = _move_prey(hunts, gone, cfg)
+    captures = _count(_whole(word) for word in record)
+    counts = captures, tried - captures
+    gone, active, record, counts = lax.optimization_barrier((gone, active, record, counts))
 
     goes = _nibble_of(gone, randomness.predator_turn) != 0
     went = _nibble_of(record, randomness.prey_turn)
@@ -127,12 +129,11 @@ def transition(
         alive=state.alive & (went != _NIBBLE),
         time=state.time + 1,
     )
-    captures = _count(_whole(word) for word in record)
-    missed = tried - captures
+    rewards = counts[0].astype(jnp.float32) * cfg.capture_reward + counts[1].astype(jnp.float32) * cfg.punishment
     return next_state, Outcome(
-        reward=captures.astype(jnp.float32) * cfg.capture_reward + missed.astype(jnp.float32) * cfg.punishment,
-        captures=captures,
-        lone_catches=missed,
+        reward=rewards,
+        captures=counts[0],
+        lone_catches=counts[1],
         game_over=~over(or_, next_state.active) | ~over(or_, next_state.alive),
         time_limit=next_state.time >= cfg.episode_limit,
     )

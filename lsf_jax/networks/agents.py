@@ -252,3 +252,19 @@ def one_row() -> Layout:
 def zero_hidden(n_agents: int, hidden: int) -> Float[Array, "agents hidden"]:
     """Hidden state at the first step of every episode."""
     return jnp.zeros((n_agents, hidden))
+
+
+def one_step(
+    network: AgentNetwork, params: Params, hidden: Float[Array, "agents hidden"], *inputs: Array | AgentInputs
+) -> tuple[Float[Array, "agents hidden"], Float[Array, "agents outputs"]]:
+    """What acting takes of a network: the hidden state after a single step, and the outputs.
+
+    On accelerators the inputs are concatenated after all: of so few rows every product, and every slice of a kernel,
+    costs its launch and no more.
+    """
+    if is_cpu():
+        return run(network, params, hidden, *inputs)
+    parts: list[Array] = jax.tree.leaves(inputs)
+    lead = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    together = [jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in parts]
+    return run(network, params, hidden, jnp.concatenate(together, axis=-1))
