@@ -68,7 +68,7 @@ def hard_copy(every: int, groups: tuple[str, ...]) -> Refresh:
     """Copy parameters to targets whenever the episodes cross a multiple of `every`, once for an iteration at most.
 
     Crossing, not hitting: what an iteration adds need not divide the interval. The count is common to all seeds, so
-    that the `cond` stays a `cond` under the seed axis.
+    that it stays a choice under the seed axis.
 
     Args:
       every: interval in episodes.
@@ -80,9 +80,19 @@ def hard_copy(every: int, groups: tuple[str, ...]) -> Refresh:
 
     def refresh(agent: AgentState, clock: Clock, previous: Clock) -> AgentState:
         due = clock.episodes // every > previous.episodes // every
-        return jax.lax.cond(due, copy, lambda unchanged: unchanged, agent)
+        return only_if(due, copy, agent)
 
     return refresh
+
+
+def only_if(wanted: Bool[Array, ""], change: Callable[[Any], Any], state: Any) -> Any:
+    """`change(state)` if `wanted`, else the state as it is; `wanted` is common to all that is mapped.
+
+    A loop of one pass or of none: its state stays where it is, where a `cond` copies every array of it, whichever
+    branch it takes, and again behind it.
+    """
+    once = lambda loop: (jnp.bool_(False), change(loop[1]))
+    return jax.lax.while_loop(lambda loop: loop[0], once, (wanted, state))[1]
 
 
 def make_update(learner: Learner, observe: ObserveFn) -> Update:
