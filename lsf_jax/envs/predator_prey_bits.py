@@ -24,12 +24,12 @@ halves: elementwise again. Likewise the two sides are stacked by `where`, since 
 **Barriers.** Fused without end, every turn would compute all turns before it anew (compilation then takes for ever, as
 does the kernel). Optimisation barriers bound that: after the random words; after the sorting into turns; after the
 masks; after each group of turns; and before the results are put back into the order of the units. Where they stand was
-measured: fewer duplicate work, more add kernels.
+measured.
 """
 
 from collections.abc import Callable, Iterable
 from functools import reduce
-from operator import add, and_, or_, xor
+from operator import add, and_, or_
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -69,25 +69,24 @@ class _LineUp(NamedTuple):
     place: Array  # [predators]
     target: Array  # [predators] where it wants to go, or _CATCHES, or _STAYS
     prey: Array  # [prey] places
-    walls: Array  # [prey] directions without a cell
-    rank: Array  # [prey]
+    chances: Array  # [prey] its rank, and above that nibble the directions without a cell
 
 
 class _PredatorTurn(NamedTuple):
     """What each predator's turn needs; `[turns]` each."""
 
-    before: Words  # who keeps it from its target now; itself where a prey does, or where it wants none
-    change: Words  # and how that changes by the moves of each
+    before: Words  # who stands on its target before they move; itself where a prey does, or where it has none
+    after: Words  # who stands there after having moved
 
 
 class _PreyTurn(NamedTuple):
     """What each prey's turn needs; `[turns]` each."""
 
-    beside: Words  # which predators stand in which direction before they move
-    change: Words  # and how that changes by the moves of each
+    before: Words  # in which direction each predator stands before they move
+    after: Words  # in which direction those stand that have moved
     catchers: Words  # who tries to catch it
     seen_from: tuple[Words, ...]  # by each prey in which direction, after going right, down, left, up, or where it is
-    taken: Array  # directions without a cell or with a prey, before anyone of them moves
+    taken: Array  # in its own nibble: directions without a cell or with a prey, before anyone of them moves
     choice: Array  # its number among m free directions: the two bits at 2 m
 
 
@@ -225,10 +224,8 @@ def _line_up(state: State, actions: Array, randomness: Randomness, cfg: Predator
 
     is_mine = turn[:, None, :] == np.arange(width)[None, :, None]  # [sides, turns, units]
     place, rest = (over(or_, jnp.where(is_mine, value[:, None, :], 0)) for value in (place, rest))
-    of_prey = rest[1, :m].astype(jnp.uint32)
-    return _LineUp(
-        place=place[0, :n], target=rest[0, :n], prey=place[1, :m], walls=of_prey >> 4, rank=of_prey & _NIBBLE
-    )
+    chances = rest[1, :m].astype(jnp.uint32)
+    return _LineUp(place=place[0, :n], target=rest[0, :n], prey=place[1, :m], chances=chances)
 
 
 def _predator_masks(units: _LineUp) -> _PredatorTurn:
@@ -239,31 +236,33 @@ def _predator_masks(units: _LineUp) -> _PredatorTurn:
     after = _pack(jnp.where(target[None, :] == target[:, None], nibble, NONE))
     is_blocked = (target < 0) | over(or_, prey[None, :] == target[:, None])
     before = _each(lambda word, mine: jnp.where(is_blocked, word | mine, word), before, own)
-    return _PredatorTurn(before=before, change=_each(xor, before, after))
+    return _PredatorTurn(before=before, after=after)
 
 
 def _prey_masks(units: _LineUp, cfg: PredatorPreyConfig) -> _PreyTurn:
     prey, offsets = units.prey, _offsets(cfg)
     n, m = cfg.n_predators, cfg.n_prey
     bit, prey_bit = _units(n)[None], _units(m)[None]
-    beside = _pack(_directions(units.place[None, :] - prey[:, None], bit, enumerate(offsets)))
+    apart = units.place[None, :] - prey[:, None]
+    before = _pack(_directions(apart, bit, enumerate(offsets)))
     after = _pack(_directions(units.target[None, :] - prey[:, None], bit, enumerate(offsets)))
-    catching = _pack(jnp.where(units.target == _CATCHES, _units(n), NONE))
+    is_catcher = (units.target == _CATCHES)[None] & reduce(or_, [apart == offset for offset in offsets])
     away = prey[None, :] - prey[:, None]
     # Where unit q is to p once it has made `step`: p + offset = q + step.
     seen_from = tuple(
         _pack(_directions(away, prey_bit, [(d, step - offset) for d, offset in enumerate(offsets) if offset != step]))
         for step in (*offsets, 0)
     )
-    taken = units.walls | over(or_, _directions(away, np.uint32(1), enumerate(offsets)))
+    walls, rank = units.chances >> 4, units.chances & _NIBBLE
+    taken = walls | over(or_, _directions(away, np.uint32(1), enumerate(offsets)))
     taken = jnp.where(prey >= 0, taken, _NIBBLE)  # the dead go nowhere
     return _PreyTurn(
-        beside=beside,
-        change=_each(xor, beside, after),
-        catchers=_each(lambda word, who: _any_bit(word) & who, beside, catching),
+        before=before,
+        after=after,
+        catchers=_pack(jnp.where(is_catcher, bit, NONE)),
         seen_from=seen_from,
-        taken=taken,
-        choice=reduce(or_, [(units.rank % np.uint32(free)) << np.uint32(2 * free) for free in (2, 3, 4)]),
+        taken=taken << _shifts(m),
+        choice=reduce(or_, [(rank % np.uint32(free)) << np.uint32(2 * free) for free in (2, 3, 4)]),
     )
 
 
@@ -276,8 +275,8 @@ def _move_predators(turns: _PredatorTurn, cfg: PredatorPreyConfig) -> Words:
     """All ones for each predator that goes to its target."""
 
     def take_turn(gone: Words, turn: tuple[_PredatorTurn, Words]) -> Words:
-        (before, change), own = turn
-        there = reduce(or_, _each(lambda before, change, gone: before ^ (change & gone), before, change, gone))
+        (before, after), own = turn
+        there = reduce(or_, _each(_select, gone, after, before))
         return _each(lambda word, mine: jnp.where(there == 0, word | mine, word), gone, own)
 
     n = cfg.n_predators
@@ -296,9 +295,9 @@ def _move_prey(turns: _PreyTurn, gone: Words, cfg: PredatorPreyConfig) -> tuple[
         active = _each(lambda word, who: jnp.where(is_caught, word & ~(who * _NIBBLE), word), active, catchers)
 
         now = _each(
-            lambda before, change, gone, there: (before ^ (change & gone)) & there,
-            turn.beside,
-            turn.change,
+            lambda before, after, gone, there: _select(gone, after, before) & there,
+            turn.before,
+            turn.after,
             gone,
             active,
         )
@@ -313,7 +312,7 @@ def _move_prey(turns: _PreyTurn, gone: Words, cfg: PredatorPreyConfig) -> tuple[
         return active, taken, record, tried + (n_catchers > 0).astype(jnp.int32)
 
     m, shift = cfg.n_prey, _shifts(cfg.n_prey)
-    start = (_words(cfg.n_predators, _ALL), _pack(turns.taken << shift), _words(m, 0), jnp.int32(0))
+    start = (_words(cfg.n_predators, _ALL), _pack(turns.taken), _words(m, 0), jnp.int32(0))
     active, _, record, tried = _in_groups(take_turn, start, (turns, _own(m), shift), PREY_AT_ONCE)
     return active, record, tried
 
@@ -322,10 +321,8 @@ def _words(units: int, fill: Any) -> Words:
     return (jnp.uint32(fill),) * -(-units // 8)
 
 
-def _any_bit(word: Array) -> Array:
-    """The lowest bit of each nibble says whether it has any; the other bits say nothing."""
-    pairs = word | (word >> 1)
-    return pairs | (pairs >> 2)
+def _select(bits: Array, where_set: Array, elsewhere: Array) -> Array:
+    return (where_set & bits) | (elsewhere & ~bits)
 
 
 def _fold_nibbles(word: Array) -> Array:
