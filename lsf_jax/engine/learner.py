@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Key
 
+from lsf_jax.engine.lengths import only_if
 from lsf_jax.engine.packing import PER_TRAJECTORY, ObserveFn, as_rows, row_keys
 from lsf_jax.types import AgentState, Batch, Clock, Hyper, Metrics, PackedRows, Params, PRNGKey, Trajectory, Update
 
@@ -83,16 +84,6 @@ def hard_copy(every: int, groups: tuple[str, ...]) -> Refresh:
         return only_if(due, copy, agent)
 
     return refresh
-
-
-def only_if(wanted: Bool[Array, ""], change: Callable[[Any], Any], state: Any) -> Any:
-    """`change(state)` if `wanted`, else the state as it is; `wanted` is common to all that is mapped.
-
-    A loop of one pass or of none: its state stays where it is, where a `cond` copies every array of it, whichever
-    branch it takes, and again behind it.
-    """
-    once = lambda loop: (jnp.bool_(False), change(loop[1]))
-    return jax.lax.while_loop(lambda loop: loop[0], once, (wanted, state))[1]
 
 
 def make_update(learner: Learner, observe: ObserveFn) -> Update:

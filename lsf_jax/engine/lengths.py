@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from lsf_jax.types import Batch, Episode
 
@@ -28,6 +28,16 @@ def largest_of_block(value: Array) -> Array:
         except NameError:  # JAX's word for an axis that is not there: this one is not mapped over
             continue
     return value
+
+
+def only_if(wanted: Bool[Array, ""], change: Callable[[Any], Any], state: Any) -> Any:
+    """`change(state)` if `wanted`, else the state as it is; `wanted` is common to all that is mapped.
+
+    A loop of one pass or of none: its state stays where it is, where a `cond` copies every array of it, whichever
+    branch it takes, and again behind it.
+    """
+    once = lambda loop: (jnp.bool_(False), change(loop[1]))
+    return jax.lax.while_loop(lambda loop: loop[0], once, (wanted, state))[1]
 
 
 def static_lengths(limit: int, n: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, UInt8
 
-from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block
+from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block, only_if
 from lsf_jax.networks.recurrence import write_row
 from lsf_jax.platforms import is_cpu
 from lsf_jax.types import (
@@ -142,9 +142,9 @@ def play(env: Env, act: Act, carry: Carry, keys: Key[Array, "episodes"], parts: 
 
     first = jax.tree.map(lambda leaf: leaf[0], (begun.state, begun.observation))
     if is_cpu():
-        rows = _until_all_ended(advance, begun, Moment(*first, carry), limit)
+        rows = _until_all_ended(advance, begun, Moment(*first, carry=carry), limit)
     elif n_episodes == 1:
-        rows = _scan(advance, begun.key[0], Moment(*first, carry), limit, parts)
+        rows = _scan(advance, begun.key[0], Moment(*first, carry=carry), limit, parts)
     else:
         raise ValueError(f"{n_episodes} episodes in a slot: on accelerators one, see `slots_of`.")
     return _apart(rows, jax.vmap(env.snapshot)(begun.state), limit)
@@ -182,7 +182,7 @@ def _next_episode(loop: Loop, done: Bool[Array, ""], begun: Begun, carry: Carry)
     def restart(loop: Loop) -> Loop:
         at = jnp.minimum(loop.episode, n_episodes - 1)
         new = jax.tree.map(lambda leaf: leaf[at], (begun.state, begun.observation))
-        fresh = Loop(Moment(*new, carry), episode=loop.episode, steps=jnp.int32(0))
+        fresh = Loop(Moment(*new, carry=carry), episode=loop.episode, steps=jnp.int32(0))
         return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, loop)
 
     any_done = largest_of_block(done.astype(jnp.int32)) > 0
@@ -228,31 +228,23 @@ def _scan(advance: Callable[..., tuple[Moment, Row]], key: PRNGKey, start: Momen
         moment, row = advance(moment, keys)
         return moment, to_bytes(row)
 
-    def part(moment: Moment, keys: Key[Array, "length 2"]) -> tuple[Moment, Row]:
-        moment, rows = jax.lax.scan(step, moment, keys)
-        return moment, jax.vmap(partial(from_bytes, shapes))(rows)
+    unpacked = jax.vmap(partial(from_bytes, shapes))
+    n_bytes = jax.eval_shape(step, start, keys[0])[1].shape[0]
+    nothing = jnp.zeros((length, n_bytes), jnp.uint8)
 
-    rows = part(start, keys)[1] if parts == 1 else _in_parts(part, start, keys.reshape(parts, length, 2))
-    ended = jnp.cumsum(rows.done, dtype=jnp.int32) - rows.done.astype(jnp.int32)
-    rows = jax.vmap(zero_unless)(ended == 0, rows)
-    return jax.tree.map(lambda leaf: leaf[:limit], rows)
-
-
-def _in_parts(part: Callable[..., tuple[Moment, Row]], start: Moment, keys: Key[Array, "parts length 2"]) -> Row:
-    """The rows of all parts, zeros from that one on before which every episode of the block has ended."""
-    shapes = jax.eval_shape(part, start, keys[0])[1]
-
-    def leave_out(moment: Moment, _: Any) -> tuple[Moment, Row]:
-        return moment, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def each(loop: tuple[Moment, Array], keys: Key[Array, "length 2"]) -> tuple[tuple[Moment, Array], Row]:
+    def part(loop: tuple[Moment, Array], keys: Key[Array, "length 2"]) -> tuple[tuple[Moment, Array], Array]:
         moment, running = loop
         playing = largest_of_block(running.astype(jnp.int32)) > 0
-        moment, rows = jax.lax.cond(playing, part, leave_out, moment, keys)
-        return (moment, running & ~rows.done.any()), rows
+        moment, rows = only_if(playing, lambda state: jax.lax.scan(step, state[0], keys), (moment, nothing))
+        return (moment, running & ~unpacked(rows).done.any()), rows
 
-    _, rows = jax.lax.scan(each, (start, jnp.bool_(True)), keys)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
+    if parts == 1:
+        _, content = jax.lax.scan(step, start, keys)
+    else:
+        _, content = jax.lax.scan(part, (start, jnp.bool_(True)), keys.reshape(parts, length, 2))
+    rows = unpacked(content.reshape(parts * length, n_bytes)[:limit])
+    ended = jnp.cumsum(rows.done, dtype=jnp.int32) - rows.done.astype(jnp.int32)
+    return jax.vmap(zero_unless)(ended == 0, rows)
 
 
 def _apart(rows: Row, first: Any, limit: int) -> Episode:

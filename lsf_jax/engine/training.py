@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from lsf_jax.engine.learner import only_if
-from lsf_jax.engine.lengths import SEEDS_AXIS, episodes_of, fitted
+from lsf_jax.engine.lengths import SEEDS_AXIS, episodes_of, fitted, only_if
 from lsf_jax.engine.packing import Shape, fitted_rows, valid_fraction
 from lsf_jax.engine.rollouts import played_steps
 from lsf_jax.types import (
