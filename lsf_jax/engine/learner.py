@@ -69,7 +69,7 @@ def hard_copy(every: int, groups: tuple[str, ...]) -> Refresh:
     """Copy parameters to targets whenever the episodes cross a multiple of `every`, once for an iteration at most.
 
     Crossing, not hitting: what an iteration adds need not divide the interval. The count is common to all seeds, so
-    that it stays a choice under the seed axis.
+    that the `cond` stays a `cond` under the seed axis.
 
     Args:
       every: interval in episodes.

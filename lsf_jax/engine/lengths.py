@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from lsf_jax.platforms import platform
 from lsf_jax.types import Batch, Episode
 
 SEEDS_AXIS, EPISODES_AXIS = "seeds", "episodes"
@@ -33,9 +34,12 @@ def largest_of_block(value: Array) -> Array:
 def only_if(wanted: Bool[Array, ""], change: Callable[[Any], Any], state: Any) -> Any:
     """`change(state)` if `wanted`, else the state as it is; `wanted` is common to all that is mapped.
 
-    A loop of one pass or of none: its state stays where it is, where a `cond` copies every array of it, whichever
-    branch it takes, and again behind it.
+    On GPUs a loop of one pass or of none, whose state stays where it is: a `cond` copies every array of it, whichever
+    branch it takes, and again behind it. (A TPU's compiler copies for the loop what `change` only reads, all of replay;
+    it gets the `cond`.)
     """
+    if platform() != "gpu":
+        return jax.lax.cond(wanted, change, lambda unchanged: unchanged, state)
     once = lambda loop: (jnp.bool_(False), change(loop[1]))
     return jax.lax.while_loop(lambda loop: loop[0], once, (wanted, state))[1]
 

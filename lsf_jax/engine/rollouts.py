@@ -229,7 +229,7 @@ def _scan(advance: Callable[..., tuple[Moment, Row]], key: PRNGKey, start: Momen
         return moment, to_bytes(row)
 
     unpacked = jax.vmap(partial(from_bytes, shapes))
-    n_bytes = jax.eval_shape(step, start, keys[0])[1].shape[0]
+    n_bytes = jax.eval_shape(to_bytes, shapes).shape[0]
     nothing = jnp.zeros((length, n_bytes), jnp.uint8)
 
     def part(loop: tuple[Moment, Array], keys: Key[Array, "length 2"]) -> tuple[tuple[Moment, Array], Array]:

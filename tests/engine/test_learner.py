@@ -279,9 +279,9 @@ def test_steps_that_do_not_divide_the_interval_still_copy_once_for_each_multiple
     assert copies == 21
 
 
-def test_the_copy_stays_a_choice_under_the_seed_axis():
+def test_the_copy_stays_a_cond_under_the_seed_axis():
     seeds = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), toy_agent())
     refresh = jax.vmap(hard_copy(200, ("a", "b")), in_axes=(0, None, None))
     program = str(jax.make_jaxpr(refresh)(seeds, clock_at(200), clock_at(192)))
-    assert "while[" in program
-    assert "select_n" not in program.split("while[")[1]
+    assert "cond[" in program
+    assert "select_n" not in program.split("cond[")[1]

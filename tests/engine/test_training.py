@@ -109,23 +109,24 @@ def test_a_chunk_moves_nothing_between_host_and_device():
 # Under the seed axis.
 
 
-def loops_of_one_pass(found: list[Any]) -> list[Any]:
-    """Those of `only_if`, with a flag that all seeds share in front of the state."""
-    loops = [each for each in found if each.primitive.name == "while"]
-    return [each for each in loops if (first := each.outvars[0].aval).dtype == bool and first.shape == ()]
+def scalar_conds(found: list[Any]) -> list[Any]:
+    return [each for each in found if each.primitive.name == "cond" and each.invars[0].aval.shape == ()]
 
 
-def work_of(equation: Any) -> set[str]:
-    return {inner.primitive.name for inner in equations(equation.params["body_jaxpr"].jaxpr)}
+def branch_work(equation: Any) -> set[str]:
+    return {inner.primitive.name for branch in equation.params["branches"] for inner in equations(branch.jaxpr)}
 
 
-def test_learning_or_not_and_the_target_copy_stay_choices(batched_equations):
-    found = loops_of_one_pass(batched_equations)
-    works = [work_of(each) for each in found]
-    assert sum("dot_general" in work for work in works) == 1  # to learn or not
+def test_learning_or_not_and_the_target_copy_stay_branches(batched_equations):
+    works = [branch_work(each) for each in scalar_conds(batched_equations)]
+    assert sum("dot_general" in work for work in works) == 1  # learn or skip
     # The copy moves every target parameter and computes nothing.
     n_targets = len(jax.tree.leaves(start(CONFIG).agent.targets))
-    copies = [each for each, work in zip(found, works, strict=True) if not work and len(each.outvars) >= n_targets]
+    copies = [
+        each
+        for each, work in zip(scalar_conds(batched_equations), works, strict=True)
+        if not work and len(each.outvars) >= n_targets
+    ]
     assert len(copies) == 1
 
 
