@@ -16,7 +16,7 @@ from jax.interpreters import partial_eval
 
 from lsf_jax.algorithms.configs import MixedValueConfig, ValueConfig
 from lsf_jax.algorithms.lsf_sac.config import LsfSacConfig, SoftConfig
-from lsf_jax.networks.platforms import is_cpu
+from lsf_jax.platforms import is_cpu
 from lsf_jax.types import EnvSpec
 
 TRAINED = 3  # passes of a trained layer: forward, gradient of the weights, gradient of the input

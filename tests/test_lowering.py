@@ -8,7 +8,7 @@ import pytest
 
 from lsf_jax.config.composition import compose
 from lsf_jax.engine.training import make_chunk
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.programs.compiled import LOG_ROWS, jit_init
 from lsf_jax.programs.parts import bind, make_rows
 from lsf_jax.types import TrainState

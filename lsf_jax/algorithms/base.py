@@ -63,7 +63,7 @@ def network_outputs(
 ) -> tuple[Array, Array]:
     """`Outputs` of a network that reads its own observation and action history only; bind the network."""
     del key  # deterministic
-    return agents.run(network, params, hidden, inputs)
+    return agents.one_step(network, params, hidden, inputs)
 
 
 def init_agent(

@@ -134,7 +134,7 @@ def acting_outputs(
     whole = exchange(net, params, jax.tree.map(lambda part: part[None], inputs), key_noise[None])
     sent = jnp.where(cut(whole.mean[0], key_cut), 0.0, whole.sent[0])
     received = messages.route_per_receiver(sent[None])[0]
-    return agents.run(net.values.agent, params["agent"], hidden, inputs, received)
+    return agents.one_step(net.values.agent, params["agent"], hidden, inputs, received)
 
 
 def forward(

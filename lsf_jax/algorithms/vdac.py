@@ -198,7 +198,7 @@ def make_vdac(
         params: types.Params, hidden: Array, inputs: agents.AgentInputs, key: types.PRNGKey
     ) -> tuple[Array, Array]:
         del key  # deterministic
-        hidden, outputs = agents.run(agent, params, hidden, inputs)
+        hidden, outputs = agents.one_step(agent, params, hidden, inputs)
         return hidden, outputs[..., :-1]
 
     parts = Parts(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Key
 
+from lsf_jax.engine.lengths import only_if
 from lsf_jax.engine.packing import PER_TRAJECTORY, ObserveFn, as_rows, row_keys
 from lsf_jax.types import AgentState, Batch, Clock, Hyper, Metrics, PackedRows, Params, PRNGKey, Trajectory, Update
 
@@ -80,7 +81,7 @@ def hard_copy(every: int, groups: tuple[str, ...]) -> Refresh:
 
     def refresh(agent: AgentState, clock: Clock, previous: Clock) -> AgentState:
         due = clock.episodes // every > previous.episodes // every
-        return jax.lax.cond(due, copy, lambda unchanged: unchanged, agent)
+        return only_if(due, copy, agent)
 
     return refresh
 

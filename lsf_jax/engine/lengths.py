@@ -4,11 +4,14 @@ Such a choice is common to all seeds: so it stays one branch or one bound under 
 seed would compute them all. Nothing leaves the device for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool
+
+from lsf_jax.platforms import platform
 
 SEEDS_AXIS, EPISODES_AXIS = "seeds", "episodes"
 """Names of the axes that `vmap` maps over in a block."""
@@ -23,6 +26,19 @@ def largest_of_block(value: Array) -> Array:
         except NameError:  # JAX's word for an axis that is not there: this one is not mapped over
             continue
     return value
+
+
+def only_if(wanted: Bool[Array, ""], change: Callable[[Any], Any], state: Any) -> Any:
+    """`change(state)` if `wanted`, else the state as it is; `wanted` is common to all that is mapped.
+
+    On GPUs a loop of one pass or of none, whose state stays where it is: a `cond` copies every array of it, whichever
+    branch it takes, and again behind it. (A TPU's compiler copies for the loop what `change` only reads, all of replay;
+    it gets the `cond`.)
+    """
+    if platform() != "gpu":
+        return jax.lax.cond(wanted, change, lambda unchanged: unchanged, state)
+    once = lambda loop: (jnp.bool_(False), change(loop[1]))
+    return jax.lax.while_loop(lambda loop: loop[0], once, (wanted, state))[1]
 
 
 def static_lengths(limit: int, n: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from lsf_jax.engine.lengths import largest_of_block
 from lsf_jax.envs import chance
-from lsf_jax.networks.platforms import is_cpu
+from lsf_jax.platforms import is_cpu
 from lsf_jax.types import Batch, Env, Episode, Layout, Observation, PackedRows, PRNGKey, Trajectory
 
 ObserveFn: TypeAlias = Callable[[PackedRows], Trajectory]

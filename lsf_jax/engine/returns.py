@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lsf_jax.networks.platforms import is_cpu
+from lsf_jax.platforms import is_cpu
 
 
 def td_lambda(

@@ -5,17 +5,20 @@ the longest episode of all. Which slot plays what is fixed beforehand and every 
 "the first n to finish" would prefer short ones.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Int, Key, UInt8
 
-from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block
+from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block, only_if
 from lsf_jax.envs import chance
-from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.networks.recurrence import write_row
+from lsf_jax.platforms import is_cpu
 from lsf_jax.types import (
     Act,
     Algorithm,
@@ -41,6 +44,32 @@ def zero_unless(keep: Array, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), tree)
 
 
+def to_bytes(tree: Any) -> UInt8[Array, "bytes"]:
+    """All leaves, bit for bit, as one array."""
+    return jnp.concatenate([_bytes_of(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _bytes_of(leaf: Array) -> UInt8[Array, "bytes"]:
+    if leaf.dtype == jnp.bool_:
+        return leaf.astype(jnp.uint8).reshape(-1)
+    return jax.lax.bitcast_convert_type(leaf, jnp.uint8).reshape(-1)
+
+
+def from_bytes(shapes: Any, content: UInt8[Array, "bytes"]) -> Any:
+    """The tree that `to_bytes` made an array of, with leaves of the given shapes."""
+    leaves, structure = jax.tree.flatten(shapes)
+    sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves]
+    pieces = [content[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    return jax.tree.unflatten(structure, [_of_bytes(leaf, own) for leaf, own in zip(leaves, pieces, strict=True)])
+
+
+def _of_bytes(shape: jax.ShapeDtypeStruct, content: UInt8[Array, "bytes"]) -> Array:
+    if shape.dtype == jnp.bool_:
+        return (content != 0).reshape(shape.shape)
+    width = (shape.dtype.itemsize,) if shape.dtype.itemsize > 1 else ()
+    return jax.lax.bitcast_convert_type(content.reshape(*shape.shape, *width), shape.dtype)
+
+
 def slots_of(env: Env, n_episodes: int) -> int:
     """Games side by side: a divisor of the episodes, by a rule of the environment and the platform alone.
 
@@ -60,14 +89,28 @@ class Begun(NamedTuple):
     key: Key[Array, "episodes"]  # of all steps of an episode
 
 
-class Loop(NamedTuple):
-    """A slot between two steps."""
+class Moment(NamedTuple):
+    """A game between two steps."""
 
     state: EnvState
     observation: Observation
     carry: Carry
+
+
+class Loop(NamedTuple):
+    """A slot between two steps."""
+
+    moment: Moment
     episode: Int[Array, ""]  # 0..M-1, and M when all have ended
-    moment: Int[Array, ""]  # steps since it began
+    steps: Int[Array, ""]  # since it began
+
+
+class Row(NamedTuple):
+    """What is kept of a step."""
+
+    snapshot: Any  # of the state after it
+    step: Episode  # without its `world`, which is filled in afterwards
+    done: Bool[Array, ""]
 
 
 def play(env: Env, act: Act, carry: Carry, keys: Key[Array, "episodes"], parts: int = 1) -> Episode:
@@ -93,29 +136,41 @@ def play(env: Env, act: Act, carry: Carry, keys: Key[Array, "episodes"], parts: 
     states, observations = jax.vmap(env.reset)(both[:, 0])
     begun = Begun(state=states, observation=observations, key=both[:, 1])
 
-    def step(loop: Loop, _: Any = None) -> tuple[Loop, tuple]:
-        running, now = loop.episode < n_episodes, jnp.minimum(loop.episode, n_episodes - 1)
-        key_act, key_env = chance.split(chance.fold_in(begun.key[now], loop.moment))
-        next_carry, action = act(loop.carry, loop.observation, key_act)
-        state, timestep = env.step(key_env, loop.state, action)
-        row = (_row(env, state, action, timestep, running), running & timestep.done)
-        after = Loop(state, timestep.observation, next_carry, loop.episode, loop.moment + 1)
-        return _next_episode(after, row[1], begun, carry), row
+    def advance(moment: Moment, keys: Key[Array, "2"]) -> tuple[Moment, Row]:
+        carry, action = act(moment.carry, moment.observation, keys[0])
+        state, timestep = env.step(keys[1], moment.state, action)
+        return Moment(state, timestep.observation, carry), _row(env, state, action, timestep)
 
     first = jax.tree.map(lambda leaf: leaf[0], (begun.state, begun.observation))
-    start = Loop(*first, carry=carry, episode=jnp.int32(0), moment=jnp.int32(0))
     if is_cpu():
-        rows, ended = _until_all_ended(step, start, n_episodes, limit)
+        rows = _until_all_ended(advance, begun, Moment(*first, carry=carry), limit)
     elif n_episodes == 1:
-        rows, ended = _scan(step, start, n_episodes, limit, parts)
+        rows = _scan(advance, begun.key[0], Moment(*first, carry=carry), limit, parts)
     else:
         raise ValueError(f"{n_episodes} episodes in a slot: on accelerators one, see `slots_of`.")
-    return _apart(rows, ended, jax.vmap(env.snapshot)(begun.state), limit)
+    return _apart(rows, jax.vmap(env.snapshot)(begun.state), limit)
 
 
 def rollout(env: Env, act: Act, carry: Carry, key: PRNGKey, parts: int = 1) -> Episode:
     """Play one episode, `[T, ...]`; see `play`."""
     return jax.tree.map(lambda leaf: leaf[0], play(env, act, carry, key[None], parts))
+
+
+def _keys_of(episode: PRNGKey, step: Int[Array, ""]) -> Key[Array, "2"]:
+    """Keys of a step, for the policy and for the game."""
+    return chance.split(chance.fold_in(episode, step))
+
+
+def _row(env: Env, state: EnvState, action: Array, timestep: TimeStep) -> Row:
+    step = Episode(
+        world=(),
+        action=action.astype(jnp.uint8),
+        reward=timestep.reward,
+        terminal=timestep.terminal,
+        valid=jnp.bool_(True),
+        info=timestep.info,
+    )
+    return Row(snapshot=env.snapshot(state), step=step, done=timestep.done)
 
 
 def _next_episode(loop: Loop, done: Bool[Array, ""], begun: Begun, carry: Carry) -> Loop:
@@ -128,80 +183,87 @@ def _next_episode(loop: Loop, done: Bool[Array, ""], begun: Begun, carry: Carry)
     def restart(loop: Loop) -> Loop:
         at = jnp.minimum(loop.episode, n_episodes - 1)
         new = jax.tree.map(lambda leaf: leaf[at], (begun.state, begun.observation))
-        fresh = Loop(*new, carry=carry, episode=loop.episode, moment=jnp.int32(0))
+        fresh = Loop(Moment(*new, carry=carry), episode=loop.episode, steps=jnp.int32(0))
         return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, loop)
 
     any_done = largest_of_block(done.astype(jnp.int32)) > 0
     return jax.lax.cond(any_done, restart, lambda loop: loop, counted)
 
 
-def _until_all_ended(step: Callable[..., tuple], start: Loop, n_episodes: int, limit: int) -> tuple[Any, Array]:
+def _until_all_ended(advance: Callable[..., tuple[Moment, Row]], begun: Begun, start: Moment, limit: int) -> Row:
     """The rows of a slot, one after another, until every episode of the block has ended; the rest is zero."""
-    shapes = jax.eval_shape(step, start)[1]
-    empty = jax.tree.map(lambda leaf: jnp.zeros((n_episodes * limit, *leaf.shape), leaf.dtype), shapes)
+    n_episodes = begun.key.shape[0]
+
+    def step(loop: Loop) -> tuple[Loop, Row]:
+        running, now = loop.episode < n_episodes, jnp.minimum(loop.episode, n_episodes - 1)
+        moment, row = advance(loop.moment, _keys_of(begun.key[now], loop.steps))
+        row = zero_unless(running, row)
+        after = Loop(moment, loop.episode, loop.steps + 1)
+        return _next_episode(after, row.done, begun, start.carry), row
 
     def running(state: tuple[Array, Loop, Any]) -> Array:
         return largest_of_block((state[1].episode < n_episodes).astype(jnp.int32)) > 0
 
-    def advance(state: tuple[Array, Loop, Any]) -> tuple[Array, Loop, Any]:
+    def write(state: tuple[Array, Loop, Any]) -> tuple[Array, Loop, Any]:
         index, loop, rows = state
         loop, row = step(loop)
         return index + 1, loop, jax.tree.map(lambda all_rows, one: write_row(all_rows, one, index), rows, row)
 
-    return jax.lax.while_loop(running, advance, (jnp.int32(0), start, empty))[2]
+    first = Loop(start, episode=jnp.int32(0), steps=jnp.int32(0))
+    shapes = jax.eval_shape(step, first)[1]
+    empty = jax.tree.map(lambda leaf: jnp.zeros((n_episodes * limit, *leaf.shape), leaf.dtype), shapes)
+    return jax.lax.while_loop(running, write, (jnp.int32(0), first, empty))[2]
 
 
-def _scan(step: Callable[..., tuple], start: Loop, n_episodes: int, limit: int, parts: int) -> tuple[Any, Array]:
-    """The rows of one episode; of several parts, those that nobody plays any more are zeros and cost nothing."""
-    if parts == 1:
-        return jax.lax.scan(step, start, None, length=limit)[1]
+def _scan(advance: Callable[..., tuple[Moment, Row]], key: PRNGKey, start: Moment, limit: int, parts: int) -> Row:
+    """The rows of one episode; of several parts, those that nobody plays any more are zeros and cost nothing.
+
+    In the loop is only what must be: keys are made before, the end is looked for afterwards, and a row is a single
+    array of bytes, so that one kernel writes it.
+    """
     length = -(-limit // parts)
-    rows = jax.eval_shape(lambda loop: jax.lax.scan(step, loop, None, length=length)[1], start)
+    keys = jax.vmap(_keys_of, (None, 0))(key, jnp.arange(parts * length, dtype=jnp.int32))
+    shapes = jax.eval_shape(advance, start, keys[0])[1]
 
-    def part(loop: Loop, _: None) -> tuple[Loop, Any]:
-        def play(loop: Loop) -> tuple[Loop, Any]:
-            return jax.lax.scan(step, loop, None, length=length)
+    def step(moment: Moment, keys: Key[Array, "2"]) -> tuple[Moment, UInt8[Array, "bytes"]]:
+        moment, row = advance(moment, keys)
+        return moment, to_bytes(row)
 
-        def leave_out(loop: Loop) -> tuple[Loop, Any]:
-            return loop, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), rows)
+    unpacked = jax.vmap(partial(from_bytes, shapes))
+    n_bytes = jax.eval_shape(to_bytes, shapes).shape[0]
+    nothing = jnp.zeros((length, n_bytes), jnp.uint8)
 
-        playing = largest_of_block((loop.episode < n_episodes).astype(jnp.int32)) > 0
-        return jax.lax.cond(playing, play, leave_out, loop)
+    def part(loop: tuple[Moment, Array], keys: Key[Array, "length 2"]) -> tuple[tuple[Moment, Array], Array]:
+        moment, running = loop
+        playing = largest_of_block(running.astype(jnp.int32)) > 0
+        moment, rows = only_if(playing, lambda state: jax.lax.scan(step, state[0], keys), (moment, nothing))
+        return (moment, running & ~unpacked(rows).done.any()), rows
 
-    _, played = jax.lax.scan(part, start, None, length=parts)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:limit], played)
-
-
-def _row(env: Env, state: EnvState, action: Array, timestep: TimeStep, running: Array) -> tuple[Any, Episode]:
-    """The snapshot after a step, and the step's row of the episode (its `world` is filled in afterwards)."""
-    row = Episode(
-        world=(),
-        action=action.astype(jnp.uint8),
-        reward=timestep.reward,
-        terminal=timestep.terminal,
-        valid=jnp.bool_(True),
-        info=timestep.info,
-    )
-    return zero_unless(running, env.snapshot(state)), zero_unless(running, row)
+    if parts == 1:
+        _, content = jax.lax.scan(step, start, keys)
+    else:
+        _, content = jax.lax.scan(part, (start, jnp.bool_(True)), keys.reshape(parts, length, 2))
+    rows = unpacked(content.reshape(parts * length, n_bytes)[:limit])
+    ended = jnp.cumsum(rows.done, dtype=jnp.int32) - rows.done.astype(jnp.int32)
+    return jax.vmap(zero_unless)(ended == 0, rows)
 
 
-def _apart(rows: tuple[Any, Episode], ended: Bool[Array, "rows"], first: Any, limit: int) -> Episode:
+def _apart(rows: Row, first: Any, limit: int) -> Episode:
     """A slot's rows as episodes `[M, T, ...]`; `first` are the snapshots with which they began."""
-    n_episodes = ended.shape[0] // limit
+    n_episodes = rows.done.shape[0] // limit
     if n_episodes > 1:
         # Where the k-th episode ends: the place of the k-th end, of M, among the rows.
-        order = jnp.cumsum(ended, dtype=jnp.int32)
+        order = jnp.cumsum(rows.done, dtype=jnp.int32)
         after = jnp.array([(order < k + 1).sum(dtype=jnp.int32) + 1 for k in range(n_episodes)])
         begin = jnp.concatenate([jnp.zeros((1,), jnp.int32), after[:-1]])
         place = begin[:, None] + jnp.arange(limit, dtype=jnp.int32)[None, :]
         keep = place < after[:, None]
-        place = jnp.minimum(place, ended.shape[0] - 1)
+        place = jnp.minimum(place, rows.done.shape[0] - 1)
         rows = jax.tree.map(lambda leaf: jax.vmap(jax.vmap(zero_unless))(keep, leaf[place]), rows)
     else:
         rows = jax.tree.map(lambda leaf: leaf[None], rows)
-    after_step, episodes = rows
-    world = jax.tree.map(lambda head, tail: jnp.concatenate([head[:, None], tail], axis=1), first, after_step)
-    return episodes._replace(world=world)
+    world = jax.tree.map(lambda head, tail: jnp.concatenate([head[:, None], tail], axis=1), first, rows.snapshot)
+    return rows.step._replace(world=world)
 
 
 def over_slots(play_slot: Callable[[Key[Array, "episodes"]], Any], slots: int, keys: Key[Array, "episodes"]) -> Any:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from lsf_jax.engine.lengths import SEEDS_AXIS
+from lsf_jax.engine.lengths import SEEDS_AXIS, only_if
 from lsf_jax.engine.packing import choices_of, fitted_rows, valid_fraction
 from lsf_jax.engine.rollouts import played_steps
 from lsf_jax.types import (
@@ -35,7 +35,7 @@ from lsf_jax.types import (
 def per_leaf(mapped: Any, common: Any) -> TrainState:
     """A prefix of `TrainState` that says `mapped` where leaves carry the seed axis and `common` where they do not.
 
-    Counters are common to all seeds: so their periodic `cond`s stay `cond`s under `vmap`.
+    Counters are common to all seeds: so what is periodic stays a choice under `vmap`.
     """
     clock: Any = Clock(**{"env_steps": mapped, "episodes": common, "updates": common})
     fields = {name: mapped for name in TrainState._fields}
@@ -153,9 +153,9 @@ def make_train_step(
         (agent, _), metrics = jax.lax.scan(once, (agent, clock), jax.random.split(key, updates))
         return agent, jax.tree.map(lambda value: value.mean(axis=0), metrics)
 
-    def skip(agent: AgentState, stored: Any, key: PRNGKey, clock: Clock, hyper: Hyper) -> tuple[AgentState, Metrics]:
-        _, shapes = jax.eval_shape(learn, agent, stored, key, clock, hyper)
-        return agent, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+    def nothing(*arguments: Any) -> Metrics:
+        shapes = jax.eval_shape(learn, *arguments)[1]
+        return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
 
     def step(state: TrainState, budget: Array) -> tuple[TrainState, Metrics]:
         keys = iteration_keys(state)
@@ -169,7 +169,9 @@ def make_train_step(
         ready = clock.episodes >= buffer.prefill
         # Schedules stand still until the next collection: ε of the policy that learns is ε of the policy that acted.
         acted = clock._replace(env_steps=state.clock.env_steps)
-        agent, learned = jax.lax.cond(ready, learn, skip, state.agent, stored, keys.update, acted, state.hyper)
+        rest = stored, keys.update, acted, state.hyper
+        before = state.agent, nothing(state.agent, *rest)
+        agent, learned = only_if(ready, lambda loop: learn(loop[0], *rest), before)
         clock = clock._replace(updates=clock.updates + updates * ready.astype(jnp.int32))
         agent = algorithm.refresh(agent, clock, state.clock)
         after = TrainState(

@@ -9,7 +9,7 @@ Everything is comparisons of cell numbers: on CPUs, XLA's scatters and gathers a
 Reference: Böhmer et al. (2020), Deep Coordination Graphs, relative overgeneralisation task; Li et al. LSF-SAC §VI.B.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -17,74 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
+from jaxtyping import Array, Integer
 
+from lsf_jax.envs import predator_prey_bits, predator_prey_bits_view
 from lsf_jax.envs.base import check_settings, check_spec, require
+from lsf_jax.envs.chance import random_bits
 from lsf_jax.envs.predator_prey_picture import draw_board, render_board, unpack_board
+from lsf_jax.envs.predator_prey_types import CATCH, FEATURES, Outcome, PredatorPreyConfig, Randomness, Snapshot, State
+from lsf_jax.platforms import is_cpu
 from lsf_jax.registry import Entry
-from lsf_jax.settings import setting
 from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, PRNGKey, TimeStep
 
-RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
-"""Actions. The prey's four directions are tried in the same order."""
 _ROW_STEP = np.array([0, 1, 0, -1, 0, 0], np.int32)
 _COLUMN_STEP = np.array([1, 0, -1, 0, 0, 0], np.int32)
 _NOWHERE = -1  # the cell of a frozen predator or a dead prey
 _NO_TARGET = -2  # the target of who does not move; differs from _NOWHERE so that the two never match
-_FEATURES = 3  # predators, prey, and the hares of the original, always absent here
-
-
-@dataclass(frozen=True)
-class PredatorPreyConfig:
-    """Settings of `predator_prey`. DCG is deep coordination graphs, whose values these are unless said otherwise."""
-
-    grid_size: int = setting(10, low=2, high=256, doc="cells per side of the square, walled board; DCG")
-    n_predators: int = setting(8, low=1, doc="predators, the agents; DCG")
-    n_prey: int = setting(8, low=1, doc="prey ('stags'); DCG")
-    sight: int = setting(2, low=0, doc="cells seen in each direction: a square of side 2·sight + 1; DCG")
-    capture_threshold: int = setting(2, low=1, high=4, doc="predators that must catch one prey in the same step; DCG")
-    capture_reward: float = setting(10.0, above=0, doc="team reward per prey caught; DCG")
-    punishment: float = setting(
-        0.0, low=-1e6, high=1e6, doc="team reward p per prey that too few try to catch; DCG 0 to -2, LSF-SAC 0 and -2"
-    )
-    episode_limit: int = setting(200, low=1, doc="steps; reaching it truncates and is not terminal; DCG")
-
-
-class State(NamedTuple):
-    """One moment of the game. A cell is `row * grid_size + column`, row 0 on top."""
-
-    predator: Int[Array, "*lead predators"]  # cell; where it was caught up for a frozen one
-    active: Bool[Array, "*lead predators"]  # False once it has taken part in a capture: frozen, off the board
-    prey: Int[Array, "*lead prey"]  # cell; where it died for a dead one
-    alive: Bool[Array, "*lead prey"]
-    time: Int[Array, "*lead"]  # steps since reset
-
-
-class Randomness(NamedTuple):
-    """All that chance decides in one step."""
-
-    predator_order: Int[Array, "*lead predators"]  # a permutation: who moves first, second, ...
-    prey_order: Int[Array, "*lead prey"]  # a permutation
-    prey_rank: Int[Array, "*lead prey"]  # 0..11; of m free directions prey j takes number rank[j] mod m
-
-
-class Outcome(NamedTuple):
-    """What one transition earned and whether it ended the episode, and why."""
-
-    reward: Float[Array, "*lead"]
-    captures: Int[Array, "*lead"]  # prey caught
-    lone_catches: Int[Array, "*lead"]  # prey that some, but too few, tried to catch; each costs p
-    game_over: Bool[Array, "*lead"]  # no prey or no active predator is left
-    time_limit: Bool[Array, "*lead"]  # step `episode_limit` has been reached; both may hold
-
-
-class Snapshot(NamedTuple):
-    """What replay stores of a `State`: 18 bytes at the default sizes. It has no time, because nobody sees the time."""
-
-    predator: Array  # [predators] cell; uint8 up to 16x16, else uint16
-    prey: Array  # [prey]
-    active: UInt8[Array, "*lead predator_bytes"]  # bits, first predator lowest
-    alive: UInt8[Array, "*lead prey_bytes"]
 
 
 def make_predator_prey(cfg: PredatorPreyConfig) -> Env:
@@ -105,8 +52,8 @@ def make_predator_prey(cfg: PredatorPreyConfig) -> Env:
     spec = EnvSpec(
         n_agents=cfg.n_predators,
         n_actions=6,
-        obs_dim=_FEATURES * (2 * cfg.sight + 1) ** 2,
-        state_dim=_FEATURES * cfg.grid_size**2,
+        obs_dim=FEATURES * (2 * cfg.sight + 1) ** 2,
+        state_dim=FEATURES * cfg.grid_size**2,
         episode_limit=cfg.episode_limit,
     )
     board = partial(unpack_board, n_predators=cfg.n_predators, n_prey=cfg.n_prey, grid_size=cfg.grid_size)
@@ -114,13 +61,27 @@ def make_predator_prey(cfg: PredatorPreyConfig) -> Env:
         spec=check_spec(spec),
         reset=partial(_reset, cfg=cfg),
         step=partial(_step, cfg=cfg),
-        snapshot=partial(take_snapshot, cfg=cfg),
+        snapshot=lambda state: _form().take_snapshot(state, cfg),
         observe=partial(_observe, cfg=cfg),
         render=lambda snapshot: render_board(board(snapshot)),
         draw=lambda moment, step, sums: draw_board(board(moment), step, sums),
         success=partial(_success, most=most),
         max_return=cfg.capture_reward * most + max(cfg.punishment, 0.0) * cfg.n_prey * cfg.episode_limit,
     )
+
+
+class Form(NamedTuple):
+    """A way to compute a step; both have the same results, bit for bit."""
+
+    draw_randomness: Callable[[PRNGKey, PredatorPreyConfig], Randomness]
+    transition: Callable[[State, Array, Randomness, PredatorPreyConfig], tuple[State, Outcome]]
+    take_snapshot: Callable[[State, PredatorPreyConfig], Snapshot]
+    see: Callable[[State, PredatorPreyConfig], Observation]
+
+
+def _form() -> Form:
+    """The form for the platform that a program is traced for: this module, or bits, four times slower on CPUs."""
+    return PLAIN if is_cpu() else BITS
 
 
 class _Turn(NamedTuple):
@@ -144,10 +105,10 @@ def draw_randomness(key: PRNGKey, cfg: PredatorPreyConfig) -> Randomness:
       cfg: the numbers of predators and prey.
     """
     n, m = cfg.n_predators, cfg.n_prey
-    bits = jax.random.bits(key, (n + 2 * m,))
+    bits = random_bits(key, n + 2 * m)
     return Randomness(
-        predator_order=_order(bits[:n]),
-        prey_order=_order(bits[n : n + m]),
+        predator_turn=_turns(bits[:n]),
+        prey_turn=_turns(bits[n : n + m]),
         prey_rank=(bits[n + m :] % jnp.uint32(12)).astype(jnp.int32),
     )
 
@@ -157,10 +118,10 @@ def transition(
 ) -> tuple[State, Outcome]:
     """One step of the game, given the chance events.
 
-    First the predators, in `predator_order`: an active one that moves goes to its target cell if no active predator
-    and no live prey is there at that moment. Then the prey, in `prey_order`: n active predators beside it that chose
-    catch take it if n reaches the threshold (all n freeze and leave the board at once), else cost p if n > 0; a prey
-    not caught goes to a free neighbouring cell, if any. Availability is not checked: an impossible move is a stay.
+    First the predators, by `predator_turn`: an active one that moves goes to its target cell if no active predator and
+    no live prey is there at that moment. Then the prey, by `prey_turn`: n active predators beside it that chose catch
+    take it if n reaches the threshold (all n freeze and leave the board at once), else cost p if n > 0; a prey not
+    caught goes to a free neighbouring cell, if any. Availability is not checked: an impossible move is a stay.
 
     Args:
       state: before the step.
@@ -174,7 +135,7 @@ def transition(
     actions = actions.astype(jnp.int32)
     predator = jnp.where(state.active, state.predator, _NOWHERE)
     prey = jnp.where(state.alive, state.prey, _NOWHERE)
-    moved = _move_predators(predator, prey, actions, randomness.predator_order, cfg)
+    moved = _move_predators(predator, prey, actions, randomness.predator_turn, cfg)
     hunters, hunted, captures, lone_catches = _move_prey(moved, prey, actions, randomness, cfg)
     active, alive = hunters != _NOWHERE, hunted != _NOWHERE
     next_state = State(
@@ -194,14 +155,12 @@ def transition(
     return next_state, outcome
 
 
-def _order(bits: Array) -> Array:
-    """The permutation that sorts `bits`, without a sort: ranks by comparing all pairs, then inverted."""
-    n = bits.shape[0]
-    index = np.arange(n)
+def _turns(bits: Array) -> Array:
+    """The rank of each of the `bits`, by comparing all pairs."""
+    index = np.arange(bits.shape[0])
     first = index[:, None] > index[None, :]  # earlier index first among equal words
     smaller = (bits[None, :] < bits[:, None]) | ((bits[None, :] == bits[:, None]) & first)
-    rank = smaller.sum(1, dtype=jnp.int32)
-    return _pick(rank[None, :] == index[:, None], jnp.asarray(index, jnp.int32)[None, :])
+    return smaller.sum(1, dtype=jnp.int32)
 
 
 def _pick(one_hot: Array, values: Array) -> Array:
@@ -229,12 +188,12 @@ def _are_adjacent(cell: Array, other: Array, cfg: PredatorPreyConfig) -> Array:
     return jnp.abs(row - other_row) + jnp.abs(column - other_column) == 1
 
 
-def _move_predators(predator: Array, prey: Array, actions: Array, order: Array, cfg: PredatorPreyConfig) -> Array:
+def _move_predators(predator: Array, prey: Array, actions: Array, turn: Array, cfg: PredatorPreyConfig) -> Array:
     """Phase 1; cells with _NOWHERE for the frozen and the dead, in and out."""
     wanted = _pick(actions[:, None] == np.arange(4)[None, :], _neighbours(predator, cfg))
     is_moving = (actions >= 0) & (actions < 4) & (predator != _NOWHERE)
     target = jnp.where(is_moving, wanted, _NO_TARGET)
-    is_mine = order[:, None] == np.arange(cfg.n_predators)[None, :]  # [turns, predators]
+    is_mine = turn[None, :] == np.arange(cfg.n_predators)[:, None]  # [turns, predators]
     target = _pick(is_mine, target[None, :])  # in the order of the turns
     is_free = (target >= 0) & ~(target[:, None] == prey[None, :]).any(-1)
 
@@ -253,7 +212,7 @@ def _move_prey(
 
     Who touches which prey is fixed when it begins: catchers stay, and a prey moves on its own turn only.
     """
-    is_mine = randomness.prey_order[:, None] == np.arange(cfg.n_prey)[None, :]  # [turns, prey]
+    is_mine = randomness.prey_turn[None, :] == np.arange(cfg.n_prey)[:, None]  # [turns, prey]
     cell = _pick(is_mine, prey[None, :])
     is_alive = cell != _NOWHERE
     is_catching = (actions == CATCH) & (predator != _NOWHERE)
@@ -292,7 +251,7 @@ def _take_prey_turn(
     return (predator, prey), (is_caught, is_missed)
 
 
-def take_snapshot(state: State, *, cfg: PredatorPreyConfig) -> Snapshot:
+def take_snapshot(state: State, cfg: PredatorPreyConfig) -> Snapshot:
     """The bytes of `state` that replay keeps; the narrowest exact dtypes."""
     dtype = jnp.uint8 if cfg.grid_size**2 <= 256 else jnp.uint16
     return Snapshot(
@@ -303,11 +262,9 @@ def take_snapshot(state: State, *, cfg: PredatorPreyConfig) -> Snapshot:
     )
 
 
-def _observe(snapshot: Snapshot, *, cfg: PredatorPreyConfig) -> Observation:
-    """Observations, state and availability of one snapshot."""
-    active = jnp.unpackbits(snapshot.active, count=cfg.n_predators, bitorder="little").astype(bool)
-    alive = jnp.unpackbits(snapshot.alive, count=cfg.n_prey, bitorder="little").astype(bool)
-    predator, prey = snapshot.predator.astype(jnp.int32), snapshot.prey.astype(jnp.int32)
+def see(state: State, cfg: PredatorPreyConfig) -> Observation:
+    """Observations, state and availability of one moment."""
+    predator, active, prey, alive, _ = state
     sees_predator = _place_in_window(predator, predator, active[:, None] & active[None, :], cfg)
     sees_prey = _place_in_window(predator, prey, active[:, None] & alive[None, :], cfg)
     predator_at, prey_at = jnp.where(active, predator, _NOWHERE), jnp.where(alive, prey, _NOWHERE)
@@ -315,6 +272,18 @@ def _observe(snapshot: Snapshot, *, cfg: PredatorPreyConfig) -> Observation:
         obs=_features(sees_predator, sees_prey, (2 * cfg.sight + 1) ** 2),
         state=_features(predator_at[None, :], prey_at[None, :], cfg.grid_size**2)[0],
         avail=_available(predator, active, prey, alive, cfg),
+    )
+
+
+def _unpacked(snapshot: Snapshot, cfg: PredatorPreyConfig) -> State:
+    """The state of a snapshot, but for the time, which nobody sees."""
+    flags = lambda packed, count: jnp.unpackbits(packed, count=count, bitorder="little").astype(bool)
+    return State(
+        predator=snapshot.predator.astype(jnp.int32),
+        active=flags(snapshot.active, cfg.n_predators),
+        prey=snapshot.prey.astype(jnp.int32),
+        alive=flags(snapshot.alive, cfg.n_prey),
+        time=jnp.int32(0),
     )
 
 
@@ -353,13 +322,14 @@ def _reset(key: PRNGKey, *, cfg: PredatorPreyConfig) -> tuple[State, Observation
         alive=jnp.ones(m, bool),
         time=jnp.int32(0),
     )
-    return state, _observe(take_snapshot(state, cfg=cfg), cfg=cfg)
+    return state, _form().see(state, cfg)
 
 
 def _step(key: PRNGKey, state: State, actions: Array, *, cfg: PredatorPreyConfig) -> tuple[State, TimeStep]:
-    next_state, outcome = transition(state, actions, draw_randomness(key, cfg), cfg)
+    form = _form()
+    next_state, outcome = form.transition(state, actions, form.draw_randomness(key, cfg), cfg)
     return next_state, TimeStep(
-        observation=_observe(take_snapshot(next_state, cfg=cfg), cfg=cfg),
+        observation=form.see(next_state, cfg),
         reward=outcome.reward,
         terminal=outcome.game_over & ~outcome.time_limit,
         done=outcome.game_over | outcome.time_limit,
@@ -368,6 +338,10 @@ def _step(key: PRNGKey, state: State, actions: Array, *, cfg: PredatorPreyConfig
             "lone_catches": outcome.lone_catches.astype(jnp.float32),
         },
     )
+
+
+def _observe(snapshot: Snapshot, *, cfg: PredatorPreyConfig) -> Observation:
+    return _form().see(_unpacked(snapshot, cfg), cfg)
 
 
 def _check(cfg: PredatorPreyConfig) -> None:
@@ -385,6 +359,14 @@ def _check(cfg: PredatorPreyConfig) -> None:
 def _success(stats: EpisodeStats, *, most: int) -> Array:
     return jnp.asarray(stats.info["captures"]) >= most
 
+
+PLAIN = Form(draw_randomness=draw_randomness, transition=transition, take_snapshot=take_snapshot, see=see)
+BITS = Form(
+    draw_randomness=predator_prey_bits.draw_randomness,
+    transition=predator_prey_bits.transition,
+    take_snapshot=predator_prey_bits_view.take_snapshot,
+    see=predator_prey_bits_view.see,
+)
 
 ENTRIES = (
     Entry(

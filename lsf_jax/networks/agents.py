@@ -11,8 +11,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.networks.gru import gru_cell, gru_over_time
-from lsf_jax.networks.platforms import is_cpu
 from lsf_jax.networks.recurrence import UNROLL, over_blocks, over_rows, recur, recur_keeping
+from lsf_jax.platforms import is_cpu
 from lsf_jax.types import Layout, Params, Trajectory
 
 Initializer = Callable[..., Array]
@@ -261,3 +261,19 @@ def one_row() -> Layout:
 def zero_hidden(n_agents: int, hidden: int) -> Float[Array, "agents hidden"]:
     """Hidden state at the first step of every episode."""
     return jnp.zeros((n_agents, hidden))
+
+
+def one_step(
+    network: AgentNetwork, params: Params, hidden: Float[Array, "agents hidden"], *inputs: Array | AgentInputs
+) -> tuple[Float[Array, "agents hidden"], Float[Array, "agents outputs"]]:
+    """What acting takes of a network: the hidden state after a single step, and the outputs.
+
+    On accelerators the inputs are concatenated after all: of so few rows every product, and every slice of a kernel,
+    costs its launch and no more.
+    """
+    if is_cpu():
+        return run(network, params, hidden, *inputs)
+    parts: list[Array] = jax.tree.leaves(inputs)
+    lead = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    together = [jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in parts]
+    return run(network, params, hidden, jnp.concatenate(together, axis=-1))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.networks.gru import KEPT
-from lsf_jax.networks.platforms import is_cpu
+from lsf_jax.platforms import is_cpu
 from lsf_jax.types import Layout, Params
 
 AT_ONCE = 256

@@ -23,7 +23,7 @@ from jax.experimental import topologies
 
 from lsf_jax.config.composition import Config, from_yaml
 from lsf_jax.engine.training import make_chunk
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.programs import planner, runtime
 from lsf_jax.programs.chips import CHIPS, Chip, topology_arguments
 from lsf_jax.programs.compiled import LOG_ROWS, jit_init

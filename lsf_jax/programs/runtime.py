@@ -11,7 +11,7 @@ import jax
 import platformdirs
 
 from lsf_jax.config.train_config import TrainConfig
-from lsf_jax.networks.platforms import is_cpu
+from lsf_jax.platforms import is_cpu
 from lsf_jax.settings import ConfigError
 
 OFF = "off"

@@ -10,7 +10,7 @@ from benchmarks import flops
 from benchmarks.flops import Product
 from lsf_jax.config.composition import Config, compose, make_env
 from lsf_jax.engine.training import init_train_state
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.programs.parts import bind
 
 BOUND = 1.15

@@ -7,7 +7,7 @@ import pytest
 
 from lsf_jax.engine.evaluation import make_evaluate
 from lsf_jax.envs.probes import ProbeConfig, RaggedConfig, ragged, reward_of_action
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.types import Algorithm, Clock, EpisodeStats
 from tests.support.engine_cases import assert_same_bits
 from tests.support.race_game import LOSS, WIN, race

@@ -8,11 +8,11 @@ import pytest
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config.composition import make_env
 from lsf_jax.engine import lengths
-from lsf_jax.engine.lengths import EPISODES_AXIS
+from lsf_jax.engine.lengths import EPISODES_AXIS, only_if
 from lsf_jax.engine.rollouts import device_collector, play
 from lsf_jax.engine.training import Sizes, make_chunk, make_train_step
 from lsf_jax.envs.base import check_spec
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.programs.parts import bind
 from lsf_jax.types import Clock
 from tests.support.engine_cases import FOREVER, small, start
@@ -131,3 +131,23 @@ def test_a_run_with_packed_rows_learns_what_one_with_a_single_length_does(platfo
         shares = other.metrics["update_valid_fraction"][:6][learned]
         assert ((shares > 0) & (shares <= 1)).all()
         assert (other.metrics["valid_fraction"][:6] >= log.metrics["valid_fraction"][:6]).all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_is_not_wanted_leaves_the_state_as_it_is_and_is_not_computed(backend, wanted):
+    computed = []
+
+    def change(state):
+        jax.debug.callback(lambda _: computed.append(1), state[0])
+        return state[0] + 1.0, -state[1]
+
+    def one(wanted, number, counts):
+        return only_if(wanted, change, (number, counts))
+
+    with compiling_for(backend):
+        found = jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))(jnp.bool_(wanted), jnp.arange(2.0), jnp.ones((2, 3), int))
+    jax.effects_barrier()
+    assert found[0].tolist() == [0.0 + wanted, 1.0 + wanted]
+    assert found[1].tolist() == [[-1 if wanted else 1] * 3] * 2
+    assert len(computed) == 2 * wanted

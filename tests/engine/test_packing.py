@@ -23,7 +23,7 @@ from lsf_jax.engine.packing import (
     valid_fraction,
 )
 from lsf_jax.envs.probes import RaggedConfig, ragged
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.types import Episode, PackedRows
 from tests.support.engine_cases import assert_same_bits, equations
 from tests.support.lsf_sac_cases import BATCH, CLOCK, SPEC, episodes_of, make_games

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsf_jax.engine.returns import discounts, td_lambda, traces, tree_backup
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 
 TIME = 7
 

@@ -12,10 +12,19 @@ import numpy as np
 import pytest
 
 from lsf_jax.engine.lengths import SEEDS_AXIS
-from lsf_jax.engine.rollouts import device_collector, over_slots, play, played_steps, slots_of, zero_unless
+from lsf_jax.engine.rollouts import (
+    device_collector,
+    from_bytes,
+    over_slots,
+    play,
+    played_steps,
+    slots_of,
+    to_bytes,
+    zero_unless,
+)
 from lsf_jax.envs import make
 from lsf_jax.envs.probes import RaggedConfig, ragged
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.types import Algorithm, Clock, Env, Episode, Observation
 from tests.support.engine_cases import assert_same_bits
 
@@ -277,6 +286,23 @@ def test_zero_unless_keeps_dtypes():
         "a": ([0, 0], "uint8"),
         "b": ([False], "bool"),
     }
+
+
+def test_a_tree_comes_back_from_its_bytes_bit_for_bit():
+    tree = {
+        "numbers": jnp.array([[1.5, -0.0], [jnp.nan, jnp.inf]]),
+        "flags": jnp.array([True, False, True]),
+        "cells": jnp.array([[0, 65535]], jnp.uint16),
+        "bytes": jnp.array([7, 255], jnp.uint8),
+        "one": jnp.int32(-3),
+    }
+    content = to_bytes(tree)
+    assert content.shape == (16 + 3 + 4 + 2 + 4,)
+    found = from_bytes(jax.eval_shape(lambda: tree), content)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), found) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), tree
+    )
+    assert_same_bits(found, tree)
 
 
 @pytest.mark.parametrize("early", [False, True])

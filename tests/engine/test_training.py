@@ -14,7 +14,7 @@ from lsf_jax.engine import packing
 from lsf_jax.engine.buffers import latest
 from lsf_jax.engine.packing import Shape
 from lsf_jax.engine.training import Sizes, init_train_state, iteration_keys, make_chunk, make_train_step
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.programs import parts
 from lsf_jax.programs.compiled import jit_chunk, seed_mesh
 from lsf_jax.programs.planner import tree_bytes

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from lsf_jax.envs import make
-from lsf_jax.envs.predator_prey import (
-    PredatorPreyConfig,
-    draw_randomness,
-    make_predator_prey,
-    take_snapshot,
-    transition,
-)
+from lsf_jax.envs.predator_prey import draw_randomness, make_predator_prey, take_snapshot, transition
+from lsf_jax.envs.predator_prey_types import PredatorPreyConfig
 from lsf_jax.types import EpisodeStats
 from tests.support import reference_predator_prey as reference
 
@@ -46,7 +41,7 @@ def scripted(cfg, copies, steps):
 
         def advance(state, event):
             next_state, outcome = transition(state, event[0], event[1], cfg)
-            return next_state, (next_state, outcome, env.observe(take_snapshot(next_state, cfg=cfg)))
+            return next_state, (next_state, outcome, env.observe(take_snapshot(next_state, cfg)))
 
         _, played = jax.lax.scan(advance, start, (actions, draws))
         return (start, first), (actions, draws), played
@@ -106,7 +101,7 @@ def test_every_step_equals_a_plain_implementation_of_the_rules(name):
         for t in range(steps):
             state, outcome, observation, draw = row((states, outcomes, observations, draws), (copy, t))
             reward, caught, missed, over, time_up = reference.step(
-                world, actions[copy, t], draw.predator_order, draw.prey_order, draw.prey_rank
+                world, actions[copy, t], draw.predator_turn.argsort(), draw.prey_turn.argsort(), draw.prey_rank
             )
             assert_same_world(state, world)
             assert_same_sight(observation, world)
@@ -163,21 +158,21 @@ def test_orders_are_independent_uniform_permutations_and_ranks_are_uniform():
     drawn = jax.device_get(
         jax.jit(jax.vmap(partial(draw_randomness, cfg=cfg)))(jax.random.split(jax.random.key(5), draws))
     )
-    assert (np.sort(drawn.predator_order, -1) == np.arange(3)).all()
-    assert (np.sort(drawn.prey_order, -1) == np.arange(4)).all()
-    permutation = drawn.predator_order @ np.array([9, 3, 1])
+    assert (np.sort(drawn.predator_turn, -1) == np.arange(3)).all()
+    assert (np.sort(drawn.prey_turn, -1) == np.arange(4)).all()
+    permutation = drawn.predator_turn @ np.array([9, 3, 1])
     values, counts = np.unique(permutation, return_counts=True)
     assert len(values) == 6
     assert chi_square(counts) < 20.5  # 99.9th percentile with 5 degrees of freedom
-    values, counts = np.unique(drawn.prey_order @ np.array([64, 16, 4, 1]), return_counts=True)
+    values, counts = np.unique(drawn.prey_turn @ np.array([64, 16, 4, 1]), return_counts=True)
     assert len(values) == 24
     assert chi_square(counts) < 49.7  # 23 degrees of freedom
-    both = np.unique(permutation * 4 + drawn.prey_order[:, 0], return_counts=True)[1]
+    both = np.unique(permutation * 4 + drawn.prey_turn[:, 0], return_counts=True)[1]
     assert chi_square(both) < 49.7
     assert drawn.prey_rank.min() == 0
     assert drawn.prey_rank.max() == 11
     assert chi_square(np.bincount(drawn.prey_rank.ravel())) < 31.3  # 11 degrees of freedom
-    both = np.bincount(drawn.prey_rank[:, 0] * 4 + drawn.prey_order[:, 0], minlength=48)
+    both = np.bincount(drawn.prey_rank[:, 0] * 4 + drawn.prey_turn[:, 0], minlength=48)
     assert chi_square(both) < 82.7  # 47 degrees of freedom
 
 

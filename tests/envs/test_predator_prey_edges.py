@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsf_jax.envs.predator_prey import (
+from lsf_jax.envs.predator_prey import make_predator_prey, transition
+from lsf_jax.envs.predator_prey_types import (
     CATCH,
     DOWN,
     LEFT,
@@ -18,8 +19,6 @@ from lsf_jax.envs.predator_prey import (
     PredatorPreyConfig,
     Randomness,
     State,
-    make_predator_prey,
-    transition,
 )
 
 P = -2.0
@@ -68,8 +67,8 @@ def complete(order):
 def play(state, actions, *, order=(), prey_order=(), ranks=(), punishment=P):
     actions = jnp.array([*actions, *[STAY] * (8 - len(actions))], jnp.int32)
     randomness = Randomness(
-        predator_order=complete(order),
-        prey_order=complete(prey_order),
+        predator_turn=complete(order).argsort(),
+        prey_turn=complete(prey_order).argsort(),
         prey_rank=jnp.array([*ranks, *[0] * (8 - len(ranks))], jnp.int32),
     )
     after, outcome, observation = jax.device_get(compiled(punishment)[0](state, actions, randomness))

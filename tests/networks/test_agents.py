@@ -14,12 +14,14 @@ from lsf_jax.networks.agents import (
     agent_inputs,
     fan_in_uniform,
     last_actions,
+    one_step,
+    run,
     unroll,
     unroll_features,
     zero_hidden,
 )
 from lsf_jax.networks.gru import gru_cell
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.types import Layout
 
 N_AGENTS, N_INPUTS, HIDDEN, OUTPUTS, TIME = 3, 5, 7, 4, 6
@@ -260,3 +262,15 @@ def test_the_last_action_of_a_row_is_the_action_of_the_row_before_and_none_where
     assert shifted.dtype == jnp.int32
     two = last_actions(action, jnp.array([True, False, True, False]))
     np.testing.assert_array_equal(two, [[-1, -1], [3, 1], [-1, -1], [4, 4]])
+
+
+def test_a_step_of_acting_on_accelerators_is_that_of_the_network():
+    """Inputs that all agents share, and ones of each agent, count as their concatenation; sums in another order."""
+    network, keys = AgentNetwork(8, 4), jax.random.split(jax.random.key(2), 4)
+    inputs = agent_inputs(jax.random.normal(keys[0], (3, 5)), jnp.array([1, -1, 0]), 4)
+    shared, hidden = jax.random.normal(keys[1], (1, 2)), jax.random.normal(keys[2], (3, 8))
+    params = network.init(keys[3], hidden, inputs, shared)["params"]
+    expected = jax.jit(partial(run, network))(params, hidden, inputs, shared)
+    with compiling_for("gpu"):
+        found = jax.jit(lambda *arguments: one_step(network, *arguments))(params, hidden, inputs, shared)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)

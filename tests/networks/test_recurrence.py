@@ -10,8 +10,8 @@ import pytest
 from lsf_jax.networks import recurrence
 from lsf_jax.networks.agents import AgentNetwork, Mlp, run, unroll
 from lsf_jax.networks.gru import gru_cell
-from lsf_jax.networks.platforms import compiling_for
 from lsf_jax.networks.recurrence import each_row, over_rows, read_row, recur, recur_keeping, write_row
+from lsf_jax.platforms import compiling_for
 from lsf_jax.types import Layout
 from tests.support.engine_cases import equations
 

@@ -8,7 +8,7 @@ import pytest
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config.composition import compose, make_env
 from lsf_jax.engine.packing import observe_rows
-from lsf_jax.networks.platforms import compiling_for
+from lsf_jax.platforms import compiling_for
 from lsf_jax.programs import parts
 from lsf_jax.programs.parts import bind, make_rows, take_rows
 from lsf_jax.settings import ConfigError

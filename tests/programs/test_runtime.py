@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from lsf_jax.config.train_config import TrainConfig
-from lsf_jax.networks.platforms import compiling_for, platform
+from lsf_jax.platforms import compiling_for, platform
 from lsf_jax.programs import runtime
 from lsf_jax.settings import ConfigError
 

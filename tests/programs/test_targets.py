@@ -23,7 +23,7 @@ SMALL = (
     *("algo.hidden=8", "algo.encoder_hidden=8", "env.n_predators=2", "env.n_prey=1", "env.grid_size=4"),
     *("env.episode_limit=5", "algo.batch_size=8", "algo.updates=1", "train.buffer_capacity=16", "seeds=8"),
 )
-LAUNCHES = {"h100": 1260, "v5e": 2470}
+LAUNCHES = {"h100": 855, "v5e": 2470}
 """Most launches, or operations, of an iteration of that program: what they were with jax 0.10.2, and a tenth more."""
 
 

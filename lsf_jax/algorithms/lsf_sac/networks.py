@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lsf_jax.algorithms import base
 from lsf_jax.engine.distributions import masked_log_softmax, sample_rows, split_rows
-from lsf_jax.networks.agents import AgentInputs, AgentNetwork, one_row, run, trajectory_inputs, unroll
+from lsf_jax.networks.agents import AgentInputs, AgentNetwork, one_row, one_step, run, trajectory_inputs, unroll
 from lsf_jax.networks.messages import MessageDecoder, MessageEncoder, Route, encode, sample_messages
 from lsf_jax.networks.mixers import Mixing, MonotonicHypernetwork
 from lsf_jax.networks.recurrence import each_row
@@ -139,7 +139,7 @@ def actor_logits(
 
     It reads an agent's own observation and action history only, unless the setting `communicate` is on.
     """
-    hidden, logits = run(net.actor, params, hidden, *inputs)
+    hidden, logits = one_step(net.actor, params, hidden, *inputs)
     return hidden, net.bound(logits)
 
 
