@@ -4,7 +4,8 @@ One step resolves the predators' moves one at a time in a random order, then the
 order. All randomness of a step is drawn first (`draw_randomness`); the rest (`transition`) is deterministic, so the
 game can be replayed against any other implementation of the rules.
 
-Everything is comparisons of cell numbers: on CPUs, XLA's scatters and gathers are several times slower at this size.
+This is the plain form of a step: comparisons of cell numbers (on CPUs, XLA's scatters and gathers are several times
+slower at this size). Accelerators get `predator_prey_bits`, with the same results.
 
 Reference: Böhmer et al. (2020), Deep Coordination Graphs, relative overgeneralisation task; Li et al. LSF-SAC §VI.B.
 """
