@@ -26,8 +26,8 @@ from lsf_jax.types import Layout, Params
 AT_ONCE = 256
 """Rows of a product in a CPU's loop: enough for its full rate, few enough for the cache."""
 
-BLOCKS = 4
-"""Blocks of time on accelerators: what the layers of a block fill is a quarter, what is paid for a block four times."""
+BLOCKS = 3
+"""Blocks of time on accelerators: what the layers of a block fill is a third, what is paid for a block three times."""
 SHORTEST = 32
 """Rows that are one block."""
 UNROLL = 4
