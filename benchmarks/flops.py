@@ -16,7 +16,6 @@ from jax.interpreters import partial_eval
 
 from lsf_jax.algorithms.configs import MixedValueConfig, ValueConfig
 from lsf_jax.algorithms.lsf_sac.config import LsfSacConfig, SoftConfig
-from lsf_jax.platforms import is_cpu
 from lsf_jax.types import EnvSpec
 
 TRAINED = 3  # passes of a trained layer: forward, gradient of the weights, gradient of the input
@@ -144,9 +143,9 @@ def update_layers(
       cfg: settings.
       batch: episodes; None takes the config's.
       recompute: count the declared recomputation too, one forward pass of what a layer's gradient needs: of every
-        trained recurrence by `algo.remat`, and on CPUs of the trained networks without memory that go row after row
+        trained recurrence by `algo.remat`, and of the trained networks without memory that go through time in parts
         (`each_row`: mixers, the encoder of current inputs, the decoder). Last layers, whose outputs no gradient needs,
-        are not computed again, nor on accelerators what a recurrence's first layer makes of its inputs.
+        are not computed again. On accelerators parts of equal length may hold a few rows more than there are.
 
     Raises:
       ValueError: for the settings of an algorithm without a table.
@@ -158,7 +157,7 @@ def update_layers(
         steps=batch * spec.episode_limit,
         ids=(spec.episode_limit + 1) * spec.n_agents,
         again=int(recompute and cfg.remat),
-        again_by_row=int(recompute and is_cpu()),
+        again_by_row=int(recompute),
     )
     if isinstance(cfg, SoftConfig):
         return _soft_layers(work, cfg)
@@ -180,7 +179,7 @@ class _Work(NamedTuple):
     steps: int
     ids: int  # rows of the agents' ids, which all trajectories share
     again: int  # forward passes of a trained recurrence that the backward pass repeats
-    again_by_row: int  # and of a trained network without memory that goes row after row
+    again_by_row: int  # and of a trained network without memory (`each_row`)
 
 
 def _value_layers(work: _Work, cfg: ValueConfig) -> tuple[Layer, ...]:
@@ -197,7 +196,7 @@ def _soft_layers(work: _Work, cfg: SoftConfig) -> tuple[Layer, ...]:
     decoder: tuple[Layer, ...] = ()
     if isinstance(cfg, LsfSacConfig):
         encoder, decoder = _encoder_layers(work, cfg), _decoder_layers(work, cfg)
-        again = work.again * cfg.recurrent * is_cpu()
+        again = work.again * cfg.recurrent
         passes = again + (TRAINED if cfg.td_gradient_to_encoder else FIRST)
         critic = (*critic, _informed("critic", work, cfg, cfg.hidden, passes))
         actor = (*actor, _informed("actor", work, cfg, cfg.hidden, FIRST + again)) if cfg.communicate else actor
@@ -215,7 +214,7 @@ def _agent_layers(name: str, work: _Work, cfg: ValueConfig) -> tuple[Layer, ...]
     """An agent network, as far as it reads its own inputs, which need no gradient."""
     again = work.again * cfg.recurrent
     return (
-        *_first_layers(name, work, cfg.hidden, again * is_cpu()),
+        *_first_layers(name, work, cfg.hidden, again),
         *_trunk(name, work, cfg.hidden, work.spec.n_actions, cfg.recurrent, again),
     )
 
@@ -253,7 +252,7 @@ def _encoder_layers(work: _Work, cfg: LsfSacConfig) -> tuple[Layer, ...]:
     remembers = cfg.encoder_input == "history"
     again = work.again if remembers else work.again_by_row
     return (
-        *_first_layers("encoder", work, cfg.encoder_hidden, again * is_cpu()),
+        *_first_layers("encoder", work, cfg.encoder_hidden, again),
         *_trunk("encoder", work, cfg.encoder_hidden, sent, remembers, again),
     )
 

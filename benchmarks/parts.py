@@ -72,10 +72,8 @@ def computed_shape(program: Program, batch: Episode) -> Shape:
         n_rows, places = rows.first.shape
         return jnp.int32(n_rows), jnp.int32(places) if rows.steps is None else rows.steps
 
-    of_seeds = of_block(
-        lambda episodes: fitted_rows(choices_of(program.sizes.lengths, episodes), episodes, taken), (0,)
-    )
-    n_rows, places = jax.jit(of_seeds)(batch)
+    fitted = lambda episodes: fitted_rows(choices_of(program.sizes.lengths, episodes), episodes, taken)
+    n_rows, places = jax.jit(of_block(fitted, (0,)))(batch)
     return Shape(rows=int(n_rows[0]), places=int(places[0]))
 
 
@@ -85,9 +83,9 @@ def count_learning(program: Program, state: TrainState) -> tuple[Count, Shape | 
     How many places a packed update computes is known only when it runs, so it is counted on rows of just that shape.
     """
     parts = make_parts(program)
-    if not program.sizes.shapes:
-        return count_products(parts.learn, state), None
     batch = jax.jit(parts.sample)(state.buffer, state.clock, state.key)
+    if not (program.sizes.packs and isinstance(batch, Episode)):
+        return count_products(parts.learn, state), None
     shape = computed_shape(program, batch)
 
     def update(agent: Any, episodes: Episode, key: Any, clock: Clock, hyper: Any) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ seed would compute them all. Nothing leaves the device for it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from lsf_jax.platforms import platform
 
 SEEDS_AXIS, EPISODES_AXIS = "seeds", "episodes"
 """Names of the axes that `vmap` maps over in a block."""
+Function = TypeVar("Function", bound=Callable[..., Any])
 EARLY = 4  # lengths of an environment whose episodes usually end early
 
 
@@ -26,6 +27,11 @@ def largest_of_block(value: Array) -> Array:
         except NameError:  # JAX's word for an axis that is not there: this one is not mapped over
             continue
     return value
+
+
+def traced_once(function: Function) -> Function:
+    """The same function, traced once for arguments of the same shapes, though its shapes are asked for first."""
+    return jax.jit(function, inline=True)  # pyright: ignore[reportReturnType]
 
 
 def only_if(wanted: Bool[Array, ""], change: Callable[[Any], Any], state: Any) -> Any:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, UInt8
 
-from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block, only_if
+from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block, only_if, traced_once
 from lsf_jax.envs import chance
 from lsf_jax.networks.recurrence import write_row
 from lsf_jax.platforms import is_cpu
@@ -136,6 +136,7 @@ def play(env: Env, act: Act, carry: Carry, keys: Key[Array, "episodes"], parts: 
     states, observations = jax.vmap(env.reset)(both[:, 0])
     begun = Begun(state=states, observation=observations, key=both[:, 1])
 
+    @traced_once
     def advance(moment: Moment, keys: Key[Array, "2"]) -> tuple[Moment, Row]:
         carry, action = act(moment.carry, moment.observation, keys[0])
         state, timestep = env.step(keys[1], moment.state, action)
@@ -194,6 +195,7 @@ def _until_all_ended(advance: Callable[..., tuple[Moment, Row]], begun: Begun, s
     """The rows of a slot, one after another, until every episode of the block has ended; the rest is zero."""
     n_episodes = begun.key.shape[0]
 
+    @traced_once
     def step(loop: Loop) -> tuple[Loop, Row]:
         running, now = loop.episode < n_episodes, jnp.minimum(loop.episode, n_episodes - 1)
         moment, row = advance(loop.moment, _keys_of(begun.key[now], loop.steps))

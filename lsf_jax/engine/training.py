@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from lsf_jax.engine.lengths import SEEDS_AXIS, only_if
+from lsf_jax.engine.lengths import SEEDS_AXIS, only_if, traced_once
 from lsf_jax.engine.packing import choices_of, fitted_rows, valid_fraction
 from lsf_jax.engine.rollouts import played_steps
 from lsf_jax.types import (
@@ -142,6 +142,7 @@ def make_train_step(
     """
     learn_from, sizes = partial(algorithm.update, micro_batch=micro_batch), sizes or Sizes()
 
+    @traced_once
     def learn(agent: AgentState, stored: Any, key: PRNGKey, clock: Clock, hyper: Hyper) -> tuple[AgentState, Metrics]:
         def once(carry: tuple[AgentState, Clock], key_once: PRNGKey) -> tuple[tuple[AgentState, Clock], Metrics]:
             agent, clock = carry
@@ -248,6 +249,8 @@ def loop_chunk(batched: TrainStep, *, rows: int, log_every: int = 1) -> Chunk:
         due = state.iteration % log_every == 0
         log = _write(log, state, metrics, jnp.where(due, written, rows))._replace(nonfinite_at=trouble)
         return state, log, written + due.astype(jnp.int32), budget
+
+    batched = traced_once(batched)
 
     def chunk(state: TrainState, n: Array, budget: Array) -> tuple[TrainState, ChunkLog]:
         shapes = jax.eval_shape(batched, state, budget)[1]

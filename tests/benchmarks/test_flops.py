@@ -1,7 +1,5 @@
 """Counting matrix products, and the bound that nothing in an update is computed twice."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,7 +12,6 @@ from lsf_jax.platforms import compiling_for
 from lsf_jax.programs.parts import bind
 
 BOUND = 1.15
-EXACT = {"cpu": 0.0, "gpu": 0.01}  # on accelerators ids, too, are multiplied for all rows at once
 ROWS = jnp.zeros((5, 3))
 SQUARE = jnp.zeros((3, 3))
 
@@ -24,15 +21,14 @@ def count(function, *arguments) -> int:
 
 
 def count_update(config: Config, n_seeds: int = 0) -> flops.Count:
-    """Products of sample → update → target copy, of one seed or of several side by side."""
+    """Products of sample → update, of one seed or of several side by side."""
     program = bind(config)
 
     def learn(key):
         state = init_train_state(program.algorithm, program.buffer, program.algorithm.hyper, key)
         episodes = program.buffer.sample(state.buffer, state.clock, key)
         more = state.clock, state.hyper, config.train.micro_batch
-        agent, metrics = program.algorithm.update(state.agent, episodes, key, *more)
-        return program.algorithm.refresh(agent, state.clock, state.clock), metrics
+        return program.algorithm.update(state.agent, episodes, key, *more)
 
     keys = jax.random.key(0) if not n_seeds else jax.random.split(jax.random.key(0), n_seeds)
     return flops.count_products(jax.vmap(learn) if n_seeds else learn, keys)
@@ -149,7 +145,8 @@ def test_settings_of_an_algorithm_without_a_table_are_refused():
     ids=lambda overrides: overrides[0] if overrides else "default",
 )
 def test_nothing_in_an_update_is_computed_twice(overrides):
-    assert_needs_what_its_table_says("lsf_sac", *overrides)
+    """But for what is declared; on accelerators, too, at the default."""
+    assert_needs_what_its_table_says("lsf_sac", *overrides, platforms=("cpu",) if overrides else ("cpu", "gpu"))
 
 
 @pytest.mark.parametrize(
@@ -169,43 +166,31 @@ def test_nothing_in_an_update_of_the_ablations_and_of_qmix_is_computed_twice(alg
     assert_needs_what_its_table_says(algo, *overrides)
 
 
-def assert_needs_what_its_table_says(algo, *overrides):
-    """Without any recomputation, as on an accelerator; and on a CPU with all that is declared, and nothing else."""
-    plain = config_of("algo.remat=false", *overrides, algo=algo)
-    spec = make_env(plain).spec
-    with compiling_for("gpu"):
-        counted = count_update(plain)
+def assert_needs_what_its_table_says(algo, *overrides, platforms=("cpu",)):
+    """With the recomputation that is declared, and nothing else."""
+    config = config_of(*overrides, algo=algo)
+    declared = flops.analytic_update_flops(make_env(config).spec, config.algo, recompute=True)
+    for platform in platforms:
+        with compiling_for(platform):
+            counted = count_update(config)
         assert counted.unknown_loops == 0
-        assert 0.99 < flops.count_flops(counted) / flops.analytic_update_flops(spec, plain.algo) <= BOUND
-    shipped = replace(plain, algo=replace(plain.algo, remat=True))
-    counted = count_update(shipped)
-    assert counted.unknown_loops == 0
-    declared = flops.analytic_update_flops(spec, shipped.algo, recompute=True)
-    assert 0.99 < flops.count_flops(counted) / declared <= BOUND
+        assert 0.99 < flops.count_flops(counted) / declared <= BOUND
 
 
 @pytest.mark.parametrize(("algo", "overrides"), [("lsf_sac", ("algo.communicate=true",)), ("qmix", ())])
 def test_rematerialisation_repeats_the_forward_pass_of_the_recurrences_once_and_nothing_else(algo, overrides):
     plain, repeated = (config_of(f"algo.remat={each}", *overrides, algo=algo) for each in ("false", "true"))
     spec = make_env(plain).spec
-    for platform in ("cpu", "gpu"):
-        with compiling_for(platform):
-            declared = [flops.analytic_update_flops(spec, each.algo, recompute=True) for each in (plain, repeated)]
-            found = [flops.count_flops(count_update(each)) for each in (plain, repeated)]
-        assert found[1] - found[0] == pytest.approx(declared[1] - declared[0], rel=EXACT[platform])
-        assert found[1] - found[0] > 0.13 * found[0]
+    declared = [flops.analytic_update_flops(spec, each.algo, recompute=True) for each in (plain, repeated)]
+    found = [flops.count_flops(count_update(each)) for each in (plain, repeated)]
+    assert found[1] - found[0] == declared[1] - declared[0] > 0.13 * found[0]
 
 
-def test_row_after_row_on_a_cpu_repeats_the_forward_pass_of_trained_mixers_once_and_nothing_else():
+def test_mixers_repeat_their_forward_pass_once_and_nothing_else():
     config = config_of("algo.remat=false", algo="qmix")
-    spec = make_env(config).spec
-    found, declared = [], []
-    for platform in ("cpu", "gpu"):
-        with compiling_for(platform):
-            found.append(flops.count_flops(count_update(config)))
-            declared.append(flops.analytic_update_flops(spec, config.algo, recompute=True))
-    assert found[0] - found[1] == declared[0] - declared[1] > 0
-    assert declared[1] == flops.analytic_update_flops(spec, config.algo)
+    spec, found = make_env(config).spec, flops.count_flops(count_update(config))
+    needed, declared = (flops.analytic_update_flops(spec, config.algo, recompute=each) for each in (False, True))
+    assert needed < declared < found < 1.001 * declared  # sums of biases are products too
 
 
 def test_seeds_side_by_side_cost_what_they_cost_alone():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from lsf_jax.envs import predator_prey, predator_prey_bits
 from lsf_jax.envs.predator_prey import BITS, PLAIN, make_predator_prey
 from lsf_jax.envs.predator_prey_types import PredatorPreyConfig, Randomness, State
 from lsf_jax.platforms import compiling_for
@@ -67,7 +68,8 @@ def test_chance_step_snapshot_and_sight_are_those_of_the_plain_form(name):
 def test_equal_words_take_turns_in_the_order_of_the_units(monkeypatch):
     cfg = PredatorPreyConfig(n_predators=3, n_prey=5)
     words = jnp.array([7, 7, 7, 2**32 - 1, 4, 2**32 - 1, 4, 4, 0, 1, 2, 3, 4], jnp.uint32)
-    monkeypatch.setattr(jax.random, "bits", lambda key, shape: words.reshape(shape))
+    for module in (predator_prey, predator_prey_bits):
+        monkeypatch.setattr(module, "random_bits", lambda key, n: words)
     expected = Randomness(predator_turn=[0, 1, 2], prey_turn=[3, 0, 4, 1, 2], prey_rank=[0, 1, 2, 3, 4])
     for form in (PLAIN, BITS):
         found = form.draw_randomness(jax.random.key(0), cfg)
