@@ -52,11 +52,19 @@ OF_ITS_OWN = {"dop": {"hidden": 64, "critic_hidden": 256, "lr": 1e-3, "actor_lr"
 RATES = {"lr": {"q", "critic", "actor_critic"}, "actor_lr": {"actor"}, "alpha_lr": {"temperature"}}
 ALONE = [name for name in NAMES if not ALGORITHMS[name].communicates]
 FACTORIES = [getattr(ALGORITHMS[name].factory, "func", ALGORITHMS[name].factory) for name in NAMES]
-TRAINED = [
+FIRST = [
     pytest.param(name, marks=[pytest.mark.slow] if factory in FACTORIES[:place] else [])
     for place, (name, factory) in enumerate(zip(NAMES, FACTORIES, strict=True))
 ]
-"""All of them for what takes a run: by default one of each factory, whose others differ in a mixer or a setting."""
+"""One of each factory; whose others differ in a mixer or a setting is slow."""
+TRAINED = [
+    pytest.param(
+        *case.values,
+        marks=[pytest.mark.slow] if case.values[0] in ("cw_qmix", "dop", "maa2c", "vdac_mix") else case.marks,
+    )
+    for case in FIRST
+]
+"""Fewer still: a game learned is ten seconds of compiling."""
 GREEDY = [name for name in NAMES if ALGORITHMS[name].acts == "values"]
 """What has no policy of its own trains on greedy actions with ε uniform ones among them."""
 COMMON = ("n_envs=16", "buffer_capacity=64", "devices=1", "eval_episodes=1", "seeds=4")
@@ -136,7 +144,7 @@ def close(left, right, tolerance):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIRST)
 def test_an_update_keeps_the_tree_and_moves_parameters_by_finite_steps(name):
     c = case(name)
     agents, metrics = updated(name)
@@ -346,7 +354,7 @@ def test_it_learns_the_additive_game_and_compiles_once(name):
     assert result.compiled == (1, 1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIRST)
 def test_it_can_be_built_for_predator_prey(name):
     """The whole training step at its real size, traced but not compiled."""
     config = compose(algo=name, env="predator_prey")

@@ -1,6 +1,7 @@
 """The planner: counted bytes against real arrays, and layouts that fit."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,36 @@ def programs():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+    """Counting traces a whole iteration: seconds. Plans of one program here differ in limits and layouts alone."""
+    bound, counted = {}, {}
+
+    def bind_once(config: Config) -> Any:
+        key = repr((config.algo, config.env, config.train.n_envs, config.train.buffer_capacity, config.train.lengths))
+        if key not in bound:
+            bound[key] = bind(config)
+        return bound[key]
+
+    def count_once(program: Any, micro_batch: int) -> dict[str, int]:
+        key = id(program), micro_batch  # of programs that live as long as this
+        if key not in counted:
+            counted[key] = row_bytes(program, micro_batch)
+        return counted[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "bind", bind_once)
+        patch.setattr(planner, "row_bytes", count_once)
+        yield
+
+
 def with_train(config: Config, **settings: object) -> Config:
     return replace(config, train=replace(config.train, **settings))
 
 
 def limit_for(config: Config, rows: float, micro_batch: int = 0) -> float:
     """GiB in which exactly `rows` rows fit."""
-    return (rows + 0.01) * sum(planner.row_bytes(bind(config), micro_batch).values()) / USABLE / GIB
+    return (rows + 0.01) * sum(planner.row_bytes(planner.bind(config), micro_batch).values()) / USABLE / GIB
 
 
 def array_bytes(tree: object) -> int:
@@ -40,7 +64,7 @@ def array_bytes(tree: object) -> int:
 
 
 def test_components_are_the_bytes_of_the_real_arrays():
-    state, needs, rows = start(CONFIG), row_bytes(bind(CONFIG), 0), 4
+    state, needs, rows = start(CONFIG), planner.row_bytes(planner.bind(CONFIG), 0), 4
     assert needs["parameters"] * rows == array_bytes(state.agent.params)
     assert needs["targets"] * rows == array_bytes(state.agent.targets)
     assert needs["optimiser"] * rows == array_bytes(state.agent.opt_state)
@@ -73,7 +97,7 @@ def test_activations_are_estimated_within_a_factor_of_two_of_the_compiled_progra
 
 
 def test_smaller_micro_batches_need_less_for_activations_and_the_same_elsewhere():
-    whole, sliced = row_bytes(bind(CONFIG), 0), row_bytes(bind(CONFIG), 4)
+    whole, sliced = (planner.row_bytes(planner.bind(CONFIG), size) for size in (0, 4))
     assert sliced["activations"] < whole["activations"]
     assert {**sliced, "activations": 0} == {**whole, "activations": 0}
 
