@@ -80,8 +80,9 @@ def test_games_of_lost_and_relaunched_workers_are_gone_long_before_the_end(monke
     faults = [{"worker": 0, "generation": life, "step": 1, "what": "raise"} for life in range(3)]
     with scripted_pool(monkeypatch, tmp_path, 2, {"relaunch_loops": 60}, game=True, faults=faults) as pool:
         pool.start()
-        Player(pool).play(12)
-        assert pool.counters["crashes"] == 3
+        player = Player(pool)
+        player.play(12)
+        assert wait_until(lambda: player.turn() is not None and pool.counters["crashes"] == 3)
         assert pool.counters["planned_relaunches"] > 2
         assert wait_until(lambda: pool.receive(1, 0.1) is not None and len(pool._retired) == 0)
         assert len(games(tmp_path)) <= 2
