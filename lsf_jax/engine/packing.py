@@ -155,7 +155,7 @@ def pack_rows(episodes: Episode, placement: Placement, shape: Shape, steps: Arra
         return zero_unless(valid, leaf[episode[:, :-1], jnp.minimum(moment[:, :-1], leaf.shape[1] - 1)])
 
     return PackedRows(
-        world=jax.tree.map(lambda leaf: zero_unless(holds.any(axis=-1), leaf[episode, moment]), episodes.world),
+        world=zero_unless(holds.any(axis=-1), jax.tree.map(lambda leaf: leaf[episode, moment], episodes.world)),
         action=of_steps(episodes.action),
         reward=of_steps(episodes.reward),
         terminal=of_steps(episodes.terminal),
@@ -266,10 +266,14 @@ def by_row(rows: PackedRows, leaf: Shaped[Array, "time episodes ..."]) -> Shaped
     return leaf[moment, rows.episode.T[:-1]]
 
 
-def zero_unless(keep: Array, leaf: Array) -> Array:
-    """`leaf`, whose first axes are those of `keep`, or zeros."""
-    keep = keep.reshape(*keep.shape, *(1,) * (leaf.ndim - keep.ndim))
-    return jnp.where(keep, leaf, jnp.zeros_like(leaf))
+def zero_unless(keep: Bool[Array, "..."], tree: Any) -> Any:
+    """Every leaf of `tree`, whose first axes are those of `keep`, or zeros."""
+
+    def of(leaf: Array) -> Array:
+        wide = keep.reshape(*keep.shape, *(1,) * (leaf.ndim - keep.ndim))
+        return jnp.where(wide, leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(of, tree)
 
 
 def _in_use(needed: Array) -> Array | None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, UInt8
 
 from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block, only_if, traced_once
+from lsf_jax.engine.packing import zero_unless
 from lsf_jax.envs import chance
 from lsf_jax.networks.recurrence import write_row
 from lsf_jax.platforms import is_cpu
@@ -37,11 +38,6 @@ from lsf_jax.types import (
 
 EPISODES_A_SLOT = 4
 """Of a collection or an evaluation on a CPU, where most episodes end early."""
-
-
-def zero_unless(keep: Array, tree: Any) -> Any:
-    """Every leaf of `tree`, or zeros where the scalar `keep` is False."""
-    return jax.tree.map(lambda leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), tree)
 
 
 def to_bytes(tree: Any) -> UInt8[Array, "bytes"]:
@@ -247,7 +243,7 @@ def _scan(advance: Callable[..., tuple[Moment, Row]], key: PRNGKey, start: Momen
         _, content = jax.lax.scan(part, (start, jnp.bool_(True)), keys.reshape(parts, length, 2))
     rows = unpacked(content.reshape(parts * length, n_bytes)[:limit])
     ended = jnp.cumsum(rows.done, dtype=jnp.int32) - rows.done.astype(jnp.int32)
-    return jax.vmap(zero_unless)(ended == 0, rows)
+    return zero_unless(ended == 0, rows)
 
 
 def _apart(rows: Row, first: Any, limit: int) -> Episode:
@@ -261,7 +257,7 @@ def _apart(rows: Row, first: Any, limit: int) -> Episode:
         place = begin[:, None] + jnp.arange(limit, dtype=jnp.int32)[None, :]
         keep = place < after[:, None]
         place = jnp.minimum(place, rows.done.shape[0] - 1)
-        rows = jax.tree.map(lambda leaf: jax.vmap(jax.vmap(zero_unless))(keep, leaf[place]), rows)
+        rows = zero_unless(keep, jax.tree.map(lambda leaf: leaf[place], rows))
     else:
         rows = jax.tree.map(lambda leaf: leaf[None], rows)
     world = jax.tree.map(lambda head, tail: jnp.concatenate([head[:, None], tail], axis=1), first, rows.snapshot)

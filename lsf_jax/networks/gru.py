@@ -91,8 +91,8 @@ def gru_over_time(
 ) -> Float[Array, "time rows hidden"]:
     """Hidden states after every step: `gru_cell` in the form for accelerators.
 
-    There a loop pays for every operation in it. So the loop forward has a single product, a pass over the gates and a
-    row to write, and the loop backward another three; all else is a product or an elementwise pass over all steps, the
+    There a loop pays for every operation in it. So the loops forward and backward have a single product each, what
+    surrounds it elementwise, and a row to write; all else is a product or an elementwise pass over all steps, the
     recomputed gates and the gradients of the weights included. Kept are inputs and hidden states (`KEPT` names them).
 
     Args:

@@ -13,7 +13,10 @@ from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.engine.lengths import SEEDS_AXIS
 from lsf_jax.engine.packing import (
     Shape,
+    by_row,
+    choices_of,
     fitted_rows,
+    moments_of,
     observe_rows,
     one_per_row,
     pack_rows,
@@ -253,6 +256,50 @@ def test_with_one_shape_an_episode_keeps_its_row(platform):
     assert (found["rows"], found["valid"], found["begun"]) == (8, 19, 8)
     assert found["steps"] == (6 if platform == "cpu" else -1)
     assert found["fraction"] == pytest.approx(19 / (8 * (6 if platform == "cpu" else 9)))
+
+
+@pytest.mark.parametrize(
+    ("platform", "off", "shapes"),
+    [
+        ("cpu", [1] * 6, {"on": (2, 9), "off": (6, 9)}),  # six episodes are packed into no four rows
+        ("cpu", [8] * 6, {"on": (2, 9), "off": (6, 9)}),
+        ("gpu", [1] * 6, {"on": (4, 5), "off": (3, 5)}),
+        ("gpu", [8] + [1] * 5, {"on": (8, 9), "off": (6, 9)}),  # what does not hold one part of a batch is not taken
+    ],
+)
+def test_the_parts_of_a_batch_take_their_shapes_together_and_nothing_is_dropped(platform, off, shapes):
+    batch = {"on": episodes([1, 1, 1, 1, 1, 1, 1, 2]), "off": episodes(off)}
+
+    def look(rows: dict[str, PackedRows]) -> Any:
+        sums = {name: (jnp.int32(each.first.shape), each.valid.sum(), each.reward.sum()) for name, each in rows.items()}
+        steps = {name: jnp.int32(9 if each.steps is None else each.steps) for name, each in rows.items()}
+        return sums, steps, valid_fraction(rows)
+
+    with compiling_for(platform):
+        choose = jax.jit(lambda batch: fitted_rows(choices_of((2, 4, 6, 8), batch), batch, look))
+        sums, steps, fraction = jax.device_get(choose(batch))
+    for name, (shape, valid, reward) in sums.items():
+        assert tuple(shape) == shapes[name]
+        assert (valid, reward) == (batch[name].valid.sum(), batch[name].reward.sum())
+    places = {name: int(steps[name]) if platform == "cpu" else shapes[name][1] for name in batch}
+    computed = sum(shapes[name][0] * places[name] for name in batch)
+    assert fraction == pytest.approx((9 + sum(off)) / computed)
+
+
+@pytest.mark.parametrize("in_use", [None, 17])
+def test_steps_of_packed_rows_stand_by_moment_and_episode_and_go_back(in_use):
+    """Against a loop over episodes, whose numbers are all different."""
+    lengths = random_lengths(5)
+    batch, shape = episodes(lengths), Shape(3, 30)
+    rows = pack_rows(batch, place(jnp.asarray(lengths, jnp.int32), 3), shape, in_use and jnp.int32(in_use))
+    moments = moments_of(rows, 8, 8)
+    found, valid = np.asarray(moments.of_rows(rows.reward.T)), np.asarray(moments.valid)
+    assert moments.longest == (None if in_use is None else lengths.max())
+    for episode, length in enumerate(lengths):
+        assert valid[:, episode].tolist() == [moment < length for moment in range(8)]
+        np.testing.assert_array_equal(found[:length, episode], batch.reward[episode, :length])
+    back = np.asarray(by_row(rows, jnp.asarray(batch.reward.T)))
+    np.testing.assert_array_equal(np.where(rows.valid.T, back, 0.0), rows.reward.T)
 
 
 # Learning.

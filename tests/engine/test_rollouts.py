@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lsf_jax.engine.lengths import SEEDS_AXIS
+from lsf_jax.engine.packing import zero_unless
 from lsf_jax.engine.rollouts import (
     device_collector,
     from_bytes,
@@ -20,7 +21,6 @@ from lsf_jax.engine.rollouts import (
     played_steps,
     slots_of,
     to_bytes,
-    zero_unless,
 )
 from lsf_jax.envs import make
 from lsf_jax.envs.probes import RaggedConfig, ragged
