@@ -7,7 +7,7 @@ ask a real one for; for a TPU the name of a topology.
 import importlib.metadata
 import platform
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lsf_jax.settings import ConfigError
 
@@ -186,13 +186,20 @@ def environment(chip: Chip, n_devices: int) -> dict[str, str]:
     return variables
 
 
-def topology_arguments(chip: Chip, n_devices: int) -> dict[str, str]:
-    """Arguments of `jax.experimental.topologies.get_topology_desc`: at least `n_devices` devices."""
+def topology_arguments(chip: Chip, n_devices: int) -> dict[str, Any]:
+    """Arguments of `jax.experimental.topologies.get_topology_desc`: at least `n_devices` devices, all of one host."""
     if isinstance(chip.kind, Gpu):
         return {"platform": "cuda", "topology": f"1x1x{n_devices}", "target_config": description(chip)}
     shape = chip.kind.shapes[_shape_index(n_devices)]
     megacore = {"chip_config_name": "megacore"} if chip.kind.megacore else {}
-    return {"platform": "tpu", "topology_name": f"{chip.name}:{shape}", **megacore}
+    # Without bounds libtpu before 0.0.52 takes a host for one of 2x2 chips, and refuses a single one.
+    bounds = [int(side) for side in f"{shape}x1".split("x")[:3]]
+    return {
+        "platform": "tpu",
+        "topology_name": f"{chip.name}:{shape}",
+        "chips_per_host_bounds": bounds,
+        **megacore,
+    }
 
 
 def _shape_index(n_devices: int) -> int:

@@ -74,6 +74,8 @@ def test_every_chip_is_told_to_xla_with_what_its_table_says(installed):
     assert "cuda_compute_capability { major: 8 minor: 9 }" in described
     assert f"device_memory_size: {23034 * 2**20}" in described
     assert chips.topology_arguments(CHIPS["v5p"], 8)["topology_name"] == "v5p:2x2x2"
+    bounds = {n: chips.topology_arguments(CHIPS["v5e"], n)["chips_per_host_bounds"] for n in (1, 4, 8)}
+    assert bounds == {1: [1, 1, 1], 4: [2, 2, 1], 8: [2, 4, 1]}  # libtpu refuses a single chip without
     assert chips.environment(CHIPS["v4"], 8)["TPU_ACCELERATOR_TYPE"] == "v4-16"  # counted in cores
     assert chips.environment(CHIPS["h100"], 1)["CUDA_VISIBLE_DEVICES"] == "-1"
 
