@@ -5,6 +5,7 @@ seed would compute them all. Nothing leaves the device for it.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import jax
@@ -30,8 +31,16 @@ def largest_of_block(value: Array) -> Array:
 
 
 def traced_once(function: Function) -> Function:
-    """The same function, traced once for arguments of the same shapes, though its shapes are asked for first."""
-    return jax.jit(function, inline=True)  # pyright: ignore[reportReturnType]
+    """The same function, traced once for a platform and arguments of the same shapes, though shapes are asked first."""
+    traced: dict[str, Any] = {}
+
+    @wraps(function)
+    def once(*arguments: Any) -> Any:
+        if platform() not in traced:
+            traced[platform()] = jax.jit(partial(function), inline=True)
+        return traced[platform()](*arguments)
+
+    return once  # pyright: ignore[reportReturnType]
 
 
 def only_if(wanted: Bool[Array, ""], change: Callable[[Any], Any], state: Any) -> Any:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Int, Key, UInt8
 from lsf_jax.engine.lengths import EPISODES_AXIS, computed_steps, largest_of_block, only_if, traced_once
 from lsf_jax.engine.packing import zero_unless
 from lsf_jax.envs import chance
-from lsf_jax.networks.recurrence import write_row
+from lsf_jax.networks.recurrence import mapped_as, write_row
 from lsf_jax.platforms import is_cpu
 from lsf_jax.types import (
     Act,
@@ -210,6 +210,7 @@ def _until_all_ended(advance: Callable[..., tuple[Moment, Row]], begun: Begun, s
     first = Loop(start, episode=jnp.int32(0), steps=jnp.int32(0))
     shapes = jax.eval_shape(step, first)[1]
     empty = jax.tree.map(lambda leaf: jnp.zeros((n_episodes * limit, *leaf.shape), leaf.dtype), shapes)
+    first, empty = mapped_as(jax.random.key_data(begun.key).ravel()[0], (first, empty))
     return jax.lax.while_loop(running, write, (jnp.int32(0), first, empty))[2]
 
 
@@ -292,6 +293,7 @@ def device_collector(env: Env, algorithm: Algorithm, n_envs: int, parts: int = 1
       parts: see `play`.
     """
 
+    @traced_once
     def collect(params: Params, clock: Clock, hyper: Hyper, key: PRNGKey) -> Episode:
         def act(carry: Carry, observation: Observation, key_act: PRNGKey) -> tuple[Carry, Array]:
             return algorithm.act(params, carry, observation, key_act, clock, hyper)

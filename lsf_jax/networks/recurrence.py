@@ -37,6 +37,16 @@ Step = Callable[[Params, Array, tuple[Array, ...]], tuple[Array, Any]]
 """One step of all rows: `(params, hidden [R, N, H], inputs [R, N or 1, X] each) -> (hidden, outputs [R, N, ...])`."""
 
 
+def mapped_as(like: Array, values: Any) -> Any:
+    """The same values, mapped over whatever `like` is mapped over.
+
+    `vmap` finds out what of a loop's state is mapped by mapping the loop's body again and again until nothing changes: of
+    a state that is mapped from the start, once. XLA drops what is written here.
+    """
+    some = like == like
+    return jax.tree.map(lambda leaf: jnp.where(some, leaf, leaf), values)
+
+
 def read_row(rows: Array, index: Int[Array, ""]) -> Array:
     """`rows[index]` of `[n, ...]`.
 
@@ -120,7 +130,8 @@ def _forward(step: Step, params: Params, start: Array, layout: Layout, inputs: t
 
     _, shapes = jax.eval_shape(step, params, start, tuple(part[0] for part in inputs))
     empty = jax.tree.map(lambda leaf: jnp.zeros((n_rows, *leaf.shape), leaf.dtype), (start, shapes))
-    _, befores, outputs = jax.lax.fori_loop(0, _in_use(layout), advance, (start, *empty))
+    begin = mapped_as(layout.first[0, 0], (start, *empty))
+    _, befores, outputs = jax.lax.fori_loop(0, _in_use(layout), advance, begin)
     return outputs, (params, start, layout, inputs, befores)
 
 
@@ -142,7 +153,7 @@ def _backward(step: Step, kept: tuple, slopes: Any) -> tuple:
         )
         return slope, jax.tree.map(jnp.add, of_params, more), of_inputs
 
-    zeros = jax.tree.map(jnp.zeros_like, (start, params, inputs))
+    zeros = mapped_as(layout.first[0, 0], jax.tree.map(jnp.zeros_like, (start, params, inputs)))
     _, of_params, of_inputs = jax.lax.fori_loop(0, in_use, retreat, zeros)
     return of_params, None, None, of_inputs
 

@@ -1,6 +1,7 @@
 """Runs held against each other: every difference is marked, and what must not be compared is warned of."""
 
 import json
+from functools import cache
 
 import pytest
 
@@ -14,6 +15,9 @@ from lsf_jax.runs import folder
 from lsf_jax.runs.card import write_card
 
 
+_bound = cache(bind)
+
+
 def run_of(tmp_path, name, *overrides, algo="qmix", env="climbing", card=True, versions=None, program=None):
     """A run folder with a configuration and a card, nothing trained."""
     path = tmp_path / name
@@ -23,7 +27,7 @@ def run_of(tmp_path, name, *overrides, algo="qmix", env="climbing", card=True, v
     content = {"versions": versions or {"jax": "0.10.2"}, "git": None}
     folder.write_json_atomic(path / "card.json", content)
     if card:
-        write_card(path, config, program or bind(config))
+        write_card(path, config, program or _bound(config))
     return path
 
 

@@ -127,15 +127,18 @@ def saved_by_hand(tmp_path, algo, env="matrix_game"):
     return state
 
 
+OTHERS = ["masac", "qmix", "qplex", "cw_qmix", "coma", "fop", "maa2c"]
+
+
 @pytest.mark.parametrize(
-    "algo", ["lsf_sac", "masac", "qmix", "qplex", "cw_qmix", "qtran", "coma", "dop", "fop", "ndq", "maa2c"]
+    "algo", ["lsf_sac", "qtran", "dop", "ndq", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
 def test_loaded_policies_have_the_tree_of_the_algorithm(tmp_path, algo):
     state = saved_by_hand(tmp_path, algo)
     assert_same_bits(playback.load_policies(tmp_path).params, state.kept.params)
 
 
-@pytest.mark.parametrize("algo", ["vdn", "iql"])
+@pytest.mark.parametrize("algo", ["vdn", pytest.param("iql", marks=pytest.mark.slow)])
 def test_a_loaded_policy_without_a_mixer_gives_its_joint_table(tmp_path, algo):
     state = saved_by_hand(tmp_path, algo)
     policies = playback.load_policies(tmp_path)

@@ -132,9 +132,9 @@ def test_settings_of_an_algorithm_without_a_table_are_refused():
     [
         (),
         ("algo.message_routing=per_receiver",),
-        ("algo.recurrent=false",),
-        ("algo.encoder_input=history",),
-        ("algo.td_gradient_to_encoder=false",),
+        pytest.param(("algo.recurrent=false",), marks=pytest.mark.slow),
+        pytest.param(("algo.encoder_input=history",), marks=pytest.mark.slow),
+        pytest.param(("algo.td_gradient_to_encoder=false",), marks=pytest.mark.slow),
         pytest.param(("algo.hyper_hidden=0",), marks=pytest.mark.slow),
         pytest.param(("algo.td_target=double_q", "algo.label=actor_soft"), marks=pytest.mark.slow),
         ("train.micro_batch=8",),
@@ -152,13 +152,13 @@ def test_nothing_in_an_update_is_computed_twice(overrides):
 @pytest.mark.parametrize(
     ("algo", "overrides"),
     [
-        ("lsf_sac_fixed_alpha", ()),
+        pytest.param("lsf_sac_fixed_alpha", (), marks=pytest.mark.slow),
         ("masac", ()),
         pytest.param("masac", ("algo.recurrent=false", "algo.td_target=sampled"), marks=pytest.mark.slow),
         pytest.param("masac_double_q", (), marks=pytest.mark.slow),
         ("qmix", ()),
         ("qmix", ("algo.recurrent=false", "algo.hyper_hidden=0")),
-        ("vdn", ()),
+        pytest.param("vdn", (), marks=pytest.mark.slow),
         ("iql", ()),
     ],
 )

@@ -11,7 +11,7 @@ from tests.support.engine_cases import program_of, small
 
 
 def programs_of(*words, env="matrix_game"):
-    config = small("algo.recurrent=false", "train.seeds=2", *words, env=env)
+    config = small("algo.recurrent=false", "train.seeds=2", *words, env=env, algo="vdac_sum")
     program = program_of(config)
     plan = make_plan(config, program)
     return make_programs(config, plan, program), make_rows(config, program.algorithm)

@@ -173,7 +173,7 @@ def test_disk_is_what_a_checkpoint_of_a_block_holds():
     assert plan.disk_bytes == array_bytes((state.agent, state.kept, state.buffer))
 
 
-@pytest.mark.parametrize("preset", ["paper", "release"])
+@pytest.mark.parametrize("preset", ["paper", pytest.param("release", marks=pytest.mark.slow)])
 def test_presets_with_128_episodes_an_update_fit_four_seeds_into_24_gb(preset):
     config = compose(
         presets=[preset], overrides=["seeds=4", "train.memory_gib=22.35", "train.devices=1", "train.block=4"]

@@ -72,10 +72,12 @@ def counted_compilations() -> Iterator[list[str]]:
     found.extend(_compilations[before:])
 
 
-def small(*overrides: str, env: str = "m_step") -> Config:
+def small(*overrides: str, env: str = "m_step", algo: str = "lsf_sac") -> Config:
     """A configuration that compiles in seconds. In `m_step` episodes end early, at 1 to 4 steps."""
     game = {"m_step": ("env.n_steps=4",), "predator_prey": HUNT}.get(env, ())
-    return compose(env=env, overrides=[*NETWORKS, *game, *overrides])
+    keys = {f"algo.{name}" for name in vars(compose(algo=algo, env=env).algo)}
+    networks = [word for word in NETWORKS if not word.startswith("algo.") or word.partition("=")[0] in keys]
+    return compose(algo=algo, env=env, overrides=[*networks, *game, *overrides])
 
 
 @cache
