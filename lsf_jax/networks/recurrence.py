@@ -40,8 +40,8 @@ Step = Callable[[Params, Array, tuple[Array, ...]], tuple[Array, Any]]
 def mapped_as(like: Array, values: Any) -> Any:
     """The same values, mapped over whatever `like` is mapped over.
 
-    `vmap` finds out what of a loop's state is mapped by mapping the loop's body again and again until nothing changes: of
-    a state that is mapped from the start, once. XLA drops what is written here.
+    `vmap` finds out what of a loop's state is mapped by mapping the loop's body again until nothing changes; with a
+    state that is mapped from the start it does so once. XLA drops what is written here.
     """
     some = like == like
     return jax.tree.map(lambda leaf: jnp.where(some, leaf, leaf), values)

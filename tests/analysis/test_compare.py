@@ -14,7 +14,6 @@ from lsf_jax.programs.parts import bind
 from lsf_jax.runs import folder
 from lsf_jax.runs.card import write_card
 
-
 _bound = cache(bind)
 
 
