@@ -7,14 +7,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+SHORT = {"seeds=64": "seeds=8", "train.block=32": "train.block=4", "train.env_steps=8000": "train.env_steps=1000"}
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def test_there_is_a_quickstart():
     assert next(path.name for path in NOTEBOOKS).startswith("01_quickstart")
-
-
-SHORT = {"seeds=64": "seeds=8", "train.block=32": "train.block=4", "train.env_steps=8000": "train.env_steps=1000"}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -36,7 +36,7 @@ def traced_once(function: Function) -> Function:
 
     @wraps(function)
     def once(*arguments: Any) -> Any:
-        if platform() not in traced:
+        if platform() not in traced:  # `partial` makes another function: JAX keeps traces by function
             traced[platform()] = jax.jit(partial(function), inline=True)
         return traced[platform()](*arguments)
 

@@ -12,7 +12,7 @@ from lsf_jax.engine.lengths import EPISODES_AXIS, only_if
 from lsf_jax.engine.rollouts import device_collector, play
 from lsf_jax.engine.training import Sizes, make_chunk, make_train_step
 from lsf_jax.envs.base import check_spec
-from lsf_jax.platforms import compiling_for
+from lsf_jax.platforms import compiling_for, platform
 from lsf_jax.programs.parts import bind
 from lsf_jax.types import Clock
 from tests.support.engine_cases import FOREVER, small, start
@@ -31,6 +31,22 @@ from tests.support.engine_cases import FOREVER, small, start
 )
 def test_static_lengths_are_equal_parts_that_end_at_the_limit(limit, n, expected):
     assert lengths.static_lengths(limit, n) == expected
+
+
+def test_a_function_is_traced_once_for_each_platform_however_often_it_is_asked():
+    traced = []
+
+    def function(value):
+        traced.append(platform())
+        return value + (1 if platform() == "cpu" else 2)
+
+    once = lengths.traced_once(function)
+    for name, expected in (("cpu", 1), ("gpu", 2), ("cpu", 1)):
+        with compiling_for(name):
+            jax.eval_shape(once, jnp.zeros(3))
+            assert jax.jit(jax.vmap(once))(jnp.zeros((2, 3))).tolist() == [[expected] * 3] * 2
+            jax.eval_shape(once, jnp.zeros(3))
+    assert traced == ["cpu", "gpu"]
 
 
 def test_computed_steps_are_the_smallest_length_that_covers():

@@ -334,7 +334,7 @@ def packed_algorithms() -> list[Any]:
         factory = getattr(ALGORITHMS[name].factory, "func", ALGORITHMS[name].factory)
         cases.append(pytest.param(name, {}, id=name, marks=[pytest.mark.slow] if factory in seen else []))
         seen.add(factory)
-    return [*cases, pytest.param("lsf_sac", HISTORY, id="lsf_sac with memory in its encoder", marks=pytest.mark.slow)]
+    return [*cases, pytest.param("lsf_sac", HISTORY, id="lsf_sac with memory in its encoder")]
 
 
 @cache
@@ -358,7 +358,7 @@ def assert_close(left: Any, right: Any, tolerance: float = 1e-6) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path))
 
 
-ON_ACCELERATORS = ("lsf_sac", "coma")
+ON_ACCELERATORS = ("lsf_sac", "coma", "qtran")
 """Whose updates go through time in different ways there; the rest is slow."""
 
 

@@ -36,10 +36,9 @@ from tests.support.engine_cases import (
 
 # A replay larger than everything else a chunk needs, so that a copy of it would show.
 CONFIG = small("train.buffer_capacity=65536")
-CLIPPED = small(
-    "algo.recurrent=false", "algo.grad_clip=0.01", "algo.trace=0.8", algo="vdn"
-)  # where the rounding of norms matters
-DEVICES = [2, pytest.param(8, marks=pytest.mark.slow)]  # every device compiles its own program
+# Where the rounding of norms matters; every device compiles its own program, so it is a small one.
+CLIPPED = small("algo.recurrent=false", "algo.grad_clip=0.01", "algo.trace=0.8", algo="vdn")
+DEVICES = [2, pytest.param(8, marks=pytest.mark.slow)]
 PREFILL = 2  # iterations until four episodes are stored
 PURE = ("callback", "infeed", "outfeed", "debug", "host", "io_effect")
 

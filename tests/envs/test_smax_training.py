@@ -17,7 +17,7 @@ from tests.support.jaxmarl_cases import battle, case, needs_jaxmarl
 
 
 def test_lsf_sac_learns_from_replayed_snapshots_of_a_battle():
-    config = small("env.max_steps=6", "algo.recurrent=false", "train.lengths=1", "seeds=1", env="smax/3m")
+    config = small("env.max_steps=6", "algo.recurrent=false", "seeds=1", env="smax/3m")
     before = jax.device_get(start(config).agent.params)
     state, log = advance(chunk_of(config), start(config), 3)  # the first iteration fills replay, two learn
     state = jax.device_get(state._replace(key=None))

@@ -10,7 +10,7 @@ import pytest
 from lsf_jax.networks import recurrence
 from lsf_jax.networks.agents import AgentNetwork, Mlp, run, unroll
 from lsf_jax.networks.gru import gru_cell
-from lsf_jax.networks.recurrence import each_row, over_rows, read_row, recur, recur_keeping, write_row
+from lsf_jax.networks.recurrence import each_row, mapped_as, over_rows, read_row, recur, recur_keeping, write_row
 from lsf_jax.platforms import compiling_for
 from lsf_jax.types import Layout
 from tests.support.engine_cases import equations
@@ -30,6 +30,26 @@ INPUTS = (
     normal(1, 1, TRAJECTORIES, 1, SHARED),
 )  # of a trajectory's own, common
 START = 0.1 * normal(2, TRAJECTORIES, AGENTS, HIDDEN)
+
+
+@pytest.mark.parametrize("is_mapped", [True, False])
+def test_a_loop_whose_state_is_mapped_from_the_start_is_mapped_once_and_nothing_of_that_is_left(is_mapped):
+    seen = []
+    add = jax.custom_batching.custom_vmap(jnp.add)
+
+    @add.def_vmap
+    def of_all(axis_size, batched, total, value):
+        seen.append(tuple(batched))
+        return jnp.broadcast_to(total, (axis_size,)) + value, True
+
+    def loop(value):
+        start = mapped_as(value, jnp.zeros(())) if is_mapped else jnp.zeros(())
+        return jax.lax.fori_loop(0, 3, lambda _, total: add(total, value), start)
+
+    compiled = jax.jit(jax.vmap(loop)).lower(jnp.arange(2.0)).compile()
+    assert compiled(jnp.arange(2.0)).tolist() == [0, 3]
+    assert set(seen) == ({(True, True)} if is_mapped else {(False, True), (True, True)})
+    assert " select(" not in compiled.as_text()
 
 
 @pytest.fixture(scope="module")

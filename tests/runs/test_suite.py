@@ -106,8 +106,6 @@ def test_shipped_suites_hold_every_algorithm(name):
 
 
 def test_the_same_command_skips_what_is_finished_and_extends_what_has_a_larger_budget(file, tmp_path, capsys):
-    file.write_text(TEXT.replace("[matrix_game, climbing]", "climbing"))
-
     def command(*words):
         small = [*SMALL, *SIZES, *words]
         return main(["suite", str(file), "--algo", "vdn", "--folder", str(tmp_path / "out"), *small])
@@ -116,7 +114,7 @@ def test_the_same_command_skips_what_is_finished_and_extends_what_has_a_larger_b
         assert command() == 0
         first = capsys.readouterr().out
         assert "`vdn`" in (tmp_path / "out" / "summary-climbing.md").read_text()
-        assert (tmp_path / "out" / "curves-climbing.png").is_file()
+        assert (tmp_path / "out" / "curves-matrix_game.png").is_file()
         stamp = (tmp_path / "out" / "climbing" / "vdn" / "card.json").stat().st_mtime_ns
         assert command() == 0
         assert "compiling" in first

@@ -19,7 +19,7 @@ OLDEST = (3, 8)
 
 def other_interpreters():
     """One of every other version of Python on this machine that is new enough, by version."""
-    root = os.environ.get("PYENV_ROOT") or str(Path.home() / ".pyenv")
+    root = os.environ.get("PYENV_ROOT", "")
     found = {}
     for path in sorted([*glob.glob(f"{root}/versions/*/bin/python"), *glob.glob("/usr/bin/python3.*[0-9]")]):
         done = subprocess.run([path, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True)
