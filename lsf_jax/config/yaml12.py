@@ -1,7 +1,7 @@
 """YAML 1.2 in and out, over `ruamel.yaml`: plain data alone, of bounded size, and every problem in one line.
 
-Plain scalars follow the core schema of YAML 1.2.2, section 10.3.2, in both directions: ruamel would read `1_000`, `0b11`
-and dates as other things than text. A key that appears twice is an error.
+Plain scalars follow the core schema of YAML 1.2.2, section 10.3.2, in both directions: ruamel would read `1_000`,
+`0b11` and dates as other things than text. A key that appears twice is an error.
 """
 
 import io
@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import MaxDepthExceededError
-from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.constructor import ConstructorError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
@@ -151,7 +151,7 @@ def dump(content: dict[str, Any]) -> str:
 
 
 def shorten(value: Any) -> str:
-    """A value as YAML on one line of at most 60 characters, for error messages; the rest of a long one is not looked at."""
+    """A value as YAML on one line of at most 60 characters, for error messages; no more of it is looked at."""
     text = ""
     for piece in _pieces(value):
         text += piece
@@ -171,7 +171,7 @@ def _yaml() -> YAML:
 
 
 def _measure(node: Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Values and depth of a node with every alias written out: known of what was met before, so aliases cost nothing."""
+    """Values and depth of a node with every alias written out; what was met before is known: aliases cost nothing."""
     if id(node) in known:
         values, depth = known[id(node)]
     else:
