@@ -10,12 +10,14 @@ and prints them as documentation. `msgspec` compares; the words are ours.
 
 import dataclasses
 import difflib
+import re
 import sys
 import types
 import typing
 from collections import namedtuple
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
+from pathlib import Path
 from typing import Annotated, Any, TypedDict, Unpack
 
 import msgspec
@@ -32,7 +34,13 @@ _STRICT: dict[Any, Any] = {
 
 
 class ConfigError(ValueError):
-    """A setting is wrong: one line that names the key, the value, what was expected and the remedy."""
+    """A setting is wrong: one line that names the key, the value, what was expected and the remedy.
+
+    Of words that nobody would read to their end, such as a number of thousands of digits, it keeps the beginning.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clip_words(message))
 
 
 class Marks(TypedDict, total=False):
@@ -46,6 +54,23 @@ def clip(text: str, longest: int = 60) -> str:
     """Text on one line of at most so many characters, for error messages: what is cut ends in dots."""
     text = " ".join(text.split())
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def clip_words(text: str) -> str:
+    """A message without the rest of each word that is longer than any path or key."""
+    return re.sub(r"(\S{57})\S{343,}", r"\1...", text)
+
+
+def user_path(key: str, text: str | Path) -> Path:
+    """A path that a person wrote; "~" and "~name" at its beginning are home folders.
+
+    Raises:
+      ConfigError: there is no such user; the message names `key`.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{key} is {clip(str(text))}; expected a path, but there is no such user") from None
 
 
 def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:

@@ -4,14 +4,14 @@ import dataclasses
 import typing
 from typing import Any
 
-from lsf_jax.settings import ConfigError, range_problem, type_problem
+from lsf_jax.settings import ConfigError, clip, range_problem, type_problem
 from lsf_jax.types import EnvSpec
 
 
 def require(holds: bool, key: str, value: object, expected: str) -> None:
     """Raises ConfigError, a ValueError, naming `env.<key>`, its value and what was expected, unless `holds`."""
     if not holds:
-        raise ConfigError(f"env.{key} is {value!r}; expected {expected}.")
+        raise ConfigError(f"env.{key} is {clip(repr(value))}; expected {expected}.")
 
 
 def check_settings(cfg: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from lsf_jax.envs.base import check_settings, require
 from lsf_jax.envs.tabular import Game, for_all, start_payoff, table_env
 from lsf_jax.registry import Entry
-from lsf_jax.settings import setting
+from lsf_jax.settings import setting, type_problem
 from lsf_jax.types import Env
 
 PAPER = ((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0))
@@ -134,12 +134,17 @@ def _payoff(key: str, table: Any, n_agents: int) -> np.ndarray:
       ValueError: naming `env.<key>` if it is ragged, not numeric, not finite, or of another shape.
     """
     expected = f"numbers nested {n_agents} deep (one level per agent), every level of the same length, 2 or more"
+    kind: Any = float
+    for _ in range(n_agents):
+        kind = tuple[kind, ...]
+    require(type_problem(kind, table) is None, key, table, expected)
     try:
-        payoff = np.asarray(table, np.float32)
-    except (TypeError, ValueError):
+        with np.errstate(over="ignore"):
+            payoff = np.asarray(table, np.float32)
+    except ValueError:  # ragged
         payoff = np.zeros(())
     sides = set(payoff.shape)
-    is_table = payoff.ndim == n_agents and len(sides) == 1 and min(sides) >= 2
+    is_table = len(sides) == 1 and min(sides) >= 2
     require(is_table and bool(np.isfinite(payoff).all()), key, table, expected)
     return payoff
 
