@@ -57,8 +57,8 @@ def clip(text: str, longest: int = 60) -> str:
 
 
 def clip_words(text: str) -> str:
-    """A message without the rest of each word that is longer than any path or key."""
-    return re.sub(r"(\S{57})\S{343,}", r"\1...", text)
+    """A message that any stream can show, without the rest of each word that is longer than any path or key."""
+    return re.sub(r"(\S{57})\S{343,}", r"\1...", text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def user_path(key: str, text: str | Path) -> Path:

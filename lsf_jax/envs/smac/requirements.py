@@ -12,7 +12,7 @@ from typing import Any
 
 from lsf_jax.envs.host import Finding, HostError
 from lsf_jax.envs.smac.config import SmacConfig
-from lsf_jax.envs.smac.process import WORKER, interpreter, worker_environment
+from lsf_jax.envs.smac.process import WORKER, absolute, interpreter, worker_environment
 from lsf_jax.settings import ConfigError, clip, user_path
 
 BUILDS = {"4.6.2": 69232, "4.10.0": 75689}
