@@ -3,6 +3,7 @@
 import math
 import time
 from bisect import bisect_right
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -177,7 +178,8 @@ def make_plan(config: Config, program: Program | None = None, hardware: Hardware
     limit = memory_limit(config, hardware) // (devices if hardware.platform == "cpu" else 1)
     share = -(-rows // devices)
     slices = [config.train.micro_batch] if config.train.micro_batch else _slices(batch)
-    fits, micro, needs = _slice_that_fits(program, slices, batch, int(limit * USABLE), config.train.block or share)
+    needs_of = lambda micro: row_bytes(program, 0 if micro == batch else micro)
+    fits, micro, needs = _slice_that_fits(needs_of, slices, int(limit * USABLE), config.train.block or share)
     host_replay = _replay_on_host(config, program, needs.get("replay", 0) * share / limit, hardware.platform)
     disk = sum(needs.get(name, 0) for name in ("parameters", "targets", "optimiser", "kept parameters", "replay"))
     if host_replay:
@@ -244,24 +246,20 @@ def _slices(batch: int) -> list[int]:
 
 
 def _slice_that_fits(
-    program: Program, slices: list[int], batch: int, room: int, rows: int
+    needs: Callable[[int], dict[str, int]], slices: list[int], room: int, rows: int
 ) -> tuple[int, int, dict[str, int]]:
     """How many rows fit, with which slice of the batch, and what one of them needs then.
 
     The largest slice with which so many rows fit, else the largest with which as many fit as with the smallest: the
     smaller it is, the less a row needs. Each look at one traces a whole update, so few are looked at.
     """
-
-    @cache
-    def look(micro: int) -> tuple[int, dict[str, int]]:
-        needs = row_bytes(program, 0 if micro == batch else micro)
-        return room // sum(needs.values()), needs
-
+    look = cache(needs)
+    fits = lambda micro: room // sum(look(micro).values())
     micro = slices[-1]
-    if look(micro)[0] < rows:
-        wanted = min(look(slices[0])[0], rows)
-        micro = slices[bisect_right(slices, -wanted, key=lambda each: -look(each)[0]) - 1]
-    return look(micro)[0], micro, look(micro)[1]
+    if fits(micro) < rows:
+        wanted = min(fits(slices[0]), rows)
+        micro = slices[bisect_right(slices, -wanted, key=lambda each: -fits(each)) - 1]
+    return fits(micro), micro, look(micro)
 
 
 def _too_large(needs: dict[str, int], limit: int, config: Config) -> str:
