@@ -39,8 +39,8 @@ class ConfigError(ValueError):
     Of words that nobody would read to their end, such as a number of thousands of digits, it keeps the beginning.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(clip_words(message))
+    def __init__(self, message: object) -> None:
+        super().__init__(clip_words(str(message)))
 
 
 class Marks(TypedDict, total=False):

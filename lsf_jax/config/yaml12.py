@@ -1,12 +1,12 @@
 """YAML 1.2 in and out, over `ruamel.yaml`: plain data alone, of bounded size, and every problem in one line.
 
 Plain scalars follow the core schema of YAML 1.2.2, section 10.3.2, in both directions: ruamel would read `1_000`,
-`0b11` and dates as other things than text. A key that appears twice is an error.
+`0b11` and dates as other things than text. What is written has the same style whatever is written.
 """
 
 import io
+import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -63,23 +63,17 @@ class _Representer(SafeRepresenter):
 
     def represent_float(self, data: float) -> Any:
         node = super().represent_float(data)
-        mantissa, e, exponent = node.value.partition("e")
-        node.value = f"{mantissa}.0e{exponent}" if e and "." not in mantissa else node.value
+        node.value = re.sub(r"^(-?\d+)e", r"\1.0e", node.value)
         return node
 
     def represent_str(self, data: str) -> Any:
-        # ruamel would write both bare, and then not read them back
+        # Bare, ruamel would not read these back.
         style = "'" if data.startswith("?") else '"' if _BREAKS.search(data) else None
         return self.represent_scalar(f"{_PREFIX}str", data, style=style)
 
 
-for _kind, _represent in (
-    (list, _Representer.represent_list),
-    (tuple, _Representer.represent_list),
-    (float, _Representer.represent_float),
-    (str, _Representer.represent_str),
-):
-    _Representer.add_representer(_kind, _represent)
+for _kind, _name in ((list, "list"), (tuple, "list"), (float, "float"), (str, "str")):
+    _Representer.add_representer(_kind, getattr(_Representer, f"represent_{_name}"))
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
@@ -151,13 +145,12 @@ def dump(content: dict[str, Any]) -> str:
 
 
 def shorten(value: Any) -> str:
-    """A value as YAML on one line of at most 60 characters, for error messages; no more of it is looked at."""
-    text = ""
-    for piece in _pieces(value):
-        text += piece
-        if len(text) > 60:
-            break
-    return clip(text)
+    """A value as YAML on one line of at most 60 characters, for error messages."""
+    if isinstance(value, list | tuple | dict):
+        return clip(json.dumps(value, ensure_ascii=False, default=str))  # a large one takes YAML's dumper seconds
+    if isinstance(value, int) and value.bit_length() > 1000:
+        value = hex(value)  # Python refuses thousands of decimal digits
+    return clip(dump({"": value[:61] if isinstance(value, str) else value}).removeprefix("'': "))
 
 
 def _yaml() -> YAML:
@@ -186,54 +179,22 @@ def _measure(node: Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
 
 
 def _children(node: Node) -> list[Node]:
-    """The nodes below a node, which is found to be in order by itself."""
-    kind = str(node.tag).removeprefix(_PREFIX)
-    if isinstance(node, MappingNode) and kind == "map":
-        _check_keys([key for key, _ in node.value])
-        return [value for _, value in node.value]
-    if kind == "seq":
-        return node.value
-    problem = ""
-    if kind not in (*_CORE_SCHEMA.groupindex, "str"):
-        problem = (
-            f"{clip(kind)} is no kind of value here; expected text, numbers, truth values, null, lists or mappings"
-        )
-    elif kind != "str" and _kind_of(node.value) not in (kind, "int" if kind == "float" else kind):
-        problem = f"{clip(node.value)} is no {kind}"
-    elif kind in ("int", "float") and len(node.value) > LONGEST_NUMBER:
-        problem = f"a number of {len(node.value):,} characters; expected at most {LONGEST_NUMBER}"
+    """The nodes below a node, which by itself is found to be plain data."""
+    kind, problem, inner = str(node.tag).removeprefix(_PREFIX), "", []
+    if isinstance(node, ScalarNode):
+        problem = "" if kind in ("str", _kind_of(node.value)) else f"{kind} {node.value} is no plain data"
+        if kind in ("int", "float") and len(node.value) > LONGEST_NUMBER:
+            problem = f"a number of {len(node.value):,} characters; expected at most {LONGEST_NUMBER}"
+    elif kind not in ("seq", "map"):
+        problem = f"{kind} is no plain data"
+    elif isinstance(node, MappingNode):
+        inner = [value for _, value in node.value]
+        for key, _ in node.value:
+            if str(key.tag) != f"{_PREFIX}str":
+                shown = key.value if isinstance(key, ScalarNode) else "of several values"
+                raise ConstructorError(None, None, f"key {shown} is not text; put it in quotes", key.start_mark)
+    else:
+        inner = node.value
     if problem:
         raise ConstructorError(None, None, problem, node.start_mark)
-    return []
-
-
-def _check_keys(keys: list[Node]) -> None:
-    met = set()
-    for key in keys:
-        problem = ""
-        if not isinstance(key, ScalarNode):
-            problem = "a list or mapping is used as a key; expected text"
-        elif str(key.tag) != f"{_PREFIX}str":
-            problem = f"key {clip(key.value)} is not text; put it in quotes"
-        elif key.value in met:
-            problem = f"key {clip(key.value)!r} appears twice; remove one"
-        if problem:
-            raise ConstructorError(None, None, problem, key.start_mark)
-        met.add(key.value)
-
-
-def _pieces(value: Any) -> Iterator[str]:
-    """A value in YAML's flow style, bit by bit."""
-    if isinstance(value, list | tuple | dict):
-        opening, closing = "{}" if isinstance(value, dict) else "[]"
-        yield opening
-        for number, each in enumerate(value):
-            yield ", " if number else ""
-            yield from _pieces(each)
-            if isinstance(value, dict):
-                yield ": "
-                yield from _pieces(value[each])
-        yield closing
-    else:
-        start = value[:61] if isinstance(value, str) else value
-        yield dump({"": start}).removeprefix("'': ").removesuffix("\n")
+    return inner

@@ -183,7 +183,7 @@ def test_what_is_dumped_is_read_back_equal(value):
 def test_a_key_that_appears_twice_is_named_with_its_line(registry):
     path = write(registry, "algo:\n  lr: 1\n  hidden: 2\n  lr: 3\n")
     message = refusal(files=[path])
-    assert message == f"{path} line 4: key 'lr' appears twice; remove one"
+    assert message == f'{path} line 4: found duplicate key "lr" with value "3" (original value: "1")'
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_a_key_that_appears_twice_is_named_with_its_line(registry):
         ("algo: [", "line 1"),
         ("- 1\n", "expected 'key: value' lines"),
         ("1: 2\n", "key 1 is not text"),
-        ("algo: !!python/object/apply:os.system ['true']\n", "python/object/apply:os.system is no kind of value here"),
+        ("algo: !!python/object/apply:os.system ['true']\n", "python/object/apply:os.system is no plain data"),
         ("algo: 3\n", "algo is 3; expected 'key: value' lines below it"),
-        ("algo: !!int 3x\n", "line 1: 3x is no int"),
+        ("algo: !!int 3x\n", "line 1: int 3x is no plain data"),
         ("algo: \x07\n", "YAML 1.2"),
     ],
 )

@@ -95,7 +95,7 @@ def require_factory(cfg: SmacConfig) -> None:
             done = _ask(cfg, FIND_CLASS, str(WORKER), absolute(cfg.factory))
             problem = done.stderr.strip().rpartition("\n")[2] or "it cannot be imported" if done.returncode else ""
         except (OSError, subprocess.SubprocessError) as error:
-            problem = str(error)
+            problem = f"env.python cannot be asked: {error}"
     if problem:
         raise ConfigError(f"env.factory is {clip(cfg.factory, 200)}; {clip(problem, 200)}")
 
