@@ -89,7 +89,7 @@ def refused(monkeypatch, tmp_path, capsys):
         raise AssertionError("it was accepted")
 
     monkeypatch.setattr(experiment, "bind", bind)
-    monkeypatch.setattr(experiment.runtime, "configure", experiment.runtime.cache_folder)
+    monkeypatch.setattr(experiment.runtime, "configure", lambda train, *_: experiment.runtime.cache_folder(train))
 
     def run(arguments, *words):
         start = time.process_time()
