@@ -28,7 +28,7 @@ class MatrixGameConfig:
         PAPER, doc="team reward of each joint action: nested lists, one level per agent; paper §VI.A"
     )
     n_agents: int = setting(2, low=1, high=16, doc="agents; must be the payoff's number of levels")
-    episode_limit: int = setting(1, low=1, doc="rounds; more than 1 repeats the game, seen as zeros")
+    episode_limit: int = setting(1, low=1, high=100_000, doc="rounds; more than 1 repeats the game, seen as zeros")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TwoStateConfig:
 class RepeatedConfig:
     """Settings of the fixed classics `climbing`, `linear_game` and `nonlinear_game`."""
 
-    episode_limit: int = setting(1, low=1, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
+    episode_limit: int = setting(1, low=1, high=100_000, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PenaltyConfig:
     """Settings of `penalty`."""
 
     penalty: float = setting(100.0, low=0, high=1e6, doc="k: cost of failing to coordinate; usual 0 to 100")
-    episode_limit: int = setting(1, low=1, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
+    episode_limit: int = setting(1, low=1, high=100_000, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
 
 
 @dataclass(frozen=True)
