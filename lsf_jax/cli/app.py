@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from lsf_jax.cli import inspecting, listing, suites, training
 from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, WRONG_INPUT
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, clip_words
 
 COMMANDS = {
     command.name: command for command in (*training.COMMANDS, *inspecting.COMMANDS, *suites.COMMANDS, *listing.COMMANDS)
@@ -24,7 +24,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Write what is wrong with the arguments and end with exit code 2."""
-        self.exit(WRONG_INPUT, f"lsf-jax: {message}; see `{self.prog} --help`\n")
+        self.exit(WRONG_INPUT, f"lsf-jax: {clip_words(message)}; see `{self.prog} --help`\n")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lsf_jax import registry
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, user_path
 
 SECTIONS = ("env", "train", "preset", "suite")
 """The subfolders of a folder of configurations."""
@@ -53,7 +53,7 @@ def search_path(config_dirs: Iterable[str | Path] = ()) -> tuple[Path, ...]:
     named = [(word, f"${VARIABLE}") for word in variable] + [(word, "--config-dir") for word in config_dirs]
     folders = [config_folder().resolve()]
     for word, source in named:
-        folder = Path(word).expanduser()
+        folder = user_path(source, word)
         if not any((folder / section).is_dir() for section in SECTIONS):
             problem = (
                 "holds none of these" if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"

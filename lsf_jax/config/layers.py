@@ -214,6 +214,9 @@ def _lines(key: str, value: Any, source: str) -> dict[str, Any]:
 
 def _place(key: str, source: str) -> tuple[str, str]:
     section, dot, inner = SHORTHAND.get(key, key).partition(".")
+    if key in SECTIONS:
+        keys = f"one of its keys, such as {key}.name; `lsf-jax list keys` shows all"
+        raise ConfigError(f"{key} is a section of settings, not a setting; expected {keys}{place_text(source)}")
     if dot and inner and section in SECTIONS:
         return section, inner
     if dot and inner:

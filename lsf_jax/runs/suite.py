@@ -13,7 +13,7 @@ from lsf_jax.config.composition import Config, compose
 from lsf_jax.config.files import config_files, source_of, text_of
 from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.runs.folder import CONFIG, read_run
-from lsf_jax.settings import ConfigError, nearest
+from lsf_jax.settings import ConfigError, nearest, user_path
 
 KEYS = ("env", "train", "presets", "overrides", "where_known", "algorithms")
 
@@ -41,7 +41,7 @@ class Member(NamedTuple):
     @property
     def path(self) -> Path:
         """The run's folder."""
-        return Path(self.config.train.run_dir).expanduser() / self.config.train.name
+        return user_path("train.run_dir", self.config.train.run_dir) / self.config.train.name
 
 
 def read_suite(name: str, config_dirs: Sequence[str | Path] = ()) -> Suite:
