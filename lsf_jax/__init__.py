@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.algorithms.configs import CommonConfig as CommonConfig
     from lsf_jax.algorithms.configs import MixedValueConfig as MixedValueConfig
     from lsf_jax.algorithms.configs import ValueConfig as ValueConfig
+    from lsf_jax.algorithms.q_learning import Parts as Parts
     from lsf_jax.algorithms.q_learning import q_mixing as q_mixing
+    from lsf_jax.algorithms.q_learning import td_target as td_target
     from lsf_jax.algorithms.q_learning import value_based as value_based
     from lsf_jax.analysis.compare import compare_runs as compare_runs
     from lsf_jax.analysis.compare import comparison_text as comparison_text
@@ -56,9 +58,12 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.networks.mixers import Mixer as Mixer
     from lsf_jax.programs.planner import make_plan as make_plan
     from lsf_jax.registry import Entry as Entry
+    from lsf_jax.registry.plugins import load_plugins as load_plugins
+    from lsf_jax.registry.plugins import register as register
     from lsf_jax.runs.experiment import Result as Result
     from lsf_jax.runs.experiment import resume as resume
     from lsf_jax.runs.experiment import train as train
+    from lsf_jax.runs.sinks import Sink as Sink
     from lsf_jax.settings import ConfigError as ConfigError
     from lsf_jax.settings import number as number
     from lsf_jax.settings import setting as setting

@@ -16,6 +16,7 @@ from lsf_jax.config.files import named_files, refuse_shadows
 from lsf_jax.config.layers import Given, Layer, Sweep
 from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.envs.host import Hosted
+from lsf_jax.registry import plugins
 from lsf_jax.settings import ConfigError, env_label, freeze, nearest, range_problem, type_problem
 from lsf_jax.types import Env
 
@@ -114,9 +115,10 @@ def from_yaml(text: str, source: str = "config.yaml", overrides: Sequence[str] =
       A checked configuration.
 
     Raises:
-      ConfigError: for anything that `compose` would refuse.
+      ConfigError: for anything that `compose` would refuse, and for plug-ins that are not in use: none is imported
+        because a file names it.
     """
-    layer = layers.mapping_layer(yaml12.parse(text, source), source)
+    layer = layers.mapping_layer({layers.PLUGINS: [], **yaml12.parse(text, source)}, source)
     missing = Given(None, source)
     named = {place: layer.get(place, missing) for place in (("algo", "name"), ("env", "name"))}
     names = [layers.known(section, given.value, source) for (section, _), given in named.items()]
@@ -295,11 +297,17 @@ def _checked(section: str, config_class: type, key: str, given: Given) -> Any:
     field, annotation = _fields(config_class)[key], typing.get_type_hints(config_class)[key]
     problem = type_problem(annotation, given.value)
     value = given.value if problem else freeze(annotation, given.value)
-    problem = problem or range_problem(field, value)
+    problem = problem or range_problem(field, value) or _name_problem(field, value)
     if problem:
         shown = yaml12.shorten(given.value) if given.text is None else given.text
         raise ConfigError(f"{section}.{key} is {shown}; expected {problem}{layers.place_text(given.source)}")
     return value
+
+
+def _name_problem(field: dataclasses.Field, values: tuple[str, ...]) -> str | None:
+    """Of a setting whose values are names of registered things: what they should have been, or None."""
+    names = plugins.names_of(field.metadata["names"]) if "names" in field.metadata else None
+    return f"one of {', '.join(names)}" if names is not None and not set(values) <= set(names) else None
 
 
 def _check_grid(config: Config) -> None:

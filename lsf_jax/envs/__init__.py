@@ -4,12 +4,13 @@ import dataclasses
 from typing import Any
 
 from lsf_jax.envs.base import require
-from lsf_jax.registry import Entry, collect
+from lsf_jax.registry import ENV, TABLES, Entry, collect, plugins
 from lsf_jax.settings import freeze, nearest, range_problem, type_problem
 from lsf_jax.types import Env
 
-ENVS: dict[str, Entry] = collect(__name__, __path__)
-"""Every environment by name."""
+ENVS: dict[str, Entry] = TABLES[ENV]
+"""Every environment by name; those of plug-ins once they are loaded."""
+ENVS.update(collect(__name__, __path__))
 
 
 def make(name: str, **settings: Any) -> Env:
@@ -25,6 +26,7 @@ def make(name: str, **settings: Any) -> Env:
     Raises:
       ValueError: for an unknown name or setting (with the nearest valid one), or a value that is not allowed.
     """
+    plugins.load_plugins()
     if name not in ENVS:
         raise ValueError(f"env is {name!r}{nearest(name, ENVS)}")
     entry = ENVS[name]

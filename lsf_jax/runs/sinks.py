@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from lsf_jax.registry import SHIPPED_SINKS, SINK, TABLES
+
 
 class Sink(NamedTuple):
     """Somewhere to watch scalars while a run goes on; what it is sent is a copy, never the record of the run."""
@@ -72,8 +74,9 @@ def _wandb(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
     return Sink(write=write, close=run.finish)
 
 
-SINKS: dict[str, Callable[[Path, dict[str, Any], str], Sink]] = {"tensorboard": _tensorboard, "wandb": _wandb}
-"""Name in `train.sinks` -> what opens it."""
+SINKS: dict[str, Callable[[Path, dict[str, Any], str], Sink]] = TABLES[SINK]
+"""Name in `train.sinks` -> what opens it; those of plug-ins once they are loaded."""
+SINKS.update(zip(SHIPPED_SINKS, (_tensorboard, _wandb), strict=True))
 
 
 def _without_nan(scalars: Mapping[str, float]) -> dict[str, float]:
