@@ -86,7 +86,10 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = (
     Command(
-        "list", "names of algorithms, environments, presets and plug-ins; `list keys` for every setting", _add_list, _show_names
+        "list",
+        "names of algorithms, environments, presets and plug-ins; `list keys` for every setting",
+        _add_list,
+        _show_names,
     ),
     Command(
         "config",

@@ -82,7 +82,9 @@ def describe(section: str, config_class: type, swept: Iterable[str] = ()) -> lis
             key=f"{section}.{field.name}",
             default=yaml12.shorten(field.default),
             doc=field.metadata.get("doc") or _comment(config_class, field.name),
-            allowed=_names_text(field) or range_text(field) or type_text(typing.get_type_hints(config_class)[field.name]),
+            allowed=_names_text(field)
+            or range_text(field)
+            or type_text(typing.get_type_hints(config_class)[field.name]),
             swept=field.name in set(swept),
         )
         for field in dataclasses.fields(config_class)

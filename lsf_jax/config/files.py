@@ -138,7 +138,9 @@ def list_names(config_dirs: Iterable[str | Path] = ()) -> dict[str, list[tuple[s
 
 def _registered(kind: str) -> dict[str, str]:
     """Name -> line of the registered entries of a kind; where those of ours are not imported, nothing is."""
-    theirs = {name: f"{registry.TABLES[kind][name].doc} (plug-in {by.name})" for name, by in plugins.added(kind).items()}
+    theirs = {
+        name: f"{registry.TABLES[kind][name].doc} (plug-in {by.name})" for name, by in plugins.added(kind).items()
+    }
     return registry.shipped(registry.PACKAGES[kind]) | theirs
 
 

@@ -58,7 +58,9 @@ def compiling(chip: Chip, n_devices: int, config_text: str) -> Iterator[tuple[di
     command = [sys.executable, "-m", "lsf_jax.programs.cross"]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
-        with subprocess.Popen(command, env=variables | as_variable() | environment(chip, n_devices), **streams) as process:
+        with subprocess.Popen(
+            command, env=variables | as_variable() | environment(chip, n_devices), **streams
+        ) as process:
             ask = partial(_ask, process, log, chip)
             try:
                 yield ask({"target": chip.name, "devices": n_devices, "config": config_text}), ask

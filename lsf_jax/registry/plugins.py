@@ -189,7 +189,7 @@ def check_recorded(recorded: Sequence[str], used: Sequence[str], source: str) ->
       source: the file, for messages.
 
     Raises:
-      ConfigError: one is not in use, with the words to pass; or a name comes from an installed one that is not recorded.
+      ConfigError: one is not in use, with the words to pass; or a name comes from an installed one that is not there.
     """
     load_plugins()
     others = [STATE.loaded[name] for name in used if not any(_same(name, other) for other in recorded)]
@@ -200,8 +200,7 @@ def check_recorded(recorded: Sequence[str], used: Sequence[str], source: str) ->
             if name == NOTEBOOK:
                 remedy = f"it was a notebook: put its lsf_jax.register(...) into a module and name that with {FLAG}"
             raise ConfigError(
-                f"{source} was made with plug-in {name}, which is not installed, and no file makes us import code; "
-                f"{remedy}"
+                f"{source} was made with plug-in {name}, which is not in use; no file makes us import code: {remedy}"
             )
     for other in others:
         if not other.named:
@@ -276,7 +275,7 @@ def _load(plugin: Plugin) -> None:
 
 
 def _look_here(name: str) -> None:
-    """Let a module that is found nowhere else be found in the current folder, which the installed command leaves out."""
+    """Let a module found nowhere else be found in the current folder, which the installed command leaves out."""
     top = name.partition(".")[0]
     here = str(Path.cwd())
     if top not in sys.modules and importlib.util.find_spec(top) is None and here not in sys.path:
