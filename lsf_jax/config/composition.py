@@ -304,10 +304,12 @@ def _checked(section: str, config_class: type, key: str, given: Given) -> Any:
     return value
 
 
-def _name_problem(field: dataclasses.Field, values: tuple[str, ...]) -> str | None:
+def _name_problem(field: dataclasses.Field, value: Any) -> str | None:
     """Of a setting whose values are names of registered things: what they should have been, or None."""
-    names = plugins.names_of(field.metadata["names"]) if "names" in field.metadata else None
-    return f"one of {', '.join(names)}" if names is not None and not set(values) <= set(names) else None
+    if "names" not in field.metadata:
+        return None
+    names = plugins.names_of(field.metadata["names"])
+    return None if set(value) <= set(names) else f"one of {', '.join(names)}"
 
 
 def _check_grid(config: Config) -> None:
