@@ -303,7 +303,7 @@ def _remedy(plugin: Plugin) -> str:
 def _caller() -> str:
     """The module that called `register`: the nearest one up the stack that is not ours or a checker of types."""
     frame = sys._getframe(1)
-    while frame.f_back is not None:
+    while frame is not None:
         name = frame.f_globals.get("__name__") or "lsf_jax"
         if name.partition(".")[0] not in ("lsf_jax", "jaxtyping", "beartype"):
             return name if name != NOTEBOOK else _script(frame.f_globals)
