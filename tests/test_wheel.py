@@ -40,8 +40,9 @@ def installed(wheel, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_wheel_holds_every_config_and_no_test(wheel):
+def test_the_wheel_holds_every_config_and_the_suites_and_no_test_of_ours(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"lsf_jax_pytest.py", "lsf_jax/testing/test_suites.py"} <= names
     shipped = {f"lsf_jax/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert shipped
     assert shipped <= names
@@ -66,3 +67,4 @@ def test_the_installed_command_lists_everything_outside_the_checkout(installed, 
     assert {"lsf_sac", "predator_prey", "matrix", "paper", "release"} <= {line.split()[0] for line in out.splitlines()}
     scripts = (next(installed.glob("lsf_jax-*.dist-info")) / "entry_points.txt").read_text()
     assert "lsf-jax = lsf_jax.cli.app:main" in scripts
+    assert "[pytest11]\nlsf_jax = lsf_jax_pytest" in scripts

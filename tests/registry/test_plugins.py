@@ -13,7 +13,7 @@ from lsf_jax.config import files
 from lsf_jax.config.composition import compose, from_yaml
 from lsf_jax.config.documents import to_documented_yaml, to_yaml
 from lsf_jax.registry import checks, plugins
-from lsf_jax.runs import sinks, suite
+from lsf_jax.runs import machine, sinks, suite
 from lsf_jax.settings import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -320,6 +320,16 @@ def test_another_process_gets_the_same_plugins(path, monkeypatch):
     del sys.modules["mine"]
     assert list(plugins.loaded_plugins()) == ["mine"]
     assert plugins.STATE.left_out == {"other"}
+
+
+def test_a_card_has_the_versions_of_plugins(path):
+    write(path, versioned=f"{MINE}__version__ = '2.1'\n")
+    plugins.load_plugins(["versioned"])
+    assert machine.plugin_versions(["versioned", "lsf_jax.registry", "nothing"]) == {
+        "plug-in versioned": "2.1",
+        "plug-in lsf_jax.registry": lsf_jax.__version__,
+        "plug-in nothing": "no version",
+    }
 
 
 def test_what_is_no_entry_and_no_sink_is_told():
