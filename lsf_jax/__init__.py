@@ -116,7 +116,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
 
 def _homes() -> dict[str, str]:
     """Name -> module of the imports above."""
-    source = __loader__.get_source(__name__)
+    source = __loader__.get_data(__file__)  # which every loader has, pytest's too
     found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     return {name.name: node.module or "" for node in found for name in node.names if name.name == name.asname}
 

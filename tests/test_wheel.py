@@ -62,9 +62,17 @@ def test_an_installed_package_composes_outside_the_checkout(installed, tmp_path)
     assert run(sys.executable, "-c", COMPOSE, folder=tmp_path, PYTHONPATH=str(installed)).strip() == "3"
 
 
+def test_an_installed_package_has_the_suites_for_pytest(installed, tmp_path):
+    """Found by its entry point, with the options; there all modules of the package are loaded by pytest."""
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", "--pyargs")
+    out = run(*command, "lsf_jax.testing", "--env", "climbing", folder=tmp_path, PYTHONPATH=str(installed))
+    assert "test_suites.py::TestConformance::test_terminal_implies_done[climbing]" in out
+    assert "TestContract" not in out
+
+
 def test_the_installed_command_lists_everything_outside_the_checkout(installed, tmp_path):
     out = run(sys.executable, "-c", COMMAND, folder=tmp_path, PYTHONPATH=str(installed))
     assert {"lsf_sac", "predator_prey", "matrix", "paper", "release"} <= {line.split()[0] for line in out.splitlines()}
     scripts = (next(installed.glob("lsf_jax-*.dist-info")) / "entry_points.txt").read_text()
     assert "lsf-jax = lsf_jax.cli.app:main" in scripts
-    assert "[pytest11]\nlsf_jax = lsf_jax_pytest" in scripts
+    assert "[pytest11]\nlsf_jax_pytest = lsf_jax_pytest" in scripts

@@ -309,6 +309,9 @@ def test_presets_suites_and_lists_know_plugins(path, capsys):
     assert capsys.readouterr().out == expected
     assert compose(algo="alone", presets=["quick"]).algo.width == 7
     assert [member.algo for member in suite.members(suite.read_suite("pair"), "runs")] == ["alone", "iql"]
+    runs = suite.members(suite.read_suite("matrix_table"), "runs", algorithms=["qmix", "alone"], envs=["climbing"])
+    assert [run.config.algo.hidden for run in runs if run.algo == "alone"] == [16]  # by the protocol of a suite of ours
+    assert {run.algo for run in runs} == {"qmix", "alone"}
 
 
 def test_another_process_gets_the_same_plugins(path, monkeypatch):
