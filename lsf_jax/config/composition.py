@@ -164,7 +164,7 @@ def make_env(config: Config) -> Env:
       ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent.
     """
     try:
-        return layers.entries_of("env")[config.env_name].factory(config.env)
+        return plugins.build("env", layers.entries_of("env")[config.env_name], config.env, expected=Env)
     except ValueError as error:
         message = " ".join(str(error).split())
         raise ConfigError(message if message.startswith("env.") else f"env {config.env_name}: {message}") from None

@@ -97,7 +97,10 @@ def _names_text(field: dataclasses.Field) -> str:
 
 
 def _comment(config_class: type, key: str) -> str:
-    lines = inspect.getsource(config_class).splitlines()
+    try:
+        lines = inspect.getsource(config_class).splitlines()
+    except (OSError, TypeError):  # a class of a notebook's cell
+        return ""
     line = next((line for line in lines if line.strip().startswith(f"{key}:")), "")
     return line.partition("  # ")[2].strip()
 

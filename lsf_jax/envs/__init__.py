@@ -1,6 +1,7 @@
 """Environments, one file each: `make(name, **settings)`, and the table of all of them."""
 
 import dataclasses
+import typing
 from typing import Any
 
 from lsf_jax.envs.base import require
@@ -31,11 +32,11 @@ def make(name: str, **settings: Any) -> Env:
         raise ValueError(f"env is {name!r}{nearest(name, ENVS)}")
     entry = ENVS[name]
     fields = {field.name: field for field in dataclasses.fields(entry.config)}
-    chosen = {}
+    kinds, chosen = typing.get_type_hints(entry.config), {}
     for key, value in settings.items():
         if key not in fields:
             raise ValueError(f"env.{key} is not a setting of {name}{nearest(key, fields)}")
-        problem = type_problem(fields[key].type, value) or range_problem(fields[key], value)
+        problem = type_problem(kinds[key], value) or range_problem(fields[key], value)
         require(problem is None, key, value, problem or "")
-        chosen[key] = freeze(fields[key].type, value)
-    return entry.factory(entry.config(**chosen))
+        chosen[key] = freeze(kinds[key], value)
+    return plugins.build(ENV, entry, entry.config(**chosen), expected=Env)

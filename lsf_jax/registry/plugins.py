@@ -178,6 +178,33 @@ def used_by(algo: Any, env: Any, sinks: Any = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys(owner for owner in owners if owner is not None))
 
 
+def build(kind: str, entry: Entry, *arguments: Any, expected: type) -> Any:
+    """What an entry's factory makes of its arguments.
+
+    Args:
+      kind: "algo" or "env".
+      entry: a registered one.
+      *arguments: for the factory.
+      expected: the type of the result.
+
+    Raises:
+      ConfigError: the factory of a plug-in fails, or makes something else. Of an error of ours nothing is hidden.
+    """
+    owner = STATE.loaded.get(STATE.owners.get((kind, entry.name), ""))
+    try:
+        made = entry.factory(*arguments)
+    except Exception as error:
+        if owner is None or isinstance(error, ValueError):
+            raise  # a ValueError is a line about settings
+        raise ConfigError(f"{kind} {entry.name} of {owner.text} {_reason(error, owner.name, 'is not made')}") from error
+    if owner is not None and not isinstance(made, expected):
+        raise ConfigError(
+            f"{kind} {entry.name} of {owner.text}: its factory returns {type(made).__name__}; expected lsf_jax."
+            f"{expected.__name__}"
+        )
+    return made
+
+
 def check_recorded(recorded: Sequence[str], used: Sequence[str], source: str) -> None:
     """Whether what a file was made with is what is in use here; nothing is imported because a file says so.
 
@@ -283,7 +310,7 @@ def _look_here(name: str) -> None:
         importlib.invalidate_caches()
 
 
-def _reason(error: BaseException, name: str) -> str:
+def _reason(error: BaseException, name: str, what: str = "cannot be imported") -> str:
     """What went wrong, and in which line of the plug-in."""
     if isinstance(error, ConfigError):
         return str(error).removesuffix(".")
@@ -291,7 +318,7 @@ def _reason(error: BaseException, name: str) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if top in Path(frame.filename).parts]
     frames += [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).stem == top]
     where = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
-    return f"cannot be imported: {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{where}"
+    return f"{what}: {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{where}"
 
 
 def _remedy(plugin: Plugin) -> str:

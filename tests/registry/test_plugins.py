@@ -10,7 +10,7 @@ import pytest
 import lsf_jax
 from lsf_jax.cli import app
 from lsf_jax.config import files
-from lsf_jax.config.composition import compose, from_yaml
+from lsf_jax.config.composition import compose, from_yaml, make_env
 from lsf_jax.config.documents import to_documented_yaml, to_yaml
 from lsf_jax.registry import checks, plugins
 from lsf_jax.runs import machine, sinks, suite
@@ -251,6 +251,34 @@ def test_names_of_an_installed_plugin_that_a_run_was_not_made_with_are_refused(p
         assert message.startswith("run was made with plug-ins: none; its names come from plug-in mine")
 
 
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (
+            "lambda cfg: 1 / 0",
+            "of plug-in game (--plugin) is not made: ZeroDivisionError: division by zero (game.py line",
+        ),
+        ("lambda cfg: None", "of plug-in game (--plugin): its factory returns NoneType; expected lsf_jax.Env"),
+    ],
+)
+def test_a_factory_that_makes_nothing_is_one_line(factory, message, path):
+    entry = f"lsf_jax.ENVS['m_step']._replace(name='game', factory={factory})"
+    write(path, game=f"import lsf_jax\nlsf_jax.register(environments=[{entry}])\n")
+    plugins.load_plugins(["game"], plugins.FLAG)
+    assert f"env game {message}" in refusal(make_env, compose(env="game"))
+    assert f"env game {message}" in refusal(lsf_jax.make, "game")
+
+
+def test_annotations_that_are_text_are_read(path):
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\nimport lsf_jax\n"
+    text += "@dataclass(frozen=True)\nclass Config:\n    sizes: tuple[float, ...] = lsf_jax.setting((1.0,), doc='x')\n"
+    text += "lsf_jax.register(environments=[lsf_jax.Entry('game', Config, lambda cfg: cfg.sizes, 'a game')])\n"
+    write(path, game=text)
+    plugins.load_plugins(["game"])
+    assert compose(env="game", overrides=["env.sizes=[1, 2]"]).env.sizes == (1.0, 2.0)
+    assert "env.sizes is 'x'; expected a list of numbers" in refusal(lsf_jax.make, "game", sizes="x")
+
+
 def test_a_list_of_plugins_that_is_none_is_refused():
     text = to_yaml(compose(algo="iql"))
     assert "plugins is 3; expected a list of modules' names (in run)" in refusal(
@@ -259,17 +287,16 @@ def test_a_list_of_plugins_that_is_none_is_refused():
 
 
 def test_a_cell_that_runs_twice_registers_the_last_one(path):
-    cell = compile(
-        ALGO.replace("Path(__file__)", "Path('cell.py')") + "lsf_jax.register(algorithms=[entry('new')])\n",
-        "cell",
-        "exec",
-    )
+    odd = "@dataclass(frozen=True)\nclass Config(Config):\n    odd: int = 3\n"  # undocumented, in no file
+    source = f"{ALGO}{odd}lsf_jax.register(algorithms=[entry('new')])\n".replace("Path(__file__)", "Path('cell.py')")
+    cell = compile(source, "cell", "exec")
     first, second = {"__name__": "__main__"}, {"__name__": "__main__"}
     exec(cell, first)
     exec(cell, second)
     assert lsf_jax.ALGORITHMS["new"].config is second["Config"]
     text = to_yaml(compose(algo="new"))
     assert "plugins: [__main__]" in text
+    assert "  #  (a whole number)\n  odd: 3\n" in to_documented_yaml(compose(algo="new"))
     with plugins.isolated():
         plugins.STATE.loaded.clear()
         assert "it was a notebook: put its lsf_jax.register(...) into a module" in refusal(from_yaml, text, "run")
