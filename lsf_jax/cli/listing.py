@@ -37,7 +37,8 @@ def _show_plugins() -> int:
         for kind in TABLES:
             brought = [each for each, by in plugins.added(kind).items() if by.name == name]
             print(f"  {kind:<8} {', '.join(brought)}\n" if brought else "", end="")
-        print(f"  {'configs':<8} {folders[name]}\n" if name in folders else "", end="")
+        theirs = [str(folder) for folder, by in folders.items() if by == name]
+        print(f"  {'configs':<8} {', '.join(theirs)}\n" if theirs else "", end="")
     return FINISHED
 
 

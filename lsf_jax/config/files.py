@@ -50,7 +50,7 @@ def search_path(config_dirs: Iterable[str | Path] = ()) -> tuple[Path, ...]:
     """
     variable = [word for word in os.environ.get(VARIABLE, "").split(os.pathsep) if word]
     named = [(word, f"${VARIABLE}") for word in variable] + [(word, "--config-dir") for word in config_dirs]
-    folders = [config_folder().resolve(), *(folder.resolve() for folder in plugins.config_folders().values())]
+    folders = [config_folder().resolve(), *plugins.config_folders()]
     for word, source in named:
         folder = Path(word).expanduser()
         if not any((folder / section).is_dir() for section in SECTIONS):
@@ -146,7 +146,7 @@ def _registered(kind: str) -> dict[str, str]:
 
 def _whose(path: Path) -> str:
     """The end of a file's line: the plug-in that brings it, if one does."""
-    owners = [name for name, folder in plugins.config_folders().items() if path.is_relative_to(folder.resolve())]
+    owners = [name for folder, name in plugins.config_folders().items() if path.is_relative_to(folder)]
     return f" (plug-in {owners[0]})" if owners else ""
 
 

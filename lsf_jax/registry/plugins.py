@@ -60,7 +60,7 @@ class State(NamedTuple):
     left_out: set[str]  # what the user does not want
     loaded: dict[str, Plugin]
     owners: dict[tuple[str, str], str]  # (kind, name) of all that was added -> the plug-in
-    folders: dict[str, Path]  # plug-in -> its folder of configurations
+    folders: dict[Path, str]  # folder of configurations -> the plug-in
     loading: list[str]  # plug-ins whose modules are being imported, the innermost last
     settled: list[Any]  # what the last complete `load_plugins` was asked for
 
@@ -101,15 +101,16 @@ def register(
     wanted += [(SINK, name, opener) for name, opener in sinks.items()]
     for name, opener in sinks.items():
         _refuse(owner, name_problem(name) or sink_problem(name, opener))
-    folder = None if configs is None else Path(configs)
+    folder = None if configs is None else Path(configs).resolve()
     _refuse(owner, folder_problem(folder))
-    for kind, name, _ in wanted:
-        _refuse_taken(owner, kind, name)
+    named = [(kind, name) for kind, name, _ in wanted]
+    for place, (kind, name) in enumerate(named):
+        _refuse_taken(owner, kind, name, twice=(kind, name) in named[:place])
     for kind, name, thing in wanted:
         TABLES[kind][name] = thing
         STATE.owners[kind, name] = owner.name
     if folder is not None:
-        STATE.folders[owner.name] = folder
+        STATE.folders[folder] = owner.name
     STATE.loaded[owner.name] = owner
 
 
@@ -164,8 +165,8 @@ def loaded_plugins() -> dict[str, Plugin]:
     return dict(STATE.loaded)
 
 
-def config_folders() -> dict[str, Path]:
-    """Plug-in -> folder of configurations."""
+def config_folders() -> dict[Path, str]:
+    """Folder of configurations -> name of the plug-in that brings it."""
     load_plugins()
     return dict(STATE.folders)
 
@@ -194,8 +195,8 @@ def build(kind: str, entry: Entry, *arguments: Any, expected: type) -> Any:
     try:
         made = entry.factory(*arguments)
     except Exception as error:
-        if owner is None or isinstance(error, ValueError):
-            raise  # a ValueError is a line about settings
+        if owner is None or isinstance(error, ConfigError) or (kind == ENV and isinstance(error, ValueError)):
+            raise  # of an environment a ValueError is a line about its settings
         raise ConfigError(f"{kind} {entry.name} of {owner.text} {_reason(error, owner.name, 'is not made')}") from error
     if owner is not None and not isinstance(made, expected):
         raise ConfigError(
@@ -388,8 +389,10 @@ def _told(owner: Plugin, problem: str) -> ConfigError:
     return ConfigError(problem if STATE.loading else f"{owner.text}: {problem}")
 
 
-def _refuse_taken(owner: Plugin, kind: str, name: str) -> None:
+def _refuse_taken(owner: Plugin, kind: str, name: str, twice: bool) -> None:
     other = STATE.owners.get((kind, name))
+    if twice or (other == owner.name and other in STATE.loading):
+        _refuse(owner, f"{kind} {name!r} is registered twice; choose another name for one of them")
     shipped = SHIPPED_SINKS if kind == SINK else registry.shipped(PACKAGES[kind])
     if other is None and name in shipped:
         _refuse(owner, f"{kind} {name!r} is one of lsf_jax's own; choose another name")

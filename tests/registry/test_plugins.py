@@ -162,6 +162,11 @@ BROKEN = {
     "nothing": ("import lsf_jax\n", "it registers nothing; expected it to call lsf_jax.register(...)"),
     "a name": (f"{ALGO}lsf_jax.register(algorithms=[entry('a b')])\n", "algo 'a b': the name 'a b': expected letters"),
     "one of ours": (f"{ALGO}lsf_jax.register(algorithms=[entry('qmix')])\n", "algo 'qmix' is one of lsf_jax's own"),
+    "a name twice": (f"{ALGO}lsf_jax.register(algorithms=[entry('a'), entry('a')])\n", "algo 'a' is registered twice"),
+    "a name again": (
+        f"{ALGO}lsf_jax.register(algorithms=[entry('a')])\nlsf_jax.register(mixers=[entry('a')])\n",
+        "algo 'a' is registered twice; choose another name for one of them",
+    ),
     "a sink of ours": (
         "import lsf_jax\nlsf_jax.register(sinks={'wandb': print})\n",
         "sink 'wandb' is one of lsf_jax's",
