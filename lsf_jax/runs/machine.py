@@ -62,8 +62,8 @@ def _plugin_version(name: str) -> str:
     top = name.partition(".")[0]
     for package in importlib.metadata.packages_distributions().get(top, ()):
         return importlib.metadata.version(package)
-    modules = (sys.modules.get(each) for each in (name, top))
-    return next((str(each.__version__) for each in modules if hasattr(each, "__version__")), "no version")
+    found = (getattr(sys.modules.get(each), "__version__", None) for each in (name, top))
+    return next((str(version) for version in found if version is not None), "no version")
 
 
 def _without_folders(argument: str) -> str:

@@ -72,8 +72,8 @@ class Acting(Tests):
         """What agent 1 observes never changes what the others do, at equal randomness; nor does the state."""
         before, c = random_observation(), self.case(name)
         after = before._replace(obs=before.obs.at[1].set(-before.obs[1] + 5.0), state=before.state + 1.0)
-        chosen = [actions(c, kind, seen, jax.random.key(0))[:, [0, 2]] for seen in (before, after)]
-        np.testing.assert_array_equal(*chosen)
+        others, again = (actions(c, kind, seen, jax.random.key(0))[:, [0, 2]] for seen in (before, after))
+        np.testing.assert_array_equal(others, again)
 
     def test_a_joint_table_tells_all_joint_actions_and_a_policy(self, name: str) -> None:
         """One entry for each joint action; the policy has no share of unavailable ones and is the one that acts."""

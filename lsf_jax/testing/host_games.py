@@ -4,6 +4,7 @@ import time
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -83,7 +84,7 @@ def _play(games: HostEnv, rng: np.random.Generator) -> tuple[list[list[Moment]],
         if not after.avail[waiting].any(-1).all() or not all(refused.values()):
             break  # nothing right can be sent, or something wrong was: what there is tells enough
         if waiting:
-            _send(games, waiting, after.avail[waiting], rng, refused)
+            _send(games, waiting, np.asarray(after.avail)[waiting], rng, refused)
     return moments, moved, refused
 
 
@@ -113,7 +114,7 @@ def _refuses(games: HostEnv, workers: list[int], actions: np.ndarray) -> bool:
 
 
 def _copy(observation: Observation) -> Observation:
-    return Observation(*(np.array(part) for part in observation))
+    return jax.tree.map(np.array, observation)
 
 
 def _row(observation: Observation, worker: int) -> Observation:

@@ -35,10 +35,11 @@ def littered(episode: Episode) -> Episode:
     """An episode with garbage in its padding; all actions are available there, as nothing else may be."""
     episode = in_numpy(lambda leaf: leaf, episode)
     valid, seen = episode.valid, episode.world
+    fill: Any = np.where  # NumPy where the type says arrays of JAX
     real = np.concatenate([np.ones_like(valid[:, :1]), valid], axis=1)
     world = Observation(
-        obs=np.where(real[..., None, None], seen.obs, np.float32(1e3)),
-        state=np.where(real[..., None], seen.state, np.float32(-1e3)),
+        obs=fill(real[..., None, None], seen.obs, np.float32(1e3)),
+        state=fill(real[..., None], seen.state, np.float32(-1e3)),
         avail=seen.avail,
     )
     return episode._replace(

@@ -195,7 +195,7 @@ BROKEN = {
         "lsf_jax.register(mixers=[entry('a')._replace(config=C)])\n",
         "mixer 'a': config C does not inherit lsf_jax.ValueConfig",
     ),
-    "a folder": ("import lsf_jax\nlsf_jax.register(configs='gone')\n", "configs is gone; expected a folder with env"),
+    "a folder": ("import lsf_jax\nlsf_jax.register(configs='gone')\n", "gone; expected a folder with env, train"),
 }
 
 
