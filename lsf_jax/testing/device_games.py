@@ -9,7 +9,7 @@ import numpy as np
 
 from lsf_jax.registry import Entry
 from lsf_jax.testing.comparison import shapes
-from lsf_jax.testing.suite import Tests, about
+from lsf_jax.testing.suite import Suite, Tests, about
 from lsf_jax.types import Env, EpisodeStats, Observation, PRNGKey, TimeStep
 
 COPIES = 16
@@ -65,21 +65,23 @@ def is_function(entry: Entry) -> bool:
     return entry.hosted is None
 
 
+def env_of(suite: Suite, name: str) -> Env:
+    """The environment that a suite has under a name."""
+    return make_env(suite.entries[name], suite.configs[name])
+
+
+def played_of(suite: Suite, name: str) -> Played:
+    """Sixteen random episodes of it."""
+    return play(env_of(suite, name))
+
+
 class DeviceGames(Tests):
     """Games that are functions give what their spec says, and snapshots from which all of it comes again."""
-
-    def env(self, name: str) -> Env:
-        """The environment."""
-        return make_env(self.suite.entries[name], self.suite.configs[name])
-
-    def played(self, name: str) -> Played:
-        """Sixteen random episodes of it."""
-        return play(self.env(name))
 
     @about(is_function)
     def test_shapes_and_dtypes_equal_the_spec(self, name: str) -> None:
         """Observations and states are float32, masks bool, one reward of the team a step, infos one float32 each."""
-        env, first, steps, _, _ = self.played(name)
+        env, first, steps, _, _ = played_of(self.suite, name)
         spec = env.spec
         for observation, lead in ((first, (COPIES,)), (steps.observation, (COPIES, spec.episode_limit))):
             assert observation.obs.shape == (*lead, spec.n_agents, spec.obs_dim)
@@ -97,34 +99,34 @@ class DeviceGames(Tests):
     @about(is_function)
     def test_every_agent_always_has_an_action(self, name: str) -> None:
         """Who is out of the game still needs one: let it be the first."""
-        played = self.played(name)
+        played = played_of(self.suite, name)
         assert played.first.avail.any(-1).all()
         assert played.steps.observation.avail.any(-1).all()
 
     @about(is_function)
     def test_terminal_implies_done(self, name: str) -> None:
         """The game's end ends the episode; the time limit does so without being terminal."""
-        steps = self.played(name).steps
+        steps = played_of(self.suite, name).steps
         assert (~steps.terminal | steps.done).all()
 
     @about(is_function)
     def test_every_episode_is_over_by_its_limit(self, name: str) -> None:
         """`done` at step `episode_limit` at the latest, and never before the first."""
-        running = self.played(name).running
+        running = played_of(self.suite, name).running
         assert not running[:, -1].any()
         assert running[:, 0].all()
 
     @about(is_function)
     def test_all_that_is_seen_is_finite(self, name: str) -> None:
         """No NaN and no infinity, after the end of an episode neither."""
-        played = self.played(name)
+        played = played_of(self.suite, name)
         for leaf in jax.tree.leaves((played.first, played.steps)):
             assert np.isfinite(leaf).all()
 
     @about(is_function)
     def test_snapshots_recompute_bit_for_bit_what_was_returned(self, name: str) -> None:
         """`observe(snapshot(state))` is what `reset` and `step` returned: replay keeps snapshots alone."""
-        played = self.played(name)
+        played = played_of(self.suite, name)
         returned = jax.tree.map(
             lambda head, tail: np.concatenate([head[:, None], tail], 1), played.first, played.steps.observation
         )
@@ -135,14 +137,14 @@ class DeviceGames(Tests):
     @about(is_function)
     def test_no_random_episode_beats_the_best_return(self, name: str) -> None:
         """`max_return` is the best undiscounted return that there is."""
-        played = self.played(name)
+        played = played_of(self.suite, name)
         returns = (played.steps.reward * played.running[:, :-1]).sum(1)
         assert (returns <= played.env.max_return + 1e-4).all()
 
     @about(is_function)
     def test_two_resets_with_one_key_are_equal(self, name: str) -> None:
         """All chance comes from the key."""
-        reset = jax.jit(self.env(name).reset)
+        reset = jax.jit(env_of(self.suite, name).reset)
         once, again, other = (jax.tree.leaves(jax.device_get(reset(jax.random.key(seed)))) for seed in (7, 7, 8))
         assert all((a == b).all() for a, b in zip(once, again))
         assert jax.tree.structure(once) == jax.tree.structure(other)
@@ -150,7 +152,7 @@ class DeviceGames(Tests):
     @about(is_function)
     def test_a_step_keeps_the_structure_of_the_state(self, name: str) -> None:
         """Shapes and dtypes too: episodes are a loop of the device."""
-        env = self.env(name)
+        env = env_of(self.suite, name)
         state, _ = jax.eval_shape(env.reset, jax.random.key(0))
         after, _ = jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(env.spec.n_agents, jnp.uint8))
         assert shapes(after) == shapes(state)
@@ -158,7 +160,7 @@ class DeviceGames(Tests):
     @about(is_function)
     def test_render_is_text_about_one_state(self, name: str) -> None:
         """Made of a snapshot of NumPy arrays."""
-        env = self.env(name)
+        env = env_of(self.suite, name)
         snapshot = jax.jit(lambda key: env.snapshot(env.reset(key)[0]))(jax.random.key(0))
         picture = env.render(jax.device_get(snapshot))
         assert isinstance(picture, str)
@@ -167,7 +169,7 @@ class DeviceGames(Tests):
     @about(is_function)
     def test_success_judges_every_episode(self, name: str) -> None:
         """The best episode, with much of everything in its info, is a success; the worst is none."""
-        env = self.env(name)
+        env = env_of(self.suite, name)
         state, _ = jax.eval_shape(env.reset, jax.random.key(0))
         _, timestep = jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(env.spec.n_agents, jnp.int32))
         stats = EpisodeStats(

@@ -10,7 +10,7 @@ import numpy as np
 
 from lsf_jax.envs.host import FIRST, LOST, STEP, Event, Finding, Hosted, HostEnv, pack
 from lsf_jax.registry import Entry
-from lsf_jax.testing.suite import Tests, about
+from lsf_jax.testing.suite import Suite, Tests, about
 from lsf_jax.types import Env, EpisodeStats, Observation
 
 WORKERS, EPISODES = 3, 3
@@ -132,21 +132,23 @@ def _episodes(moments: list[Moment]) -> list[list[Moment]]:
     return [episode for episode in cut if episode[-1].event.done]
 
 
+def played_of(suite: Suite, name: str) -> Played:
+    """A few games of the environment that a suite has under a name, played once."""
+    return play(suite.entries[name], suite.configs[name])
+
+
+def episodes_of(suite: Suite, name: str) -> list[list[Moment]]:
+    """All whole episodes of all its workers."""
+    return [episode for moments in played_of(suite, name).moments for episode in _episodes(moments)]
+
+
 class HostGames(Tests):
     """Games on the host keep to the protocol of `lsf_jax.HostEnv`."""
-
-    def played(self, name: str) -> Played:
-        """A few games, played once."""
-        return play(self.suite.entries[name], self.suite.configs[name])
-
-    def episodes(self, name: str) -> list[list[Moment]]:
-        """All whole episodes of all workers."""
-        return [episode for moments in self.played(name).moments for episode in _episodes(moments)]
 
     @about(is_hosted)
     def test_games_report_what_their_spec_says(self, name: str) -> None:
         """The `Env` of shapes and the games agree; observations are finite float32, masks bool."""
-        played = self.played(name)
+        played = played_of(self.suite, name)
         spec = played.env.spec
         assert played.spec == spec
         for moment in (moment for moments in played.moments for moment in moments):
@@ -161,7 +163,7 @@ class HostGames(Tests):
     @about(is_hosted)
     def test_an_episode_begins_with_first_and_the_next_one_by_itself(self, name: str) -> None:
         """After FIRST come steps; after a step that is done, and after LOST, comes FIRST."""
-        for moments in self.played(name).moments:
+        for moments in played_of(self.suite, name).moments:
             kinds = [moment.event.kind for moment in moments]
             ended = [moment.event.done or moment.event.kind == LOST for moment in moments]
             assert set(kinds) <= {FIRST, STEP, LOST}
@@ -171,28 +173,28 @@ class HostGames(Tests):
     @about(is_hosted)
     def test_every_agent_has_an_action_whenever_one_is_wanted(self, name: str) -> None:
         """Who is out of the game still needs one: let it be the first."""
-        for moment in (moment for moments in self.played(name).moments for moment in moments):
+        for moment in (moment for moments in played_of(self.suite, name).moments for moment in moments):
             assert moment.event.done or moment.event.kind == LOST or moment.seen.avail.any(-1).all()
 
     @about(is_hosted)
     def test_episodes_end_by_the_game_or_by_their_limit(self, name: str) -> None:
         """Terminal implies done, and no episode has more than `episode_limit` steps."""
-        limit = self.played(name).env.spec.episode_limit
-        for episode in self.episodes(name):
+        limit = played_of(self.suite, name).env.spec.episode_limit
+        for episode in episodes_of(self.suite, name):
             assert all(moment.event.done for moment in episode if moment.event.terminal)
             assert 1 <= len(episode) - 1 <= limit
 
     @about(is_hosted)
-    def test_no_random_episode_beats_the_best_return(self, name: str) -> None:
+    def test_no_random_game_beats_the_best_return(self, name: str) -> None:
         """`max_return` is the best undiscounted return that there is."""
-        best = self.played(name).env.max_return
-        for episode in self.episodes(name):
+        best = played_of(self.suite, name).env.max_return
+        for episode in episodes_of(self.suite, name):
             assert sum(moment.event.reward for moment in episode) <= best + 1e-4
 
     @about(is_hosted)
     def test_every_step_reports_the_info_that_is_promised(self, name: str) -> None:
         """The names in `Hosted.info`, all of them and no others, finite."""
-        played = self.played(name)
+        played = played_of(self.suite, name)
         for moment in (moment for moments in played.moments for moment in moments):
             if moment.event.kind == STEP:
                 assert set(moment.event.info) == set(played.hosted.info)
@@ -201,18 +203,18 @@ class HostGames(Tests):
     @about(is_hosted)
     def test_an_observation_changes_with_an_event_of_its_worker_alone(self, name: str) -> None:
         """What a worker last reported stays until it reports again: agents act on it meanwhile."""
-        assert self.played(name).moved == []
+        assert played_of(self.suite, name).moved == []
 
     @about(is_hosted)
     def test_a_wrong_action_is_refused_and_nothing_is_sent(self, name: str) -> None:
         """An unavailable action, where there is one, and a worker that waits for none are ValueErrors."""
-        refused = self.played(name).refused
+        refused = played_of(self.suite, name).refused
         assert all(refused.values()), refused
 
     @about(is_hosted)
     def test_replay_gives_back_what_was_seen(self, name: str) -> None:
         """Up to the rounding of the dtype in which `Hosted.store` keeps observations."""
-        played = self.played(name)
+        played = played_of(self.suite, name)
         seen = played.moments[0][0].seen
         store = np.dtype(played.hosted.store)
         again = played.env.observe(pack(seen, played.hosted.store))
@@ -221,9 +223,9 @@ class HostGames(Tests):
             np.testing.assert_array_equal(np.asarray(kept), part.astype(store).astype(np.float32))
 
     @about(is_hosted)
-    def test_success_judges_every_episode(self, name: str) -> None:
+    def test_success_judges_every_game(self, name: str) -> None:
         """One truth value for each, of what the games report."""
-        played = self.played(name)
+        played = played_of(self.suite, name)
         spec = played.env.spec
         stats = EpisodeStats(
             episode_return=jnp.array([played.env.max_return, -1e6]),
@@ -239,7 +241,7 @@ class HostGames(Tests):
     @about(is_hosted)
     def test_the_doctor_is_told_what_there_is(self, name: str) -> None:
         """`check` passes here, and `examine` gives findings with text; counters count."""
-        played = self.played(name)
+        played = played_of(self.suite, name)
         findings = played.hosted.examine()
         assert all(isinstance(finding, Finding) and finding.name and finding.text for finding in findings)
         assert all(isinstance(count, int) for count in played.counters.values())

@@ -8,7 +8,7 @@ import pytest
 from lsf_jax.envs.host import STEP
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
-from lsf_jax.testing import conformance, host_games
+from lsf_jax.testing import conformance, device_games, host_games
 from tests.support.host_cases import LIMIT, ToyConfig, ToyGames, host_toy, make_toy
 
 
@@ -63,7 +63,7 @@ def host_faulty(cfg):
 FAULTS = {
     "": set(),
     "sends whatever it is given": {"test_a_wrong_action_is_refused_and_nothing_is_sent"},
-    "a reward beyond the best": {"test_no_random_episode_beats_the_best_return"},
+    "a reward beyond the best": {"test_no_random_game_beats_the_best_return"},
     "an info that is not promised": {"test_every_step_reports_the_info_that_is_promised"},
     "an info that is missing": {"test_every_step_reports_the_info_that_is_promised"},
     "terminal and not done": {"test_episodes_end_by_the_game_or_by_their_limit"},
@@ -92,3 +92,15 @@ def test_games_that_hang_are_noticed(monkeypatch):
     suite = conformance(variants={"hangs": (entry, {"fault": "no first after the end"})})
     with pytest.raises(AssertionError, match="no event for 0 s"):
         suite().test_the_doctor_is_told_what_there_is(name="hangs")
+
+
+def test_one_suite_over_both_kinds_of_games_runs_all_tests():
+    """They are one class then: names that both have would hide each other."""
+    device, host = (
+        {name for name in vars(tests) if not name.startswith("__")}
+        for tests in (device_games.DeviceGames, host_games.HostGames)
+    )
+    assert device & host == set()
+    entry = Entry("faulty", FaultyConfig, make_toy, "the toy", hosted=host_faulty)
+    both = conformance("m_step", variants={"toy": (entry, {})})
+    assert device | host <= set(dir(both))
