@@ -47,6 +47,7 @@ class Marks(TypedDict, total=False):
     """What may be true of a setting; nothing of this is unless a declaration says so."""
 
     traced: bool  # a number that compiled programs take as input: it can be swept, and changing it compiles nothing
+    names: str  # its values are names of this kind of thing that is registered: plug-ins may add to them
     resumable: bool  # it does not decide what any iteration computes, so a resumed run may have another value
 
 

@@ -57,6 +57,19 @@ def add_config_dirs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add what names plug-ins; every command has it."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        dest="plugins",
+        metavar="MODULE",
+        help="a module that calls lsf_jax.register; no:MODULE leaves an installed one out; repeatable; "
+        "$LSF_JAX_PLUGINS names such too",
+    )
+
+
 def composed(options: argparse.Namespace) -> "Config":
     """The configuration that the arguments of `add_composition` describe."""
     from lsf_jax.config.composition import compose

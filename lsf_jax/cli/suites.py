@@ -120,7 +120,9 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--algo", action="append", default=[], help="only this algorithm; repeatable")
+    parser.add_argument(
+        "--algo", action="append", default=[], help="only this algorithm, of the suite or a plug-in's; repeatable"
+    )
     parser.add_argument("--folder", default="", help="folder of the runs (default runs/NAME)")
     add_config_dirs(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings for every algorithm")

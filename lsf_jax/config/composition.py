@@ -17,6 +17,7 @@ from lsf_jax.config.files import named_files, refuse_shadows
 from lsf_jax.config.layers import Given, Layer, Sweep
 from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.envs.host import Hosted
+from lsf_jax.registry import plugins
 from lsf_jax.settings import ConfigError, clip, env_label, freeze, nearest, range_problem, type_problem
 from lsf_jax.types import Env
 
@@ -119,9 +120,10 @@ def from_yaml(text: str, source: str = "config.yaml", overrides: Sequence[str] =
       A checked configuration.
 
     Raises:
-      ConfigError: for anything that `compose` would refuse.
+      ConfigError: for anything that `compose` would refuse, and for plug-ins that are not in use: none is imported
+        because a file names it.
     """
-    layer = layers.mapping_layer(yaml12.parse(text, source), source)
+    layer = layers.mapping_layer({layers.PLUGINS: [], **yaml12.parse(text, source)}, source)
     missing = Given(None, source)
     named = {place: layer.get(place, missing) for place in (("algo", "name"), ("env", "name"))}
     names = [layers.known(section, given.value, source) for (section, _), given in named.items()]
@@ -167,7 +169,7 @@ def make_env(config: Config) -> Env:
       ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent.
     """
     try:
-        return layers.entries_of("env")[config.env_name].factory(config.env)
+        return plugins.build("env", layers.entries_of("env")[config.env_name], config.env, expected=Env)
     except ValueError as error:
         message = " ".join(str(error).split())
         raise ConfigError(message if message.startswith("env.") else f"env {config.env_name}: {message}") from None
@@ -300,7 +302,7 @@ def _checked(section: str, config_class: type, key: str, given: Given) -> Any:
     field, annotation = _fields(config_class)[key], typing.get_type_hints(config_class)[key]
     problem = type_problem(annotation, given.value)
     value = given.value if problem else freeze(annotation, given.value)
-    problem = problem or range_problem(field, value)
+    problem = problem or range_problem(field, value) or _name_problem(field, value)
     if problem:
         shown = yaml12.shorten(given.value) if given.text is None else clip(given.text)
         raise ConfigError(f"{section}.{key} is {shown}; expected {problem}{layers.place_text(given.source)}")
@@ -311,6 +313,14 @@ def divisors(number: int) -> list[int]:
     """Whole numbers that divide another, in ascending order."""
     low = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
     return sorted({*low, *(number // each for each in low)})
+
+
+def _name_problem(field: dataclasses.Field, value: Any) -> str | None:
+    """Of a setting whose values are names of registered things: what they should have been, or None."""
+    if "names" not in field.metadata:
+        return None
+    names = plugins.names_of(field.metadata["names"])
+    return None if set(value) <= set(names) else f"one of {', '.join(names)}"
 
 
 def _check_grid(config: Config) -> None:

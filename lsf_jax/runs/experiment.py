@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsf_jax.config.composition import Config, check, differences, from_yaml, grid_points, make_hosted
-from lsf_jax.config.documents import to_yaml
+from lsf_jax.config.documents import plugins_of, to_yaml
 from lsf_jax.programs import runtime
 from lsf_jax.programs.parts import Program, bind
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
 from lsf_jax.runs import checkpoint, folder, sinks, tables
 from lsf_jax.runs.card import write_card
-from lsf_jax.runs.machine import describe_machine
+from lsf_jax.runs.machine import describe_machine, plugin_versions
 from lsf_jax.runs.progress import Progress
 from lsf_jax.runs.session import Session, run_block, write_timing
 from lsf_jax.runs.signals import stop_requested
@@ -64,6 +64,7 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
         plan = make_plan(config, program)
         layout = {key: getattr(plan, key) for key in ("width", "n_devices", "n_blocks", "micro_batch")}
         card = describe_machine() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}
+        card["versions"] |= plugin_versions(plugins_of(config))
         config = replace(config, train=replace(config.train, block=plan.width))  # what the bits depend on is on record
         path = folder.create(config.train.run_dir, name)
         _check_disk(plan, path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from lsf_jax.registry import SHIPPED_SINKS, SINK, TABLES
 from lsf_jax.settings import ConfigError, clip
 
 
@@ -49,7 +50,8 @@ def require_packages(names: Sequence[str]) -> None:
     for name in names:
         if name not in SINKS:
             raise ConfigError(f"sink {name!r} is unknown; choose from {', '.join(SINKS)}")
-        _import(name)
+        if name in PACKAGES:
+            _import(name)
 
 
 def write_all(sinks: Sequence[Sink], env_steps: int, scalars: Mapping[str, float]) -> None:
@@ -84,10 +86,11 @@ def _wandb(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
     return Sink(write=write, close=run.finish)
 
 
-SINKS: dict[str, Callable[[Path, dict[str, Any], str], Sink]] = {"tensorboard": _tensorboard, "wandb": _wandb}
-"""Name in `train.sinks` -> what opens it."""
+SINKS: dict[str, Callable[[Path, dict[str, Any], str], Sink]] = TABLES[SINK]
+"""Name in `train.sinks` -> what opens it; those of plug-ins once they are loaded."""
+SINKS.update(zip(SHIPPED_SINKS, (_tensorboard, _wandb), strict=True))
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-"""Name in `train.sinks` -> what it imports."""
+"""Name in `train.sinks` -> what it imports; plug-ins import what theirs need."""
 
 
 def _without_nan(scalars: Mapping[str, float]) -> dict[str, float]:
