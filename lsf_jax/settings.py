@@ -260,7 +260,8 @@ def _strict(annotation: Any) -> Any:
 @cache
 def _bounds(low: Any, above: Any, high: Any, below: Any) -> Any:
     """A number between bounds, each None or a number, as msgspec is asked for it."""
-    return Annotated[float, msgspec.Meta(ge=low, gt=above, le=high, lt=below)]
+    bounds: dict[str, Any] = {"ge": low, "gt": above, "le": high, "lt": below}
+    return Annotated[float, msgspec.Meta(**bounds)]
 
 
 def _number_text(number: float | int) -> str:

@@ -240,7 +240,8 @@ def read_outcomes(path: str | Path) -> list[Outcome]:
 
 
 def _outcome_of(record: dict[str, Any]) -> Outcome:
-    made = Outcome(**{key: np.array(value) if key in _TABLES else value for key, value in record.items()})
+    tables: dict[str, Any] = {key: np.array(record[key]) for key in _TABLES}
+    made = Outcome(**(record | tables))
     starts, n_agents, n_actions = made.utilities.shape  # a ValueError where there is less
     if not made.shares or {made.q_total.shape, made.modal_q_total.shape} != {(starts, n_actions**n_agents)}:
         raise ValueError(f"the tables of {made.algorithm} do not fit each other")

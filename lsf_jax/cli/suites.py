@@ -49,26 +49,26 @@ def _matrix_table(options: argparse.Namespace) -> int:
     folder = Path(options.folder or "runs/matrix_table")
     words = [f"train.seeds={options.seeds}", *options.overrides]
     runs = suite.members(chosen, folder, algorithms=options.algo, envs=games, overrides=words)
-    payoffs = {member.env: make_env(member.config).payoff for member in runs}
     earlier = [(file, outcome) for file in options.earlier for outcome in read_outcomes(file)]
-    for env, payoff in payoffs.items():
+    tables = {}
+    for env, config in {member.env: member.config for member in runs}.items():
+        payoff = make_env(config).payoff
         if payoff is None:
             raise ConfigError(f"--game is {env!r}; expected a matrix game")
+        tables[env] = payoff.table
         for file, outcome in earlier:
             if outcome.q_total.shape != payoff.table.reshape(len(payoff.table), -1).shape:
-                raise ConfigError(
-                    f"--with is {file}, of a game of another size than {env}; name the game it is of (--game)"
-                )
+                raise ConfigError(f"--with is {file}, of a game of another size than {env}; name its game (--game)")
     if not _train(runs):
         return INTERRUPTED
     order = list(chosen.algorithms)
-    for env, payoff in payoffs.items():
+    for env, table in tables.items():
         of_env = [member for member in runs if member.env == env]
-        outcomes = [outcome for member in of_env for outcome in outcomes_of(load_run(member.path), payoff.table)]
+        outcomes = [outcome for member in of_env for outcome in outcomes_of(load_run(member.path), table)]
         here = {outcome.algorithm for outcome in outcomes}
         outcomes += [outcome for _, outcome in earlier if outcome.algorithm not in here]
         outcomes.sort(key=lambda outcome: order.index(outcome.algorithm) if outcome.algorithm in order else len(order))
-        paths = write_table(outcomes, env, payoff.table, folder)
+        paths = write_table(outcomes, env, table, folder)
         print(f"\n{paths[0].read_text(encoding='utf-8')}")
         print("wrote " + ", ".join(str(path) for path in paths))
     return FINISHED

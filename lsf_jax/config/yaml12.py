@@ -44,7 +44,9 @@ def _kind_of(text: str) -> str:
 class _Resolver(VersionedResolver):
     """What plain scalars mean, whatever a `%YAML` line says; the dumper quotes text by it too."""
 
-    processing_version = (1, 2)
+    @property
+    def processing_version(self) -> Any:
+        return (1, 2)
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Tag:
         if kind is ScalarNode and implicit[0]:
@@ -156,9 +158,9 @@ def shorten(value: Any) -> str:
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver, yaml.Representer = _Resolver, _Representer
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    yaml.default_flow_style = False
     yaml.brace_single_entry_mapping_in_flow_sequence = True
-    yaml.composer.warn_double_anchors = False
+    yaml.composer.warn_double_anchors = yaml.representer.sort_base_mapping_type_on_output = False
     yaml.width, yaml.max_depth = 10 * MOST_CHARACTERS, DEEPEST  # a value on a line, however long
     return yaml
 
