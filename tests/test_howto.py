@@ -1,5 +1,6 @@
 """The how-to pages: their code is extracted and run, cheaply in this process, and as they say among the slow tests."""
 
+import inspect
 import os
 import re
 import shlex
@@ -115,7 +116,7 @@ def _run(cls, test, monkeypatch) -> int:
     names = [name for name in cls.suite.names if applies(cls.suite.entries[name])]
     marks = [mark.args for mark in getattr(method, "pytestmark", []) if mark.name == "parametrize"]
     extra = [{argument: value} for argument, values in marks for value in values] or [{}]
-    if "monkeypatch" in method.__func__.__code__.co_varnames:
+    if "monkeypatch" in inspect.signature(method).parameters:
         extra = [{"monkeypatch": monkeypatch}]
     for name in names:
         for more in extra:

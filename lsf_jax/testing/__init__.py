@@ -33,6 +33,7 @@ def contract(
     *names: str,
     small: Mapping[str, Any] = NOTHING,
     learning: Mapping[str, Any] = NOTHING,
+    rates: Mapping[str, set[str]] = NOTHING,
     exempt: Mapping[str, str] = NOTHING,
     marks: Marks = no_marks,
 ) -> type:
@@ -42,6 +43,7 @@ def contract(
       *names: registered algorithms; none: all that plug-ins have registered.
       small: settings of narrow networks, beside `cases.SMALL`: an update and the acting functions compile with them.
       learning: settings with which the additive game is learned in 350 updates, beside `cases.WIDE`.
+      rates: learning rate -> the parameter groups that it is for, as far as the names of groups say so.
       exempt: name of a test -> why these algorithms need not pass it.
       marks: `(name of a test, algorithm) -> marks of pytest`, for example to leave slow ones out.
 
@@ -61,6 +63,7 @@ def contract(
         configs={},
         small=dict(small),
         learning=dict(learning),
+        rates=dict(rates),
         exempt=dict(exempt),
         marks=marks,
     )
@@ -99,6 +102,7 @@ def conformance(
         configs={label: entries[label].config(**settings) for label, (_, settings) in cases.items()},
         small={},
         learning={},
+        rates={},
         exempt=dict(exempt),
         marks=marks,
     )

@@ -26,6 +26,7 @@ class Suite(NamedTuple):
     configs: dict[str, Any]  # of environments: their settings
     small: dict[str, Any]
     learning: dict[str, Any]
+    rates: dict[str, set[str]]  # learning rate -> the parameter groups that it is for
     exempt: dict[str, str]
     marks: Marks
 

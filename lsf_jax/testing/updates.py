@@ -16,9 +16,6 @@ from lsf_jax.testing.games import CLOCK, SPEC, observe
 from lsf_jax.testing.suite import Tests, about
 from lsf_jax.types import AgentState, Clock, Episode, Observation
 
-USUAL = {"lr": {"q", "critic", "actor_critic"}, "actor_lr": {"actor"}, "alpha_lr": {"temperature"}}
-"""Which groups of usual names belong to which rate."""
-
 
 def rates_of(entry: Entry) -> list[str]:
     """The learning rates among an algorithm's traced numbers."""
@@ -68,7 +65,7 @@ class Updates(Tests):
         assert c.algorithm.name == name
 
     def test_rates_belong_to_their_groups(self, name: str) -> None:
-        """With a rate of zero its groups stay where they are, and no other that usually moves does."""
+        """With a rate of zero its groups stay where they are, and no others that usually move; each group has one."""
         c = self.case(name)
         usual, stopped = groups_that_move(c.agents, cases.updated(c)[0]), {}
         for rate in rates_of(c.entry):
@@ -77,8 +74,7 @@ class Updates(Tests):
             moved = groups_that_move(c.agents, after)
             assert moved <= usual, rate
             stopped[rate] = usual - moved
-        if set(stopped) <= set(USUAL):
-            assert stopped == {rate: USUAL[rate] & usual for rate in stopped}
+        assert all(stopped[rate] == groups & usual for rate, groups in self.suite.rates.items() if rate in stopped)
         assert sorted(group for groups in stopped.values() for group in groups) == sorted(usual)
 
     @about(lambda entry: {"optimizer", "grad_clip", "optimizer_epsilon"} <= set(vars(entry.config())))

@@ -19,13 +19,16 @@ SLOW = {
 }
 
 
+RATES = {"lr": {"q", "critic", "actor_critic"}, "actor_lr": {"actor"}, "alpha_lr": {"temperature"}}
+
+
 def marks(test, name):
     return [pytest.mark.slow] if name in SLOW.get(test, ()) else []
 
 
-TestContract = contract(*(name for name in NAMES if name != "dop"), marks=marks)
+TestContract = contract(*(name for name in NAMES if name != "dop"), rates=RATES, marks=marks)
 TestContractOfDop = contract(
-    "dop", learning={"hidden": 64, "critic_hidden": 256, "lr": 1e-3, "actor_lr": 1e-3}, marks=marks
+    "dop", learning={"hidden": 64, "critic_hidden": 256, "lr": 1e-3, "actor_lr": 1e-3}, rates=RATES, marks=marks
 )
 
 
