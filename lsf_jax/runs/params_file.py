@@ -9,8 +9,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from lsf_jax.runs import safe_files
 from lsf_jax.runs.folder import write_bytes_atomic
-from lsf_jax.runs.manifest import CheckpointError, one_line
+from lsf_jax.runs.manifest import CheckpointError, SaveError, one_line
 
 
 def save_params(path: Path, params: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -29,7 +30,7 @@ def save_params(path: Path, params: Mapping[str, Any], metadata: Mapping[str, st
     try:
         write_bytes_atomic(path, data)
     except OSError as error:
-        raise CheckpointError(f"parameters {path} could not be written ({error.strerror})") from error
+        raise SaveError(f"parameters {path} could not be written ({error.strerror or error})") from error
 
 
 def load_params(path: Path, like: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -48,10 +49,11 @@ def load_params(path: Path, like: Mapping[str, Any] | None = None) -> tuple[dict
       CheckpointError: the file is missing, not safetensors, cut short, or of another tree than `like`.
     """
     try:
+        safe_files.file_inside(path.parent, path.name)
         with safetensors.safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever safetensors makes of files that it did not write
         raise CheckpointError(
             f"parameters {path} cannot be read as safetensors ({one_line(error)}); "
             "give a .safetensors file, for example one from a run folder"

@@ -1,0 +1,184 @@
+"""Whether a run folder can be gone on with: everything that can be seen before training, so that nothing shows after.
+
+A folder may be damaged, edited, made by another version or by somebody else. Its configuration is that of its
+checkpoints: each holds a copy, and what differs from it outside the settings that a resumed run may change is refused.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lsf_jax.config.composition import Config, differences, from_yaml, grid_points
+from lsf_jax.runs import checkpoint, folder, policy_files, tables
+from lsf_jax.runs.manifest import MANIFEST, CheckpointError, SaveError, one_line
+from lsf_jax.runs.safe_files import RunFolderError, file_inside, folder_inside
+from lsf_jax.runs.schemas import BlockMeta, Layout
+from lsf_jax.settings import ConfigError
+from lsf_jax.types import TrainState
+
+TABLES = {"train": 1, "eval": 0}
+"""The tables of a run -> how far past its checkpoint's iteration a block's rows stay when it goes on."""
+
+
+def check_layout(path: Path, config: Config, card: dict[str, Any]) -> Layout:
+    """The cut of a run into blocks, as its card tells it, if it is one of that configuration.
+
+    Args:
+      path: the run folder.
+      config: its configuration.
+      card: the content of its card.
+
+    Raises:
+      RunFolderError: they do not belong together.
+    """
+    layout = folder.read_layout(path, card)
+    rows, block = config.train.seeds * len(grid_points(config)), config.train.block
+    expected = {
+        "n_devices": (layout.n_devices <= rows, f"at most {rows}, the number of rows"),
+        "width": (layout.width in (block, 0) if block else layout.width <= rows, f"{block or f'at most {rows}'}"),
+        "n_blocks": (layout.n_blocks == math.ceil(rows / (layout.width * layout.n_devices)), f"blocks for {rows} rows"),
+        "micro_batch": (
+            config.algo.batch_size % layout.micro_batch == 0
+            and config.train.micro_batch in (0, layout.micro_batch),
+            f"{config.train.micro_batch or f'a divisor of {config.algo.batch_size}'}",
+        ),
+    }  # fmt: skip
+    for key, (fits, allowed) in expected.items():
+        if not fits:
+            raise RunFolderError(
+                f"{path / folder.CARD} does not fit {folder.CONFIG}: layout.{key} is {getattr(layout, key)}; expected "
+                f"{allowed}; restore both from a copy"
+            )
+    return layout
+
+
+def check_places(path: Path, layout: Layout) -> None:
+    """Check that a run can write whatever it will write, at the places where it will.
+
+    Args:
+      path: the run folder.
+      layout: its cut into blocks.
+
+    Raises:
+      RunFolderError: a link, a pipe or the like is at one of the places, or blocks of another run are there.
+    """
+    for name in (folder.CONFIG, folder.CARD, folder.CARD_TEXT, folder.CURVES):
+        file_inside(path, name)
+    for table in TABLES:
+        tables.part_paths(path, table)
+    for index in range(layout.n_blocks):
+        checkpoint.block_folder(path, index)
+        policy_files.policy_path(path, index)
+    for found in sorted(folder_inside(path, "checkpoints").glob("block-*")):
+        number = found.name.removeprefix("block-")
+        if number.isdecimal() and int(number) >= layout.n_blocks:
+            raise RunFolderError(f"{found} is of another run: this one has {layout.n_blocks} block(s); move it away")
+
+
+def check_copies(path: Path, config: Config, layout: Layout) -> dict[int, BlockMeta]:
+    """Hold a configuration against the copies that the checkpoints of a run have of theirs.
+
+    A folder whose checkpoints have none (they do since the first version) is judged by the arrays alone.
+
+    Args:
+      path: the run folder.
+      config: what is to be trained on.
+      layout: the run's cut into blocks.
+
+    Returns:
+      What was saved with the checkpoint of each block that has one.
+
+    Raises:
+      ConfigError: a setting differs that a resumed run may not change; the message names its key and both values.
+      CheckpointError: a manifest is damaged or foreign.
+    """
+    width, found = layout.width * layout.n_devices, {}
+    rows = config.train.seeds * len(grid_points(config))
+    for index in range(layout.n_blocks):
+        meta = checkpoint.read_block(path, index)
+        if meta is None:
+            continue
+        source = checkpoint.newest(checkpoint.block_folder(path, index)) / MANIFEST
+        changed = differences(from_yaml(meta.config, str(source)), config) if meta.config is not None else []
+        if changed:
+            raise ConfigError(
+                f"{path / folder.CONFIG} is not what this run was trained with: {changed[0]}, as {source} has it on "
+                "record; set that back to resume, or start a new run"
+            )
+        if meta.layout not in (None, layout):
+            raise RunFolderError(f"{path / folder.CARD} has another layout than {source}; restore it from a copy")
+        if len(meta.env_steps) != min(width, rows - index * width):
+            raise CheckpointError(f"{source} is damaged or foreign: it is of {len(meta.env_steps)} rows")
+        found[index] = meta
+    return found
+
+
+def check_budget(path: Path, budget: int, metas: dict[int, BlockMeta]) -> None:
+    """Refuse a budget whose parameters are gone.
+
+    Args:
+      path: the run folder.
+      budget: `train.env_steps` that is wanted.
+      metas: from `check_copies`.
+
+    Raises:
+      ConfigError: a seed went past it.
+    """
+    for meta in metas.values():
+        before = from_yaml(meta.config).train.env_steps if meta.config is not None else budget
+        furthest = max(meta.env_steps)
+        if budget != before and budget <= furthest:
+            raise ConfigError(
+                f"train.env_steps is {budget}; expected {before}, or more than {furthest}: a seed of {path} went on "
+                f"to there, and its parameters at {budget} were not kept"
+            )
+
+
+def check_state(path: Path, like: TrainState, budget: int, metas: dict[int, BlockMeta]) -> None:
+    """Check the arrays' files of all checkpoints and every part of the tables that will stay.
+
+    Args:
+      path: the run folder.
+      like: the structure of a block's state.
+      budget: environment steps per seed: a block that has reached it keeps all its rows.
+      metas: from `check_copies`.
+
+    Raises:
+      CheckpointError: one is damaged, cut short, foreign, or of another version; nothing was changed.
+    """
+    for index, meta in metas.items():
+        block = checkpoint.block_folder(path, index)
+        checkpoint.examine(block, like)
+        iteration = checkpoint.read_meta(block)[0]
+        for table, more in TABLES.items():
+            before = None if meta.finished_budget == budget else iteration + more
+            try:
+                tables.check_parts(path, table, index, before, ("final",) if table == "eval" else ())
+            except ValueError as error:
+                raise CheckpointError(str(error)) from error
+
+
+@contextlib.contextmanager
+def saying_how_to_go_on(path: Path) -> Iterator[None]:
+    """Turn a full or failing disk into one line that says how to go on with the run.
+
+    Args:
+      path: the run folder.
+
+    Raises:
+      RunFolderError: for an OSError or a checkpoint that could not be written inside the `with` block.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (OSError, SaveError) as error:
+        what, where = one_line(error), ""
+        if isinstance(error, OSError) and error.strerror:
+            what, where = error.strerror, f" at {error.filename}" if error.filename else ""
+        raise RunFolderError(
+            f"run {path} cannot be written to: {what}{where}; what was saved before stands: make room or mend "
+            f"the disk, then continue with `lsf-jax resume {path}`"
+        ) from error
