@@ -54,9 +54,9 @@ def load_run(path: str | Path) -> Run:
     path = Path(path)
     documents = folder.read_documents(path)
     config = yaml12.parse(documents.config, str(path / folder.CONFIG))
-    schemas.check_sections(config, path / folder.CONFIG)
     run = Run(path=path, config=config, card=documents.card, train={}, evaluation={})
     limit = budget(run)
+    schemas.check_sections(config, path / folder.CONFIG)
     return run._replace(
         train=_read_counted(run, "train", limit),
         evaluation=_read_counted(run, "eval", limit),
