@@ -6,6 +6,7 @@ checkpoints: each holds a copy, and what differs from it outside the settings th
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,30 +36,27 @@ def check_layout(path: Path, config: Config, card: dict[str, Any]) -> Layout:
     """
     layout = folder.read_layout(path, card)
     rows, block = config.train.seeds * len(grid_points(config)), config.train.block
-    expected = {
-        "n_devices": (layout.n_devices <= rows, f"at most {rows}, the number of rows"),
-        "width": (layout.width in (block, 0) if block else layout.width <= rows, f"{block or f'at most {rows}'}"),
-        "n_blocks": (layout.n_blocks == math.ceil(rows / (layout.width * layout.n_devices)), f"blocks for {rows} rows"),
-        "micro_batch": (
-            config.algo.batch_size % layout.micro_batch == 0
-            and config.train.micro_batch in (0, layout.micro_batch),
-            f"{config.train.micro_batch or f'a divisor of {config.algo.batch_size}'}",
-        ),
-    }  # fmt: skip
-    for key, (fits, allowed) in expected.items():
-        if not fits:
-            raise RunFolderError(
-                f"{path / folder.CARD} does not fit {folder.CONFIG}: layout.{key} is {getattr(layout, key)}; expected "
-                f"{allowed}; restore both from a copy"
-            )
+    batch, micro = config.algo.batch_size, config.train.micro_batch
+    wrong = {
+        "n_devices": layout.n_devices > rows,
+        "width": layout.width != block if block else layout.width > rows,
+        "n_blocks": layout.n_blocks != math.ceil(rows / (layout.width * layout.n_devices)),
+        "micro_batch": batch % layout.micro_batch != 0 or micro not in (0, layout.micro_batch),
+    }
+    for key in (key for key, is_wrong in wrong.items() if is_wrong):
+        raise RunFolderError(
+            f"{path / folder.CARD} does not fit {folder.CONFIG}: layout.{key} is {getattr(layout, key)}, with {rows} "
+            f"row(s), train.block {block} and batches of {batch}; restore both from a copy"
+        )
     return layout
 
 
-def check_places(path: Path, layout: Layout) -> None:
+def check_places(path: Path, config: Config, layout: Layout) -> None:
     """Check that a run can write whatever it will write, at the places where it will.
 
     Args:
       path: the run folder.
+      config: its configuration.
       layout: its cut into blocks.
 
     Raises:
@@ -66,18 +64,28 @@ def check_places(path: Path, layout: Layout) -> None:
     """
     for name in (folder.CONFIG, folder.CARD, folder.CARD_TEXT, folder.CURVES):
         file_inside(path, name)
+    for name in config.train.sinks:
+        folder_inside(path, name)
     for table in TABLES:
         tables.part_paths(path, table)
     for index in range(layout.n_blocks):
         checkpoint.block_folder(path, index)
         policy_files.policy_path(path, index)
-    for found in sorted(folder_inside(path, "checkpoints").glob("block-*")):
-        number = found.name.removeprefix("block-")
-        if number.isdecimal() and int(number) >= layout.n_blocks:
-            raise RunFolderError(f"{found} is of another run: this one has {layout.n_blocks} block(s); move it away")
+    beyond = [index for index in _blocks_in(path) if index >= layout.n_blocks]
+    if beyond:
+        raise RunFolderError(
+            f"{checkpoint.block_folder(path, beyond[0])} is of another run: this one has {layout.n_blocks} block(s); "
+            "move it away"
+        )
 
 
-def check_copies(path: Path, config: Config, layout: Layout) -> dict[int, BlockMeta]:
+def _blocks_in(path: Path) -> list[int]:
+    """Which blocks have a folder for their checkpoints."""
+    numbers = [found.name.removeprefix("block-") for found in folder_inside(path, "checkpoints").glob("block-*")]
+    return sorted(int(number) for number in numbers if re.fullmatch(r"[0-9]{4}|[1-9][0-9]{4,9}", number))
+
+
+def check_copies(path: Path, config: Config) -> dict[int, BlockMeta]:
     """Hold a configuration against the copies that the checkpoints of a run have of theirs.
 
     A folder whose checkpoints have none (they do since the first version) is judged by the arrays alone.
@@ -85,7 +93,6 @@ def check_copies(path: Path, config: Config, layout: Layout) -> dict[int, BlockM
     Args:
       path: the run folder.
       config: what is to be trained on.
-      layout: the run's cut into blocks.
 
     Returns:
       What was saved with the checkpoint of each block that has one.
@@ -94,25 +101,47 @@ def check_copies(path: Path, config: Config, layout: Layout) -> dict[int, BlockM
       ConfigError: a setting differs that a resumed run may not change; the message names its key and both values.
       CheckpointError: a manifest is damaged or foreign.
     """
-    width, found = layout.width * layout.n_devices, {}
-    rows = config.train.seeds * len(grid_points(config))
-    for index in range(layout.n_blocks):
+    found = {}
+    for index in _blocks_in(path):
         meta = checkpoint.read_block(path, index)
         if meta is None:
             continue
-        source = checkpoint.newest(checkpoint.block_folder(path, index)) / MANIFEST
+        found[index], source = meta, _manifest(path, index)
         changed = differences(from_yaml(meta.config, str(source)), config) if meta.config is not None else []
         if changed:
             raise ConfigError(
                 f"{path / folder.CONFIG} is not what this run was trained with: {changed[0]}, as {source} has it on "
                 "record; set that back to resume, or start a new run"
             )
+    return found
+
+
+def check_rows(path: Path, config: Config, layout: Layout, metas: dict[int, BlockMeta]) -> None:
+    """Check that the checkpoints of a run are of its blocks as its card has them.
+
+    Args:
+      path: the run folder.
+      config: its configuration.
+      layout: its cut into blocks, from `check_layout`.
+      metas: from `check_copies`.
+
+    Raises:
+      RunFolderError: the layout was another one.
+      CheckpointError: a checkpoint has another number of rows.
+    """
+    width, rows = layout.width * layout.n_devices, config.train.seeds * len(grid_points(config))
+    for index, meta in metas.items():
+        source, expected = _manifest(path, index), min(width, rows - index * width)
         if meta.layout not in (None, layout):
             raise RunFolderError(f"{path / folder.CARD} has another layout than {source}; restore it from a copy")
-        if len(meta.env_steps) != min(width, rows - index * width):
-            raise CheckpointError(f"{source} is damaged or foreign: it is of {len(meta.env_steps)} rows")
-        found[index] = meta
-    return found
+        if len(meta.env_steps) != expected:
+            raise CheckpointError(
+                f"{source} is damaged or foreign: it is of {len(meta.env_steps)} rows; expected {expected}"
+            )
+
+
+def _manifest(path: Path, index: int) -> Path:
+    return checkpoint.newest(checkpoint.block_folder(path, index)) / MANIFEST
 
 
 def check_budget(path: Path, budget: int, metas: dict[int, BlockMeta]) -> None:

@@ -109,9 +109,10 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
 
 def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress) -> Session:
     """The session of a run that goes on; all that can be wrong with its folder is found here, and nothing changed."""
+    metas, budget = checks.check_copies(path, wanted), wanted.train.env_steps
     layout = checks.check_layout(path, wanted, card)
-    checks.check_places(path, layout)
-    metas, budget = checks.check_copies(path, wanted, layout), wanted.train.env_steps
+    checks.check_places(path, wanted, layout)
+    checks.check_rows(path, wanted, layout, metas)
     checks.check_budget(path, budget, metas)
     shown.note(f"resuming {path}")
     for index in [index for index, meta in metas.items() if meta.config is None]:

@@ -58,13 +58,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         document = json.loads(safe_files.read_bytes(folder / MANIFEST).decode("utf-8"))
         digest, body = document["sha256"], document["body"]
         form, version = body["format"], body["version"]
+        expected = _text_digest(body)
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {folder} is foreign or incomplete: it has no {MANIFEST}") from error
     except RunFolderError as error:
         raise CheckpointError(f"checkpoint {folder} is damaged or foreign: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged or foreign: {MANIFEST} cannot be read") from error
-    if digest != _text_digest(body):
+    if digest != expected:
         raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} does not match its own checksum")
     if (form, version) != (FORMAT, VERSION):
         raise CheckpointError(
