@@ -6,6 +6,7 @@ neighbours leaves rows behind that belong to nobody's result. They are dropped h
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -89,7 +90,11 @@ def _n_rows(run: Run) -> int | None:
         return None
     if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds < 2**31:
         raise ValueError(f"{run.path / folder.CONFIG} holds train.seeds {seeds!r}; expected a positive whole number.")
-    return seeds * len(grid_labels(run))
+    return seeds * _n_points(run)
+
+
+def _n_points(run: Run) -> int:
+    return math.prod(len(values) for values in (run.config.get("grid") or {}).values())
 
 
 def counted_rows(
@@ -238,7 +243,7 @@ def _read_counted(run: Run, table: str, limit: int) -> Columns:
     columns = tables.to_arrays(tables.read_table(run.path, table))
     n_rows = _n_rows(run)
     if n_rows is not None and (
-        columns["row"].max(initial=-1) >= n_rows or grid_of(run, columns).max(initial=0) >= len(grid_labels(run))
+        columns["row"].max(initial=-1) >= n_rows or grid_of(run, columns).max(initial=0) >= _n_points(run)
     ):
         raise ValueError(
             f"{tables.table_folder(run.path, table)} is of another run: {folder.CONFIG} has {n_rows} rows, it has more."

@@ -81,7 +81,7 @@ def _give_up_on_output() -> None:
     """Where standard output takes no more, keep Python from complaining about it once more at exit."""
     try:
         sys.stdout.flush()
-    except OSError:
+    except (OSError, ValueError):  # no room, or closed
         discard_output()
 
 

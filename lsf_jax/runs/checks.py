@@ -43,7 +43,8 @@ def check_layout(path: Path, config: Config, card: dict[str, Any]) -> Layout:
         "n_blocks": layout.n_blocks != math.ceil(rows / (layout.width * layout.n_devices)),
         "micro_batch": batch % layout.micro_batch != 0 or micro not in (0, layout.micro_batch),
     }
-    for key in (key for key, is_wrong in wrong.items() if is_wrong):
+    key = next((key for key, is_wrong in wrong.items() if is_wrong), None)
+    if key is not None:
         raise RunFolderError(
             f"{path / folder.CARD} does not fit {folder.CONFIG}: layout.{key} is {getattr(layout, key)}, with {rows} "
             f"row(s), train.block {block} and batches of {batch}; restore both from a copy"
