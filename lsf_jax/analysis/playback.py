@@ -17,7 +17,7 @@ from lsf_jax.programs.parts import Program, Rows, bind, make_rows, take_rows
 from lsf_jax.runs import columns
 from lsf_jax.runs.checks import check_layout
 from lsf_jax.runs.folder import read_run
-from lsf_jax.runs.policy_files import read_policies
+from lsf_jax.runs.policy_files import finished_policies, read_policies
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Carry, Clock, Env, Episode, EpisodeStats, Hyper, Observation, PRNGKey, Snapshot
 
@@ -46,10 +46,11 @@ def load_policies(path: str | Path) -> Policies:
     path = Path(path)
     config, card = read_run(path)
     layout = check_layout(path, config, card)
+    files = finished_policies(path, config, layout.width * layout.n_devices)
     program = bind(config)
     rows = make_rows(config, program.algorithm)
     like = jax.eval_shape(program.algorithm.init, jax.random.key(0), program.algorithm.hyper).params
-    params = read_policies(path, config, layout.width * layout.n_devices, like)
+    params = read_policies(files, like)
     n_rows = len(jax.tree.leaves(params)[0])
     rows = take_rows(rows, 0, n_rows)
     return Policies(config=config, program=program, params=params, seed=rows.seed, grid=rows.grid, hyper=rows.hyper)

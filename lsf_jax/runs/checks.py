@@ -16,11 +16,9 @@ from lsf_jax.runs import checkpoint, folder, policy_files, tables
 from lsf_jax.runs.manifest import MANIFEST, CheckpointError, SaveError, one_line
 from lsf_jax.runs.safe_files import RunFolderError, file_inside, folder_inside
 from lsf_jax.runs.schemas import BlockMeta, Layout
+from lsf_jax.runs.session import STAYING
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import TrainState
-
-TABLES = {"train": 1, "eval": 0}
-"""The tables of a run -> how far past its checkpoint's iteration a block's rows stay when it goes on."""
 
 
 def check_layout(path: Path, config: Config, card: dict[str, Any]) -> Layout:
@@ -67,7 +65,7 @@ def check_places(path: Path, config: Config, layout: Layout) -> None:
         file_inside(path, name)
     for name in config.train.sinks:
         folder_inside(path, name)
-    for table in TABLES:
+    for table in STAYING:
         tables.part_paths(path, table)
     for index in range(layout.n_blocks):
         checkpoint.block_folder(path, index)
@@ -176,18 +174,16 @@ def check_state(path: Path, like: TrainState, budget: int, metas: dict[int, Bloc
       metas: from `check_copies`.
 
     Raises:
-      CheckpointError: one is damaged, cut short, foreign, or of another version; nothing was changed.
+      CheckpointError: a checkpoint is damaged, cut short, foreign, or of another version; nothing was changed.
+      RunFolderError: a part is.
     """
     for index, meta in metas.items():
         block = checkpoint.block_folder(path, index)
         checkpoint.examine(block, like)
         iteration = checkpoint.read_meta(block)[0]
-        for table, more in TABLES.items():
+        for table, more in STAYING.items():
             before = None if meta.finished_budget == budget else iteration + more
-            try:
-                tables.check_parts(path, table, index, before, ("final",) if table == "eval" else ())
-            except ValueError as error:
-                raise CheckpointError(str(error)) from error
+            tables.check_parts(path, table, index, before, ("final",) if table == "eval" else ())
 
 
 @contextlib.contextmanager

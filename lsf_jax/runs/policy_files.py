@@ -1,4 +1,4 @@
-"""The policies of a finished run: one safetensors file for each block of rows, found and checked together."""
+"""The policies of a finished run: one safetensors file for each block of rows, found, checked and read together."""
 
 import json
 import re
@@ -32,25 +32,41 @@ def policy_path(run: Path, index: int) -> Path:
     return file_inside(run, FOLDER, f"block-{index:04d}.safetensors")
 
 
-def read_policies(run: Path, config: Config, width: int, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of all finished rows of a run, `[rows, ...]`, row 0 first.
+def finished_policies(run: Path, config: Config, width: int) -> dict[Path, range]:
+    """The files with the policies of a run's finished blocks, in their order, and which rows are in each.
 
     Args:
       run: the run folder.
       config: its configuration.
       width: rows of a block.
-      like: the tree of one row's parameters.
-
-    Returns:
-      NumPy arrays in the tree of `like`; blocks that are not finished yet are missing at the end.
 
     Raises:
       ConfigError: no block is finished, or the files are of another configuration.
-      CheckpointError: a file is missing, damaged or foreign.
+      CheckpointError: a file is missing, or cannot be read.
     """
     n_rows = config.train.seeds * len(grid_points(config))
-    count = _count(run, config, -(-n_rows // width))
-    parts = [_read_block(run, config, index, range(n_rows)[index * width :][:width], like) for index in range(count)]
+    rows = range(n_rows)
+    blocks = [rows[start : start + width] for start in range(0, n_rows, width)]
+    files = {policy_path(run, index): blocks[index] for index in range(_count(run, config, len(blocks)))}
+    for path, theirs in files.items():
+        _check_origin(run, config, path, theirs)
+    return files
+
+
+def read_policies(files: Mapping[Path, range], like: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of all finished rows of a run, `[rows, ...]`, row 0 first.
+
+    Args:
+      files: from `finished_policies`.
+      like: the tree of one row's parameters, leaves with a shape and a type.
+
+    Returns:
+      NumPy arrays in the tree of `like`; rows of blocks that are not finished yet are missing at the end.
+
+    Raises:
+      CheckpointError: a file is damaged or foreign.
+    """
+    parts = [_read_block(path, rows, like) for path, rows in files.items()]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -79,26 +95,26 @@ def _is_finished(run: Path, config: Config, index: int) -> bool:
     return meta is not None and meta.finished_budget == config.train.env_steps
 
 
-def _read_block(run: Path, config: Config, index: int, rows: range, like: Mapping[str, Any]) -> dict[str, Any]:
-    path = policy_path(run, index)
-    params, metadata = params_file.load_params(path, like)
-    lengths = {leaf.shape[0] if leaf.ndim > ours.ndim else 1 for leaf, ours in _pairs(params, like)}
-    extra = {leaf.ndim - ours.ndim for leaf, ours in _pairs(params, like)}
-    if extra != {1} or lengths != {len(rows)}:
-        raise CheckpointError(f"parameters {path} are damaged or foreign: expected arrays of {len(rows)} row(s) each")
-    told = metadata.get("rows")
-    if told is not None and told != json.dumps(list(rows)):
-        raise CheckpointError(
-            f"parameters {path} are of other rows than {rows[0]} to {rows[-1]}; restore the right file"
+def _check_origin(run: Path, config: Config, path: Path, rows: range) -> None:
+    """Whether a file says that it is of other rows or of another configuration; it need not say."""
+    metadata = params_file.read_metadata(path)
+    if metadata.get("rows", json.dumps(list(rows))) != json.dumps(list(rows)):
+        raise CheckpointError(f"parameters {path} are of other rows than {rows[0]} to {rows[-1]}; restore the file")
+    if "config" not in metadata:
+        return
+    changed = differences(from_yaml(metadata["config"], f"{path}, its metadata"), config)
+    if changed:
+        raise ConfigError(
+            f"{run / folder.CONFIG} is not what {path} was trained with: {changed[0]}; restore the right file"
         )
-    if "config" in metadata:
-        changed = differences(from_yaml(metadata["config"], f"{path}, its metadata"), config)
-        if changed:
-            raise ConfigError(
-                f"{run / folder.CONFIG} is not what {path} was trained with: {changed[0]}; restore the right file"
+
+
+def _read_block(path: Path, rows: range, like: Mapping[str, Any]) -> dict[str, Any]:
+    params, _ = params_file.load_params(path, like)
+    for leaf, one in zip(jax.tree.leaves(params), jax.tree.leaves(like), strict=True):
+        if leaf.shape != (len(rows), *one.shape) or leaf.dtype != one.dtype:
+            raise CheckpointError(
+                f"parameters {path} are damaged or foreign: an array is {leaf.dtype}{list(leaf.shape)}, expected "
+                f"{one.dtype}{[len(rows), *one.shape]}; give a file of this run"
             )
     return params
-
-
-def _pairs(params: Mapping[str, Any], like: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    return list(zip(jax.tree.leaves(params), jax.tree.leaves(like), strict=True))

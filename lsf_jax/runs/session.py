@@ -126,6 +126,10 @@ def _host_report(session: Session, before: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+STAYING = {"train": 1, "eval": 0}
+"""The tables of a run -> from how far past its checkpoint's iteration a block's rows are written again."""
+
+
 class Block:
     """One block of rows being trained: its state on the device and the rows not yet written."""
 
@@ -157,11 +161,8 @@ class Block:
 
 def _drop_tables(path: Path, index: int, iteration: int) -> None:
     """Remove a block's rows that are about to be written again."""
-    try:
-        tables.drop_from(path, "train", index, iteration + 1)
-        tables.drop_from(path, "eval", index, iteration)
-    except ValueError as error:
-        raise checkpoint.CheckpointError(str(error)) from error
+    for table, more in STAYING.items():
+        tables.drop_from(path, table, index, iteration + more)
 
 
 def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> bool:
@@ -339,10 +340,7 @@ def flush(session: Session, block: Block) -> None:
         if waiting:
             columns = {name: np.concatenate([part[name] for part in waiting]) for name in waiting[0]}
             if len(columns["row"]):
-                try:
-                    tables.write_part(session.path, table, block.index, int(columns["iteration"].min()), columns)
-                except ValueError as error:
-                    raise checkpoint.CheckpointError(str(error)) from error
+                tables.write_part(session.path, table, block.index, int(columns["iteration"].min()), columns)
             block.pending[table] = []
     block.flushed_at = time.monotonic()
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lsf_jax.runs import safe_files
-from lsf_jax.runs.safe_files import file_inside, folder_inside
+from lsf_jax.runs.safe_files import RunFolderError, file_inside, folder_inside
 
 SCHEMA_VERSION = 1
 KEY_COLUMNS: dict[str, pa.DataType] = {
@@ -101,7 +101,7 @@ def part_paths(folder: Path, table: str, block: int | None = None) -> list[Path]
     for path in paths:
         file_inside(path.parent, path.name)
         if not _PART_NAME.fullmatch(path.name):
-            raise ValueError(f"{path} is not named like a part (part-<iteration>-<block>.parquet); move it away.")
+            raise RunFolderError(f"{path} is not named like a part (part-<iteration>-<block>.parquet); move it away.")
     return [path for path in paths if block is None or _part_numbers(path)[1] == block]
 
 
@@ -197,7 +197,7 @@ def check_parts(folder: Path, table: str, block: int, before: int | None = None,
             _check_same_columns(found, schema or found, path)
             schema = found
             if missing := [name for name in columns if name not in found.names]:
-                raise ValueError(f"{path} is damaged: it has no column {missing[0]}; move it away.")
+                raise RunFolderError(f"{path} is damaged: it has no column {missing[0]}; move it away.")
 
 
 def read_table(folder: Path, table: str) -> pa.Table:
@@ -215,7 +215,7 @@ def read_table(folder: Path, table: str) -> pa.Table:
     """
     paths = part_paths(folder, table)
     if not paths:
-        raise ValueError(f"{table_folder(folder, table)} holds no metrics yet.")
+        raise RunFolderError(f"{table_folder(folder, table)} holds no metrics yet.")
     contents = [_read_part(path, table) for path in paths]
     for path, content in zip(paths[1:], contents[1:], strict=True):
         _check_same_columns(content.schema, contents[0].schema, path)
@@ -280,14 +280,16 @@ def _check_same_columns(found: pa.Schema, expected: pa.Schema, path: Path) -> No
     if found.equals(expected, check_metadata=False):
         return
     different = sorted({field.name for field in set(found) ^ set(expected)})
-    raise ValueError(f"{path}: the table's parts differ in the columns {', '.join(different)}; all share one schema.")
+    raise RunFolderError(
+        f"{path}: the table's parts differ in the columns {', '.join(different)}; all share one schema."
+    )
 
 
 def _read_schema(path: Path, table: str) -> pa.Schema:
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
+        raise RunFolderError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
     _check_ours(schema, path, table)
     return schema
 
@@ -300,7 +302,7 @@ def _read_part(path: Path, table: str, columns: list[str] | None = None) -> pa.T
         _check_ours(file.schema_arrow, path, table)
         content = file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
+        raise RunFolderError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
     _check_values(content, path)
     return content
 
@@ -316,17 +318,17 @@ def _check_ours(schema: pa.Schema, path: Path, table: str) -> None:
     metadata = schema.metadata or {}
     version, name = metadata.get(_VERSION_KEY), metadata.get(_TABLE_KEY)
     if version is None or name is None:
-        raise ValueError(f"{path} was not written by lsf_jax (no schema version in it); move it away.")
+        raise RunFolderError(f"{path} was not written by lsf_jax (no schema version in it); move it away.")
     if version != str(SCHEMA_VERSION).encode():
-        raise ValueError(f"{path} has schema version {_text(version)}, this lsf_jax reads {SCHEMA_VERSION}.")
+        raise RunFolderError(f"{path} has schema version {_text(version)}, this lsf_jax reads {SCHEMA_VERSION}.")
     if name != table.encode():
-        raise ValueError(f"{path} belongs to the table {_text(name)!r}, not {table!r}; move it there.")
+        raise RunFolderError(f"{path} belongs to the table {_text(name)!r}, not {table!r}; move it there.")
     missing = [column for column in REQUIRED_COLUMNS if column not in schema.names]
     if missing:
-        raise ValueError(f"{path} is damaged: it has no column {missing[0]}; move it away.")
+        raise RunFolderError(f"{path} is damaged: it has no column {missing[0]}; move it away.")
     for field in schema:
         if not _is_allowed(field):
-            raise ValueError(f"{path} is damaged: its column {field.name} is of type {field.type}; move it away.")
+            raise RunFolderError(f"{path} is damaged: its column {field.name} is of type {field.type}; move it away.")
 
 
 def _is_allowed(field: pa.Field) -> bool:
@@ -341,9 +343,9 @@ def _check_values(content: pa.Table, path: Path) -> None:
     for name in content.column_names:
         column = content[name]
         if column.null_count:
-            raise ValueError(f"{path} is damaged: its column {name} has gaps; move it away.")
+            raise RunFolderError(f"{path} is damaged: its column {name} has gaps; move it away.")
         if name in KEY_COLUMNS and name != "final" and content.num_rows and column.to_numpy().min() < 0:
-            raise ValueError(f"{path} is damaged: its column {name} has numbers below 0; move it away.")
+            raise RunFolderError(f"{path} is damaged: its column {name} has numbers below 0; move it away.")
 
 
 def _text(data: bytes) -> str:

@@ -24,6 +24,7 @@ from lsf_jax.runs import manifest
 ALL = ("resume", "evaluate", "render", "plot", "compare")
 PLAYS = ("evaluate", "render")
 READS = ("resume", "plot")
+SOME = ("resume", "evaluate", "plot")
 
 
 class Damage(NamedTuple):
@@ -288,7 +289,7 @@ def policy_damages() -> Iterator[Damage]:
         "one array flat": one(lambda a: a.reshape(-1)),
         "one array of doubles": one(lambda a: a.astype(np.float64)),
         "one array of whole numbers": one(lambda a: a.astype(np.int32)),
-        "one array missing": lambda arrays, _: arrays.pop(next(iter(arrays))) and None,
+        "one array missing": lambda arrays, _: arrays.pop(next(iter(arrays))),
         "one array more": lambda arrays, _: arrays.update(more=np.zeros(2, np.float32)),
         "an array inside an array": lambda arrays, _: arrays.update({f"{next(iter(arrays))}/x": np.zeros(2)}),
         "foreign": lambda arrays, _: [arrays.clear(), arrays.update({"\x1b[31m": np.zeros(3)})],
@@ -358,7 +359,7 @@ def table_damages() -> Iterator[Damage]:
 
     def told(**metadata: str) -> Callable[[pa.Table], pa.Table]:
         return lambda content: content.replace_schema_metadata(
-            {**content.schema.metadata, **{f"lsf_jax.{k}": v for k, v in metadata.items()}}
+            {**content.schema.metadata, **{f"lsf_jax.{k}".encode(): v.encode() for k, v in metadata.items()}}
         )
 
     changes = {
@@ -418,10 +419,14 @@ EDITS = {
 def config_damages(text: str) -> Iterator[Damage]:
     for key, (before, after) in EDITS.items():
         assert before in text, (before, text)
-        yield Damage(f"edited {key}", _writing("config.yaml", text.replace(before, after)), ("resume",), ALL)
+        yield Damage(
+            f"edited {key}", _writing("config.yaml", text.replace(before, after)), ("resume",), ("evaluate", "plot")
+        )
     lines = text.splitlines(keepends=True)
-    for number in range(0, len(lines), 2):
-        yield Damage(f"config.yaml cut after {number} lines", _writing("config.yaml", "".join(lines[:number])), (), ALL)
+    for number in range(0, len(lines), 3):
+        yield Damage(
+            f"config.yaml cut after {number} lines", _writing("config.yaml", "".join(lines[:number])), (), SOME
+        )
     for name, tail in {
         "a grid that is a list": "grid: [1]\n",
         "a grid of words": "grid: {algo.lr: [a, b]}\n",
