@@ -97,7 +97,8 @@ def check_copies(path: Path, config: Config) -> dict[int, BlockMeta]:
       What was saved with the checkpoint of each block that has one.
 
     Raises:
-      ConfigError: a setting differs that a resumed run may not change; the message names its key and both values.
+      ConfigError: a setting differs that a resumed run may not change, or the budget is one whose parameters are gone;
+        the message names the key and both values.
       CheckpointError: a manifest is damaged or foreign.
     """
     found = {}
@@ -106,13 +107,30 @@ def check_copies(path: Path, config: Config) -> dict[int, BlockMeta]:
         if meta is None:
             continue
         found[index], source = meta, _manifest(path, index)
-        changed = differences(from_yaml(meta.config, str(source)), config) if meta.config is not None else []
-        if changed:
-            raise ConfigError(
-                f"{path / folder.CONFIG} is not what this run was trained with: {changed[0]}, as {source} has it on "
-                "record; set that back to resume, or start a new run"
-            )
+        if meta.config is not None:
+            trained = from_yaml(meta.config, str(source))
+            _check_copy(path, config, trained, source)
+            _check_budget(path, config.train.env_steps, trained, meta)
     return found
+
+
+def _check_copy(path: Path, config: Config, trained: Config, source: Path) -> None:
+    changed = differences(trained, config)
+    if changed:
+        raise ConfigError(
+            f"{path / folder.CONFIG} is not what this run was trained with: {changed[0]}, as {source} has it on "
+            "record; set that back to resume, or start a new run"
+        )
+
+
+def _check_budget(path: Path, budget: int, trained: Config, meta: BlockMeta) -> None:
+    """A seed goes on until the last of its block is done; its parameters at a budget in between are gone."""
+    before, furthest = trained.train.env_steps, max(meta.env_steps)
+    if budget != before and budget <= furthest:
+        raise ConfigError(
+            f"train.env_steps is {budget}; expected {before}, or more than {furthest}: a seed of {path} went on "
+            f"to there, and its parameters at {budget} were not kept"
+        )
 
 
 def check_rows(path: Path, config: Config, layout: Layout, metas: dict[int, BlockMeta]) -> None:
@@ -141,27 +159,6 @@ def check_rows(path: Path, config: Config, layout: Layout, metas: dict[int, Bloc
 
 def _manifest(path: Path, index: int) -> Path:
     return checkpoint.newest(checkpoint.block_folder(path, index)) / MANIFEST
-
-
-def check_budget(path: Path, budget: int, metas: dict[int, BlockMeta]) -> None:
-    """Refuse a budget whose parameters are gone.
-
-    Args:
-      path: the run folder.
-      budget: `train.env_steps` that is wanted.
-      metas: from `check_copies`.
-
-    Raises:
-      ConfigError: a seed went past it.
-    """
-    for meta in metas.values():
-        before = from_yaml(meta.config).train.env_steps if meta.config is not None else budget
-        furthest = max(meta.env_steps)
-        if budget != before and budget <= furthest:
-            raise ConfigError(
-                f"train.env_steps is {budget}; expected {before}, or more than {furthest}: a seed of {path} went on "
-                f"to there, and its parameters at {budget} were not kept"
-            )
 
 
 def check_state(path: Path, like: TrainState, budget: int, metas: dict[int, BlockMeta]) -> None:

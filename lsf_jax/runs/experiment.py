@@ -113,7 +113,6 @@ def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress)
     layout = checks.check_layout(path, wanted, card)
     checks.check_places(path, wanted, layout)
     checks.check_rows(path, wanted, layout, metas)
-    checks.check_budget(path, budget, metas)
     shown.note(f"resuming {path}")
     for index in [index for index, meta in metas.items() if meta.config is None]:
         shown.note(f"the checkpoint of block {index} has no copy of its configuration: {folder.CONFIG} is believed")

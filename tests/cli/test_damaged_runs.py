@@ -11,9 +11,10 @@ import pytest
 
 from lsf_jax.analysis import compare, playback, plots
 from lsf_jax.cli import app
-from lsf_jax.config.composition import compose
+from lsf_jax.config.composition import Config, compose, from_yaml
 from lsf_jax.programs.parts import bind
-from lsf_jax.runs import experiment
+from lsf_jax.runs import checks, experiment, folder, policy_files
+from lsf_jax.runs.folder import read_run
 from tests.support.damage import EDITS, Damage, damages
 from tests.support.engine_cases import quiet, shared_programs
 
@@ -49,12 +50,19 @@ def good(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def stubs(monkeypatch):
+def stubs(monkeypatch, good):
     """The work itself is left out: what a command looks at before is all that runs."""
 
     def reached(*arguments: Any, **more: Any) -> Any:
         raise Reached
 
+    known = {file.read_text(): read_run(good)[0] for file in [good / "config.yaml"]}
+
+    def once(text: str, *more: Any) -> Config:
+        return known[text] if text in known else from_yaml(text, *more)
+
+    for module in (folder, checks, policy_files):
+        monkeypatch.setattr(module, "from_yaml", once)
     monkeypatch.setattr(experiment, "_run", reached)
     monkeypatch.setattr(playback, "evaluate_policies", reached)
     monkeypatch.setattr(playback, "record_episode", reached)
