@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 
 from lsf_jax.config import yaml12
 from lsf_jax.runs import folder, schemas, tables
+from lsf_jax.runs.safe_files import RunFolderError
 
 Columns: TypeAlias = dict[str, np.ndarray]
 """A table in memory: column name -> `[rows]` or `[rows, size]`, sorted by row, then iteration."""
@@ -79,7 +80,7 @@ def budget(run: Run) -> int:
     train = run.config.get("train")
     steps = train.get("env_steps") if isinstance(train, Mapping) else None
     if not isinstance(steps, int | float) or isinstance(steps, bool) or not 1 <= steps < 2**63:
-        raise ValueError(f"{run.path / folder.CONFIG} holds train.env_steps {steps!r}; expected a positive number.")
+        raise RunFolderError(f"{run.path / folder.CONFIG} holds train.env_steps {steps!r}; expected a positive number.")
     return int(steps)
 
 
@@ -89,7 +90,9 @@ def _n_rows(run: Run) -> int | None:
     if seeds is None:
         return None
     if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds < 2**31:
-        raise ValueError(f"{run.path / folder.CONFIG} holds train.seeds {seeds!r}; expected a positive whole number.")
+        raise RunFolderError(
+            f"{run.path / folder.CONFIG} holds train.seeds {seeds!r}; expected a positive whole number."
+        )
     return seeds * _n_points(run)
 
 
@@ -245,7 +248,7 @@ def _read_counted(run: Run, table: str, limit: int) -> Columns:
     if n_rows is not None and (
         columns["row"].max(initial=-1) >= n_rows or grid_of(run, columns).max(initial=0) >= _n_points(run)
     ):
-        raise ValueError(
+        raise RunFolderError(
             f"{tables.table_folder(run.path, table)} is of another run: {folder.CONFIG} has {n_rows} rows, it has more."
         )
     final = columns.get("final")

@@ -161,26 +161,31 @@ def _manifest(path: Path, index: int) -> Path:
     return checkpoint.newest(checkpoint.block_folder(path, index)) / MANIFEST
 
 
-def check_state(path: Path, like: TrainState, budget: int, metas: dict[int, BlockMeta]) -> None:
+def check_state(path: Path, config: Config, layout: Layout, like: TrainState, metas: dict[int, BlockMeta]) -> None:
     """Check the arrays' files of all checkpoints and every part of the tables that will stay.
 
     Args:
       path: the run folder.
+      config: its configuration; a block that has reached its budget keeps all its rows.
+      layout: the run's cut into blocks.
       like: the structure of a block's state.
-      budget: environment steps per seed: a block that has reached it keeps all its rows.
       metas: from `check_copies`.
 
     Raises:
       CheckpointError: a checkpoint is damaged, cut short, foreign, or of another version; nothing was changed.
       RunFolderError: a part is.
     """
+    width, points = layout.width * layout.n_devices, len(grid_points(config))
     for index, meta in metas.items():
         block = checkpoint.block_folder(path, index)
         checkpoint.examine(block, like)
         iteration = checkpoint.read_meta(block)[0]
+        rows = range(config.train.seeds * points)[index * width :][:width]
+        limits = {"row": rows, "grid": range(points)}
         for table, more in STAYING.items():
-            before = None if meta.finished_budget == budget else iteration + more
-            tables.check_parts(path, table, index, before, ("final",) if table == "eval" else ())
+            before = None if meta.finished_budget == config.train.env_steps else iteration + more
+            needed = ("final",) if table == "eval" else ()
+            tables.check_parts(path, table, index, before, columns=needed, limits=limits)
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
 
 def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress) -> Session:
     """The session of a run that goes on; all that can be wrong with its folder is found here, and nothing changed."""
-    metas, budget = checks.check_copies(path, wanted), wanted.train.env_steps
+    metas = checks.check_copies(path, wanted)
     layout = checks.check_layout(path, wanted, card)
     checks.check_places(path, wanted, layout)
     checks.check_rows(path, wanted, layout, metas)
@@ -120,7 +120,7 @@ def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress)
     program = bind(wanted)
     session = Session(wanted, path, _saved_plan(wanted, layout, program), program, shown)
     like = session.programs.shapes(take_rows(session.rows, 0, layout.width * layout.n_devices))
-    checks.check_state(path, like, budget, metas)
+    checks.check_state(path, wanted, layout, like, metas)
     return session
 
 

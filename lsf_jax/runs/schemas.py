@@ -109,6 +109,8 @@ def problem_of(content: Any, schema: type) -> str | None:
     """
     try:
         msgspec.convert(content, schema)
+    except UnicodeError:
+        return "text that is no Unicode"
     except (msgspec.ValidationError, RecursionError) as error:
         text = str(error).replace("`$.", "`").replace("`$[", "`[")
         return text[:1].lower() + text[1:]
@@ -143,8 +145,10 @@ def read_json(path: Path) -> Any:
       OSError: it cannot be read.
     """
     try:
-        return json.loads(safe_files.read_bytes(path, LARGEST).decode("utf-8"))
-    except UnicodeDecodeError:
+        content = json.loads(safe_files.read_bytes(path, LARGEST).decode("utf-8"))
+        json.dumps(content, ensure_ascii=False).encode("utf-8")  # escapes may hold what is no text
+        return content
+    except UnicodeError:
         raise RunFolderError(f"{path} is damaged: no UTF-8 text; restore it from a copy") from None
     except json.JSONDecodeError as error:
         raise RunFolderError(f"{path} is damaged: no JSON at line {error.lineno}; restore it from a copy") from None

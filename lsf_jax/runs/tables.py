@@ -10,6 +10,7 @@ iteration); missing metrics are NaN.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,15 @@ def drop_from(folder: Path, table: str, block: int, iteration: int) -> int:
     return n_dropped
 
 
-def check_parts(folder: Path, table: str, block: int, before: int | None = None, columns: Sequence[str] = ()) -> None:
+def check_parts(
+    folder: Path,
+    table: str,
+    block: int,
+    before: int | None = None,
+    *,
+    columns: Sequence[str] = (),
+    limits: Mapping[str, range] = MappingProxyType({}),
+) -> None:
     """Reads a block's parts to their ends, so that damage is noticed before a run goes on, not after.
 
     Args:
@@ -186,18 +195,30 @@ def check_parts(folder: Path, table: str, block: int, before: int | None = None,
       before: parts that begin at this iteration or later are not looked at: they are about to be dropped. None looks
         at all.
       columns: what every part must have besides `REQUIRED_COLUMNS`.
+      limits: columns of whole numbers -> what may be in them, where they are there.
 
     Raises:
-      ValueError: a part is truncated, foreign, of another version or of other columns; the file is named.
+      RunFolderError: a part is truncated, foreign, of another version or of other columns or rows; the file is named.
     """
     schema = None
     for path in part_paths(folder, table, block):
         if before is None or _part_numbers(path)[0] < before:
-            found = _read_part(path, table).schema
-            _check_same_columns(found, schema or found, path)
-            schema = found
-            if missing := [name for name in columns if name not in found.names]:
+            content = _read_part(path, table)
+            _check_same_columns(content.schema, schema or content.schema, path)
+            schema = content.schema
+            if missing := [name for name in columns if name not in schema.names]:
                 raise RunFolderError(f"{path} is damaged: it has no column {missing[0]}; move it away.")
+            for name in (name for name in limits if name in schema.names):
+                _check_limits(path, content, name, limits[name])
+
+
+def _check_limits(path: Path, content: pa.Table, name: str, values: range) -> None:
+    found = content[name].to_numpy()
+    if len(found) and not values.start <= found.min() <= found.max() < values.stop:
+        raise RunFolderError(
+            f"{path} is of another run: its column {name} holds {found.min()} to {found.max()}, expected "
+            f"{values.start} to {values.stop - 1}; move it away."
+        )
 
 
 def read_table(folder: Path, table: str) -> pa.Table:

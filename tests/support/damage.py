@@ -381,9 +381,9 @@ def table_damages() -> Iterator[Damage]:
         for name, change in changes.items():
             yield Damage(f"{kind}: {name}", remade(kind, change), READS)
         far = column("row", lambda n: np.full(n, 2**31 - 1, np.int32))
-        yield Damage(f"{kind}: far rows", remade(kind, far), ("plot",), ("resume",))
+        yield Damage(f"{kind}: far rows", remade(kind, far), READS)
         grid = column("grid", lambda n: np.full(n, 7, np.int32))
-        yield Damage(f"{kind}: a grid that is not there", remade(kind, grid), ("plot",), ("resume",))
+        yield Damage(f"{kind}: a grid that is not there", remade(kind, grid), READS)
     eval_changes = {
         "without final": lambda content: content.drop_columns(["final"]),
         "words for a metric": column("return", lambda n: ["x"] * n),
