@@ -6,6 +6,7 @@ neighbours leaves rows behind that belong to nobody's result. They are dropped h
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -14,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lsf_jax.config import yaml12
-from lsf_jax.runs import folder, tables
+from lsf_jax.runs import folder, schemas, tables
+from lsf_jax.runs.safe_files import RunFolderError
 from lsf_jax.settings import clip
 
 Columns: TypeAlias = dict[str, np.ndarray]
@@ -57,9 +59,10 @@ def load_run(path: str | Path) -> Run:
     config = yaml12.parse(documents.config, str(path / folder.CONFIG))
     run = Run(path=path, config=config, card=documents.card, train={}, evaluation={})
     limit = budget(run)
+    schemas.check_sections(config, path / folder.CONFIG)
     return run._replace(
-        train=_read_counted(path, "train", limit),
-        evaluation=_read_counted(path, "eval", limit),
+        train=_read_counted(run, "train", limit),
+        evaluation=_read_counted(run, "eval", limit),
     )
 
 
@@ -77,9 +80,25 @@ def budget(run: Run) -> int:
     """
     train = run.config.get("train")
     steps = train.get("env_steps") if isinstance(train, Mapping) else None
-    if not isinstance(steps, int | float) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"{run.path / folder.CONFIG} holds train.env_steps {steps!r}; expected a positive number.")
+    if not isinstance(steps, int | float) or isinstance(steps, bool) or not 1 <= steps < 2**63:
+        raise RunFolderError(f"{run.path / folder.CONFIG} holds train.env_steps {steps!r}; expected a positive number.")
     return int(steps)
+
+
+def _n_rows(run: Run) -> int | None:
+    """Rows of a run, seeds × grid points; None where the configuration does not say."""
+    seeds = run.config.get("train", {}).get("seeds")
+    if seeds is None:
+        return None
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds < 2**31:
+        raise RunFolderError(
+            f"{run.path / folder.CONFIG} holds train.seeds {seeds!r}; expected a positive whole number."
+        )
+    return seeds * _n_points(run)
+
+
+def _n_points(run: Run) -> int:
+    return math.prod(len(values) for values in (run.config.get("grid") or {}).values())
 
 
 def counted_rows(
@@ -221,10 +240,17 @@ def metric_names(table: Columns) -> list[str]:
     return sorted(name for name in table if name not in tables.KEY_COLUMNS)
 
 
-def _read_counted(path: Path, table: str, limit: int) -> Columns:
-    if not tables.part_paths(path, table):
+def _read_counted(run: Run, table: str, limit: int) -> Columns:
+    if not tables.part_paths(run.path, table):
         return {}
-    columns = tables.to_arrays(tables.read_table(path, table))
+    columns = tables.to_arrays(tables.read_table(run.path, table))
+    n_rows = _n_rows(run)
+    if n_rows is not None and (
+        columns["row"].max(initial=-1) >= n_rows or grid_of(run, columns).max(initial=0) >= _n_points(run)
+    ):
+        raise RunFolderError(
+            f"{tables.table_folder(run.path, table)} is of another run: {folder.CONFIG} has {n_rows} rows, it has more."
+        )
     final = columns.get("final")
     if final is None:
         counts = counted_rows(columns["row"], columns["env_steps"], limit)

@@ -15,6 +15,7 @@ from lsf_jax.analysis.frames import Run, grid_labels
 from lsf_jax.analysis.plots import save
 from lsf_jax.config import yaml12
 from lsf_jax.config.files import config_folder
+from lsf_jax.runs.safe_files import write_output
 from lsf_jax.settings import ConfigError, clip, freeze, type_problem
 
 UNIFORM, OWN = "uniform", "own"
@@ -304,9 +305,8 @@ def _seeds(outcomes: Sequence[Outcome]) -> str:
 
 def write_table(outcomes: Sequence[Outcome], env: str, payoff: np.ndarray, folder: Path) -> list[Path]:
     """Write `table-ENV.md`, `.json` and `.png` into a folder; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"table-{env}.{suffix}" for suffix in ("md", "json", "png")]
-    paths[0].write_text(markdown(outcomes, env, payoff), encoding="utf-8")
-    paths[1].write_text(json.dumps(plain(outcomes), indent=1), encoding="utf-8")
+    write_output(paths[0], markdown(outcomes, env, payoff).encode())
+    write_output(paths[1], json.dumps(plain(outcomes), indent=1).encode())
     plot_outcomes(outcomes, paths[2], title=f"{env}: what {_seeds(outcomes)} seeds end with")
     return paths

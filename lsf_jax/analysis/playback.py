@@ -14,8 +14,10 @@ from lsf_jax.engine.rollouts import play
 from lsf_jax.programs.compiled import jit_evaluate, jit_init
 from lsf_jax.programs.hosted import EVALUATE, behaviour_of
 from lsf_jax.programs.parts import Program, Rows, bind, make_rows, take_rows
-from lsf_jax.runs import columns, params_file
+from lsf_jax.runs import columns
+from lsf_jax.runs.checks import check_layout
 from lsf_jax.runs.folder import read_run
+from lsf_jax.runs.policy_files import finished_policies, read_policies
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Carry, Clock, Env, Episode, EpisodeStats, Hyper, Observation, PRNGKey, Snapshot
 
@@ -39,18 +41,16 @@ def load_policies(path: str | Path) -> Policies:
 
     Raises:
       ConfigError: it is not a run folder, or no block of it is finished.
-      CheckpointError: a file is damaged or foreign.
+      CheckpointError: a file is missing, damaged or foreign.
     """
     path = Path(path)
-    config, _ = read_run(path)
-    files = sorted((path / "policies").glob("block-*.safetensors"))
-    if not files:
-        raise ConfigError(f"run {path} has no finished policies yet; finish it with `lsf-jax resume {path}`")
+    config, card = read_run(path)
+    layout = check_layout(path, config, card)
+    files = finished_policies(path, config, layout.width * layout.n_devices)
     program = bind(config)
     rows = make_rows(config, program.algorithm)
     like = jax.eval_shape(program.algorithm.init, jax.random.key(0), program.algorithm.hyper).params
-    parts = [params_file.load_params(file, like)[0] for file in files]
-    params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    params = read_policies(files, like)
     n_rows = len(jax.tree.leaves(params)[0])
     rows = take_rows(rows, 0, n_rows)
     return Policies(config=config, program=program, params=params, seed=rows.seed, grid=rows.grid, hyper=rows.hyper)

@@ -1,5 +1,6 @@
 """Plots of runs as PNG. Figures are made directly, never through pyplot, so that a notebook's backend is left alone."""
 
+import io
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.ticker import EngFormatter
 
 from lsf_jax.analysis.frames import Run, grid_labels
 from lsf_jax.analysis.statistics import CONFIDENCE, Curve, curve
+from lsf_jax.runs.safe_files import write_output
 from lsf_jax.settings import env_label
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -132,10 +134,14 @@ def save(figure: Figure, path: str | Path | None) -> Figure:
 
     Returns:
       The same figure.
+
+    Raises:
+      ConfigError: it cannot be written there.
     """
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", dpi=DPI)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=DPI)
+        write_output(path, drawn.getvalue())
     return figure
 
 

@@ -1,5 +1,6 @@
 """Pictures of episodes: what an environment draws, or any ASCII picture, as RGB arrays and animated GIFs."""
 
+import io
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from lsf_jax.runs.safe_files import write_output
 from lsf_jax.types import Cross, Disc, Line, Picture, Rectangle
 
 Pixels: TypeAlias = UInt8[np.ndarray, "height width 3"]
@@ -146,6 +148,7 @@ def frames_to_gif(frames: Sequence[str | np.ndarray], path: str | Path, fps: flo
 
     Raises:
       ValueError: no frames, a frame that is no picture, or a rate out of range.
+      ConfigError: it cannot be written there.
     """
     if not 0 < fps <= 50:
         raise ValueError(f"fps {fps} is out of range; expected above 0 and at most 50.")
@@ -155,10 +158,10 @@ def frames_to_gif(frames: Sequence[str | np.ndarray], path: str | Path, fps: flo
     images = [image.quantize(256, dither=Image.Dither.NONE) for image in _same_size(pictures)]
     duration = round(1000 / fps)
     durations = [duration] * (len(images) - 1) + [max(duration, round(1000 * hold))]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
-    return path
+    drawn = io.BytesIO()
+    images[0].save(drawn, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    write_output(path, drawn.getvalue())
+    return Path(path)
 
 
 def save_picture(picture: Pixels, path: str | Path) -> Path:
@@ -171,10 +174,10 @@ def save_picture(picture: Pixels, path: str | Path) -> Path:
     Returns:
       The path.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, format="PNG")
-    return path
+    drawn = io.BytesIO()
+    Image.fromarray(picture).save(drawn, format="PNG")
+    write_output(path, drawn.getvalue())
+    return Path(path)
 
 
 @cache

@@ -1,18 +1,19 @@
 """The command line: `lsf-jax COMMAND`, a thin layer over `experiment`, `playback` and `analysis`.
 
-Bad input ends in one line on standard error and exit code 2; a run stopped by Ctrl-C is saved and ends with 130.
+Bad input ends in one line on standard error and exit code 2, a bug of ours in one line and 70; a run stopped by Ctrl-C
+is saved and ends with 130.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from lsf_jax.cli import inspecting, listing, suites, training
 from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, WRONG_INPUT, add_plugins
+from lsf_jax.cli.complaints import FLAG, complain, discard_output
 from lsf_jax.registry import plugins
-from lsf_jax.settings import ConfigError, clip_words
+from lsf_jax.settings import clip_words
 
 COMMANDS = {
     command.name: command for command in (*training.COMMANDS, *inspecting.COMMANDS, *suites.COMMANDS, *listing.COMMANDS)
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         description="LSF-SAC in JAX: multi-agent learning on device, many seeds at once.",
         epilog="`lsf-jax COMMAND --help` explains each command.",
     )
+    _add_traceback(top)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS.values():
         theirs = commands.add_parser(
@@ -46,13 +48,20 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_arguments(theirs)
         add_plugins(theirs)
+        _add_traceback(theirs)
     return top
+
+
+def _add_traceback(parser: argparse.ArgumentParser) -> None:
+    """Before the command or after it; `main` looks for the word itself."""
+    parser.add_argument(FLAG, action="store_true", help="if it fails, show where in the code")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(_parse(arguments))
+        return _run(given)
     except KeyboardInterrupt:
         sys.stderr.write(
             "lsf-jax: stopped at once; a run that has begun keeps its last checkpoint: continue it with "
@@ -61,35 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(arguments: Sequence[str]) -> int:
     try:
+        options = _parse(arguments)
         plugins.load_plugins(options.plugins, plugins.FLAG)
         code = COMMANDS[options.command].run(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader has had enough, as in `| head`; Python flushes again at exit and would complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()  # the reader has had enough, as in `| head`
         return FINISHED
     except Exception as error:
-        if not _is_for_people(error):
-            raise
-        sys.stderr.write(f"lsf-jax: {' '.join(str(error).split())}\n")
-        return WRONG_INPUT
+        command = next((word for word in arguments if word in COMMANDS), "lsf-jax")
+        return complain(error, command, with_traceback=FLAG in arguments)
 
 
-def _is_for_people(error: Exception) -> bool:
-    """Whether an error is a line about bad input."""
-    if isinstance(error, ConfigError):
-        return True  # before the imports below, which load JAX: some commands have none so far
-    from lsf_jax.envs.host import HostError
-    from lsf_jax.runs.checkpoint import CheckpointError
-    from lsf_jax.runs.folder import RunFolderError
-
-    return isinstance(error, HostError | CheckpointError | RunFolderError)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments, settings wherever they stand: argparse itself wants positional words in one place."""
     top = parser()
     options, rest = top.parse_known_args(arguments)

@@ -9,7 +9,7 @@ from lsf_jax.settings import LARGEST, clip
 if TYPE_CHECKING:
     from lsf_jax.config.composition import Config
 
-FINISHED, WRONG_INPUT, INTERRUPTED = 0, 2, 130
+FINISHED, WRONG_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130
 """Exit codes."""
 STOCHASTIC = "sample from the policy instead of acting greedily; algorithms that learn values alone stay greedy"
 

@@ -47,6 +47,7 @@ def _render(options: argparse.Namespace) -> int:
     from lsf_jax.analysis import playback
     from lsf_jax.analysis.render import frames_to_gif
     from lsf_jax.programs import runtime
+    from lsf_jax.runs.safe_files import file_inside
 
     policies = playback.load_policies(options.run)
     runtime.configure(policies.config.train)
@@ -59,7 +60,7 @@ def _render(options: argparse.Namespace) -> int:
         for t, moment in enumerate(playback.episode_moments(episode)):
             print(f"step {t}\n{policies.program.env.render(moment)}\n")
     else:
-        target = Path(options.output or Path(options.run) / f"episode-row{options.row}.gif")
+        target = Path(options.output or file_inside(Path(options.run), f"episode-row{options.row}.gif"))
         frames = playback.episode_frames(policies.program.env, episode)
         print(f"wrote {frames_to_gif(frames, target, fps=options.fps)}")
     print(f"row {options.row}, seed {policies.seed[options.row]}: {length} steps, return {total:g}")
@@ -71,15 +72,16 @@ def _plot(options: argparse.Namespace) -> int:
     from lsf_jax.analysis.frames import load_run
     from lsf_jax.analysis.plots import plot_curves
     from lsf_jax.analysis.summary import summary_table
+    from lsf_jax.runs.safe_files import file_inside
 
     try:
         runs = [load_run(path) for path in options.runs]
         name = options.metric.replace("/", "_")
         kind = "compared" if len(runs) > 1 else "curves"  # a run's own curve stays its own
-        target = Path(options.output or runs[0].path / f"{kind}-{name}.png")
+        target = Path(options.output or file_inside(runs[0].path, f"{kind}-{name}.png"))
         plot_curves(runs, metric=options.metric, path=target)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(str(error)) from error
     for run in runs:
         print(f"{run.path}\n{summary_table(run)}\n")
     if any(run.config["env"] != runs[0].config["env"] for run in runs):

@@ -91,11 +91,12 @@ def _summarise(runs: list, folder: Path, env: str) -> None:
     from lsf_jax.analysis.frames import load_run
     from lsf_jax.analysis.plots import plot_curves
     from lsf_jax.analysis.summary import results_table
+    from lsf_jax.runs.safe_files import write_output
 
     loaded = [load_run(member.path) for member in runs]
     table = results_table(loaded)
     target = folder / f"summary-{env}.md"
-    target.write_text(table + "\n", encoding="utf-8")
+    write_output(target, f"{table}\n".encode())
     plot_curves(loaded, path=folder / f"curves-{env}.png")
     print(f"\n{table}\n\nwrote {target}, {folder / f'curves-{env}.png'}")
 

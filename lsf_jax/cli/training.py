@@ -43,8 +43,8 @@ def _resume(options: argparse.Namespace) -> int:
     path = Path(options.run)
     config, _ = folder.read_run(path)
     if options.overrides:
-        source = path / folder.CONFIG
-        config = from_yaml(source.read_text(encoding="utf-8"), str(source), options.overrides)
+        text = folder.read_documents(path).config
+        config = from_yaml(text, str(path / folder.CONFIG), options.overrides)
     return _report(experiment.resume(path, config=config))
 
 
@@ -89,14 +89,17 @@ def _report(result: "Result") -> int:
     from lsf_jax.analysis.frames import load_run
     from lsf_jax.analysis.plots import plot_curves
     from lsf_jax.analysis.summary import summary_table
+    from lsf_jax.runs.folder import CURVES
+    from lsf_jax.runs.safe_files import file_inside
 
     if not result.finished:
         print(f"\nstopped and saved; continue with: lsf-jax resume {result.path}")
         return INTERRUPTED
     run = load_run(result.path)
-    plot_curves([run], path=result.path / "curves-return.png")
     print(f"\n{summary_table(run)}\n")
-    print(f"learning curve: {result.path / 'curves-return.png'}")
+    target = file_inside(result.path, CURVES)
+    plot_curves([run], path=target)
+    print(f"learning curve: {target}")
     print(f"run folder:     {result.path}")
     return FINISHED
 

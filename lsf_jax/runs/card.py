@@ -16,6 +16,7 @@ from lsf_jax.config.composition import Config
 from lsf_jax.config.documents import describe
 from lsf_jax.programs.parts import Program
 from lsf_jax.runs import folder
+from lsf_jax.runs.safe_files import file_inside
 from lsf_jax.types import Clock, EnvSpec
 
 Setup = dict[str, str]
@@ -150,5 +151,5 @@ def card_text(setup: Setup) -> str:
 def write_card(path: Path, config: Config, program: Program) -> None:
     """Write `card.md` into a run folder, and the same table into its `card.json`."""
     setup = setup_card(config, program)
-    folder.write_json_atomic(path / folder.CARD, folder.read_documents(path).card | {"setup": setup})
-    folder.write_text_atomic(path / folder.CARD_TEXT, card_text(setup))
+    folder.write_json_atomic(file_inside(path, folder.CARD), folder.read_documents(path).card | {"setup": setup})
+    folder.write_text_atomic(file_inside(path, folder.CARD_TEXT), card_text(setup))

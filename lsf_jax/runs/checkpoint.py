@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +21,23 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from lsf_jax.runs.folder import fsync_directory
-from lsf_jax.runs.manifest import CheckpointError, one_line, read_manifest, verify, write_manifest
+from lsf_jax.runs.leaves import LeafRecord, check_structure, is_key, leaf_records, record_of
+from lsf_jax.runs.manifest import (
+    MANIFEST,
+    CheckpointError,
+    SaveError,
+    one_line,
+    read_manifest,
+    verify,
+    write_manifest,
+)
+from lsf_jax.runs.safe_files import folder_inside, fsync_directory
+from lsf_jax.runs.schemas import BlockMeta, conform
 
 ARRAYS = "arrays"
 CHUNK_BYTES = 64 * 2**20  # larger arrays are compressed and written in pieces of about this size
 LEAF_OVERHEAD_BYTES = 2048  # names, shapes and chunk index of one array, generously
 FIXED_OVERHEAD_BYTES = 256 * 1024
-
-
-class LeafRecord(NamedTuple):
-    """One array of a state: what it is, and how much of it is on disk."""
-
-    name: str  # path in the state, for example "agent/params/actor/gru/kernel"
-    dtype: str  # of the array, for example "float32", "key<fry>"
-    shape: tuple[int, ...]
-    stored_shape: tuple[int, ...]  # of the data on disk; replay is cut to its filled part, keys are bits
-    key_impl: str | None  # random keys: which generator, for example "threefry2x32"; None for a mere structure
 
 
 def block_folder(run: Path, index: int) -> Path:
@@ -46,8 +46,11 @@ def block_folder(run: Path, index: int) -> Path:
     Args:
       run: the run folder.
       index: of the block.
+
+    Raises:
+      RunFolderError: something else is there, a link for example.
     """
-    return run / "checkpoints" / f"block-{index:04d}"
+    return folder_inside(run, "checkpoints", f"block-{index:04d}")
 
 
 def save(folder: Path, step: int, state: PyTree, meta: Mapping[str, Any], *, filled: int | None) -> Path:
@@ -85,7 +88,7 @@ def save(folder: Path, step: int, state: PyTree, meta: Mapping[str, Any], *, fil
         fsync_directory(folder)
     except (OSError, ValueError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
+        raise SaveError(
             f"checkpoint in {folder} could not be written ({one_line(error)}); earlier checkpoints are untouched"
         ) from error
     _remove(folder, [path for path in checkpoints(folder) if path != final])
@@ -107,20 +110,30 @@ def restore(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
       CheckpointError: there is none, it is damaged or foreign, or it does not have the structure of `like`. Files are
         left alone; the message says which older checkpoint is complete, if one is.
     """
-    path = _newest(folder)
-    try:
-        body = verify(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; {_advice(path)}") from error
-    records = [_record(entry) for entry in body["leaves"]]
-    _check_structure(path, records, leaf_records(like, None))
+    path, body = _whole(folder)
+    records = _checked_records(path, body, like)
     try:
         stored = _in_thread(lambda: _read_arrays(path / ARRAYS, records))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever Orbax makes of files that it did not write
         raise CheckpointError(f"checkpoint {path} cannot be read by Orbax ({one_line(error)})") from error
     leaves, structure = jax.tree_util.tree_flatten(like)
     placed = [_place(stored.pop(record.name, None), record, leaf) for record, leaf in zip(records, leaves, strict=True)]
     return jax.tree_util.tree_unflatten(structure, placed), body["meta"]
+
+
+def _whole(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint and its manifest, every file checked."""
+    path = newest(folder)
+    try:
+        return path, verify(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_advice(path)}") from error
+
+
+def _checked_records(path: Path, body: dict[str, Any], like: PyTree) -> list[LeafRecord]:
+    records = [record_of(entry) for entry in body["leaves"]]
+    check_structure(path, records, leaf_records(like, None))
+    return records
 
 
 def read_meta(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -135,31 +148,49 @@ def read_meta(folder: Path) -> tuple[int, dict[str, Any]]:
     Raises:
       CheckpointError: there is none, or its manifest is damaged or foreign.
     """
-    path = _newest(folder)
+    path = newest(folder)
     try:
         body = read_manifest(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_advice(path)}") from error
+    if body["step"] != (_order(path) or (0, 0))[0]:
+        raise CheckpointError(f"checkpoint {path} was renamed: it is of step {body['step']}")
     return body["step"], body["meta"]
 
 
-def read_whole_meta(folder: Path) -> dict[str, Any]:
-    """Read what was saved with the newest checkpoint after checking every file of it, as `restore` would.
+def read_block(run: Path, index: int) -> BlockMeta | None:
+    """Read what a run saved with the newest checkpoint of one of its blocks, None where it has none yet.
+
+    Args:
+      run: the run folder.
+      index: of the block.
+
+    Raises:
+      CheckpointError: its manifest is damaged or foreign, or of another block.
+      RunFolderError: something else than a folder is there.
+    """
+    folder = block_folder(run, index)
+    path = latest(folder)
+    if path is None:
+        return None
+    meta = conform(read_meta(folder)[1], BlockMeta, path / MANIFEST)
+    if meta.block != index:
+        raise CheckpointError(f"{path / MANIFEST} is of block {meta.block}; expected block {index}; restore its own")
+    return meta
+
+
+def examine(folder: Path, like: PyTree) -> None:
+    """Check the newest checkpoint as `restore` would, without reading its arrays.
 
     Args:
       folder: where `save` wrote.
-
-    Returns:
-      `meta`.
+      like: the state's structure, as for `restore`.
 
     Raises:
-      CheckpointError: there is none, or it is damaged or foreign.
+      CheckpointError: there is none, it is damaged or foreign, or it does not have the structure of `like`.
     """
-    path = _newest(folder)
-    try:
-        return verify(path)["meta"]
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; {_advice(path)}") from error
+    path, body = _whole(folder)
+    _checked_records(path, body, like)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -215,31 +246,6 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def leaf_records(tree: PyTree, filled: int | None) -> list[LeafRecord]:
-    """Describe the arrays of a state in the order in which JAX flattens it.
-
-    Args:
-      tree: arrays or `jax.ShapeDtypeStruct` leaves.
-      filled: leaves under `buffer` keep at most this many entries of axis 1 on disk, each ring by its own capacity;
-        None keeps all.
-
-    Returns:
-      One record per leaf.
-    """
-    records = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-        stored = tuple(data.shape)
-        if filled is not None and name.split("/")[0] == "buffer":
-            stored = (stored[0], min(filled, stored[1]), *stored[2:])
-        impl = str(jax.random.key_impl(leaf)) if _is_key(leaf) and isinstance(leaf, jax.Array) else None
-        records.append(
-            LeafRecord(name=name, dtype=str(leaf.dtype), shape=tuple(leaf.shape), stored_shape=stored, key_impl=impl)
-        )
-    return records
-
-
 def _prepare(folder: Path, step: int, needed: int) -> None:
     newest = latest(folder)
     if newest is not None and (_order(newest) or (0, 0))[0] > step:
@@ -251,10 +257,10 @@ def _prepare(folder: Path, step: int, needed: int) -> None:
         fsync_directory(folder.parent)
         _remove(folder, [])
     except OSError as error:
-        raise CheckpointError(f"checkpoint folder {folder} is not writable ({error.strerror})") from error
+        raise SaveError(f"checkpoint folder {folder} is not writable ({error.strerror})") from error
     free = free_bytes(folder)
     if free < needed:
-        raise CheckpointError(
+        raise SaveError(
             f"checkpoint in {folder} needs {needed / 2**20:.1f} MiB and the disk has {free / 2**20:.1f} MiB free; make "
             "room or lower train.buffer_capacity; earlier checkpoints are untouched"
         )
@@ -278,7 +284,7 @@ def _orbax_save(path: Path, arrays: dict[str, np.ndarray], arguments: dict[str, 
 
 
 def _host_data(leaf: Any, record: LeafRecord) -> np.ndarray:
-    data = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    data = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     return data if data.shape == record.stored_shape else data[:, : record.stored_shape[1]]
 
 
@@ -289,11 +295,17 @@ def _unused_name(folder: Path, step: int) -> Path:
 
 
 def _remove(folder: Path, old: list[Path]) -> None:
-    for path in (*old, *folder.glob("tmp-*")):
+    left = [path for path in folder.glob("tmp-*") if re.fullmatch(r"tmp-\d{9,}-\d+", path.name)]
+    for path in (*old, *left):
         shutil.rmtree(path, ignore_errors=True)  # what cannot be removed does no harm: the newest counts
 
 
-def _newest(folder: Path) -> Path:
+def newest(folder: Path) -> Path:
+    """A folder's newest checkpoint by name.
+
+    Raises:
+      CheckpointError: there is none.
+    """
     path = latest(folder)
     if path is None:
         raise CheckpointError(f"there is no checkpoint in {folder}; the run cannot be resumed from there")
@@ -310,57 +322,38 @@ def _advice(path: Path) -> str:
     return "there is no complete older checkpoint beside it; nothing was changed"
 
 
-def _check_structure(path: Path, saved: list[LeafRecord], expected: list[LeafRecord]) -> None:
-    for index in range(max(len(saved), len(expected))):
-        ours = _describe(saved[index]) if index < len(saved) else "nothing more"
-        theirs = _describe(expected[index]) if index < len(expected) else "nothing more"
-        if ours != theirs:
-            raise CheckpointError(
-                f"checkpoint {path} belongs to another configuration: it holds {ours} where {theirs} is expected; "
-                "resume with the configuration it was saved with, or start a new run"
-            )
-
-
-def _describe(record: LeafRecord) -> str:
-    return f"{record.name} {record.dtype}{list(record.shape)}"
-
-
-def _record(entry: dict[str, Any]) -> LeafRecord:
-    return LeafRecord(
-        name=entry["name"],
-        dtype=entry["dtype"],
-        shape=tuple(entry["shape"]),
-        stored_shape=tuple(entry["stored_shape"]),
-        key_impl=entry["key_impl"],
-    )
-
-
 def _read_arrays(path: Path, records: list[LeafRecord]) -> dict[str, np.ndarray]:
-    names = [record.name for record in records if 0 not in record.stored_shape]
+    wanted = {record.name: record for record in records if 0 not in record.stored_shape}
     arguments = ocp.args.PyTreeRestore(
-        item=dict.fromkeys(names, 0), restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+        item=dict.fromkeys(wanted, 0), restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        _check_sizes(checkpointer.metadata(path.absolute()).item_metadata.tree, wanted)
         return dict(checkpointer.restore(path.absolute(), args=arguments))
 
 
+def _check_sizes(found: Mapping[str, Any], wanted: dict[str, LeafRecord]) -> None:
+    """Whether the arrays on disk are those of the manifest, before memory is taken for them."""
+    for name, record in wanted.items():
+        shape, dtype = tuple(found[name].shape), str(np.dtype(found[name].dtype))
+        expected = "uint32" if record.dtype.startswith("key<") else record.dtype
+        if (shape, dtype) != (record.stored_shape, expected):
+            raise ValueError(f"{name} is {dtype}{list(shape)} where {expected}{list(record.stored_shape)} is expected")
+
+
 def _place(data: np.ndarray | None, record: LeafRecord, leaf: Any) -> jax.Array:
-    is_key = _is_key(leaf)
-    full_shape = tuple(jax.eval_shape(jax.random.key_data, leaf).shape) if is_key else record.shape
+    keyed = is_key(leaf)
+    full_shape = tuple(jax.eval_shape(jax.random.key_data, leaf).shape) if keyed else record.shape
     if data is None or data.shape != full_shape:
-        padded = np.zeros(full_shape, np.uint32 if is_key else leaf.dtype)
+        padded = np.zeros(full_shape, np.uint32 if keyed else leaf.dtype)
         if data is not None:
             padded[:, : data.shape[1]] = data
         data = padded
-    value = jax.random.wrap_key_data(jnp.asarray(data), impl=record.key_impl) if is_key else data
+    value = jax.random.wrap_key_data(jnp.asarray(data), impl=record.key_impl) if keyed else data
     sharding = getattr(leaf, "sharding", None)
     # Twice: on a CPU the first may share NumPy's memory, which could not be donated to the next training step (and
     # `may_alias=False` is not heeded for NumPy arrays).
     return jax.device_put(jax.device_put(value, sharding), sharding, may_alias=False)
-
-
-def _is_key(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _stored_bytes(record: LeafRecord) -> int:

@@ -3,6 +3,7 @@
 The host acts between chunks only. What it decides (when to look, save or stop) never changes a bit of a result.
 """
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax.config.composition import Config, check, differences, from_yaml, grid_points, make_hosted
+from lsf_jax.config.composition import Config, check, differences, grid_points, make_hosted
 from lsf_jax.config.documents import plugins_of, to_yaml
 from lsf_jax.programs import runtime
-from lsf_jax.programs.parts import Program, bind
+from lsf_jax.programs.parts import Program, bind, take_rows
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
-from lsf_jax.runs import checkpoint, folder, sinks, tables
+from lsf_jax.runs import checkpoint, checks, folder, sinks, tables
 from lsf_jax.runs.card import write_card
 from lsf_jax.runs.machine import describe_machine, plugin_versions
 from lsf_jax.runs.progress import Progress
-from lsf_jax.runs.session import Session, run_block, write_timing
+from lsf_jax.runs.safe_files import RunFolderError, file_inside
+from lsf_jax.runs.schemas import Layout
+from lsf_jax.runs.session import Session, layout_of, run_block, write_timing
 from lsf_jax.runs.signals import stop_requested
 from lsf_jax.settings import ConfigError, user_path
 
@@ -62,17 +65,14 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
         shown.note(describe_run(config))
         program = bind(config)
         plan = make_plan(config, program)
-        layout = {key: getattr(plan, key) for key in ("width", "n_devices", "n_blocks", "micro_batch")}
-        card = describe_machine() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}
+        card = describe_machine() | {"layout": layout_of(plan), "grid": [dict(point) for point in grid_points(config)]}
         card["versions"] |= plugin_versions(plugins_of(config))
         config = replace(config, train=replace(config.train, block=plan.width))  # what the bits depend on is on record
         path = folder.create(config.train.run_dir, name)
         _check_disk(plan, path)
         shown.note(plan_text(plan))
-        folder.write_text_atomic(path / folder.CONFIG, to_yaml(config))
-        folder.write_json_atomic(path / folder.CARD, card)
-        write_card(path, config, program)
-        with folder.lock(path):
+        _write_documents(path, config, card, program)
+        with checks.saying_how_to_go_on(path), folder.lock(path):
             return _run(Session(config, path, plan, program, shown))
 
 
@@ -86,7 +86,8 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
       progress: as for `train`.
 
     Raises:
-      ConfigError: the folder is not a run, or the configuration changes what its iterations compute.
+      ConfigError: the folder is not a run, or the configuration changes what its iterations compute; the copy that
+        its checkpoints have of theirs decides.
       CheckpointError: a checkpoint is damaged or foreign; nothing is changed.
       RunFolderError: another process trains in this folder.
     """
@@ -101,17 +102,44 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
     check(wanted)
     sinks.require_packages(wanted.train.sinks)
     _check_games(wanted)
-    runtime.configure(wanted.train, card["layout"]["n_devices"])
     shown = progress or Progress(_total_steps(wanted), f"{wanted.algo_name} on {wanted.where} (resumed)")
-    with shown, folder.lock(path):
-        shown.note(f"resuming {path}")
-        program = bind(wanted)
-        plan = _saved_plan(wanted, card, program)
-        _check_checkpoints(path, wanted)
+    with shown, checks.saying_how_to_go_on(path), folder.lock(path):
+        session = _reopened(path, wanted, card, shown)
         if wanted != saved:
-            folder.write_text_atomic(path / folder.CONFIG, to_yaml(wanted))
-            write_card(path, wanted, program)
-        return _run(Session(wanted, path, plan, program, shown))
+            folder.write_text_atomic(file_inside(path, folder.CONFIG), to_yaml(wanted))
+            write_card(path, wanted, session.programs.parts)
+        return _run(session)
+
+
+def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress) -> Session:
+    """The session of a run that goes on; all that can be wrong with its folder is found here, and nothing changed."""
+    metas = checks.check_copies(path, wanted)
+    layout = checks.check_layout(path, wanted, card)
+    checks.check_places(path, wanted, layout)
+    checks.check_rows(path, wanted, layout, metas)
+    shown.note(f"resuming {path}")
+    for index in [index for index, meta in metas.items() if meta.config is None]:
+        shown.note(f"the checkpoint of block {index} has no copy of its configuration: {folder.CONFIG} is believed")
+    runtime.configure(wanted.train, layout.n_devices)
+    program = bind(wanted)
+    session = Session(wanted, path, _saved_plan(wanted, layout, program), program, shown)
+    like = session.programs.shapes(take_rows(session.rows, 0, layout.width * layout.n_devices))
+    checks.check_state(path, wanted, layout, like, metas)
+    return session
+
+
+def _write_documents(path: Path, config: Config, card: dict[str, Any], program: Program) -> None:
+    """What makes a new folder a run; where it cannot be written, the folder goes again."""
+    try:
+        folder.write_text_atomic(path / folder.CONFIG, to_yaml(config))
+        folder.write_json_atomic(path / folder.CARD, card)
+        write_card(path, config, program)
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise RunFolderError(
+            f"train.run_dir {path.parent}: {path.name} cannot be written ({error.strerror or error}); nothing was "
+            "trained; make room, or name another folder"
+        ) from error
 
 
 def _check_games(config: Config) -> None:
@@ -152,28 +180,11 @@ def _total_steps(config: Config) -> int:
     return config.train.env_steps * config.train.seeds * len(grid_points(config))
 
 
-def _saved_plan(config: Config, card: dict[str, Any], program: Program) -> Plan:
+def _saved_plan(config: Config, layout: Layout, program: Program) -> Plan:
     """The layout that the run began with: another block width would change bits."""
-    layout = card["layout"]
-    fixed = replace(config.train, block=layout["width"], micro_batch=layout["micro_batch"], devices=layout["n_devices"])
+    fixed = replace(config.train, block=layout.width, micro_batch=layout.micro_batch, devices=layout.n_devices)
     plan = make_plan(replace(config, train=fixed), program)
-    return plan._replace(width=layout["width"], n_blocks=layout["n_blocks"])
-
-
-def _check_checkpoints(path: Path, config: Config) -> None:
-    """Refuse, before anything is written, damaged checkpoints and budgets whose parameters are gone."""
-    budget = config.train.env_steps
-    for block in sorted((path / "checkpoints").glob("block-*")):
-        if checkpoint.latest(block) is None:
-            continue
-        meta = checkpoint.read_whole_meta(block)
-        before = from_yaml(meta["config"]).train.env_steps
-        furthest = max(meta["env_steps"])
-        if budget != before and budget <= furthest:
-            raise ConfigError(
-                f"train.env_steps is {budget}; expected {before}, or more than {furthest}: a seed of this run went on "
-                f"to there, and its parameters at {budget} were not kept"
-            )
+    return plan._replace(width=layout.width, n_blocks=layout.n_blocks)
 
 
 def _check_disk(plan: Plan, path: Path) -> None:
@@ -189,6 +200,7 @@ def _check_disk(plan: Plan, path: Path) -> None:
 def _run(session: Session) -> Result:
     """All blocks, one after another; a finished one is skipped."""
     finished, stopped = True, False
+    session.open_sinks()
     try:
         with stop_requested(
             "stopping after this chunk; the run will be saved (Ctrl-C again to stop at once)"

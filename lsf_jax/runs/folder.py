@@ -7,13 +7,15 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
 from lsf_jax.config.composition import Config, from_yaml
+from lsf_jax.runs import safe_files, schemas
+from lsf_jax.runs.safe_files import RunFolderError, file_inside, folder_inside
 from lsf_jax.settings import ConfigError, user_path
 
 try:
@@ -23,11 +25,9 @@ except ImportError:  # Windows: runs work there, two processes in one folder are
 
 CONFIG, CARD, CARD_TEXT = "config.yaml", "card.json", "card.md"
 """The configuration; what was run on what, and how it went; the protocol for people."""
+CURVES = "curves-return.png"
+"""The learning curve that training ends with."""
 LOCK_NAME = ".lock"
-
-
-class RunFolderError(ValueError):
-    """A run folder that cannot be made or used; the message is one line that names the key and the remedy."""
 
 
 def create(run_dir: str | Path, name: str) -> Path:
@@ -77,15 +77,19 @@ def lock(path: Path) -> Iterator[None]:
       RunFolderError: another process holds the folder, or the folder cannot be locked.
     """
     try:
-        file = open(path / LOCK_NAME, "a+", encoding="utf-8")  # noqa: SIM115 (closed below, after the body)
+        descriptor = safe_files.open_plain(file_inside(path, LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_APPEND)
     except OSError as error:
         raise RunFolderError(f"run folder {path} cannot be locked ({error.strerror}); is it writable?") from error
-    with file:
+    with os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") as file:
+        if os.fstat(descriptor).st_nlink > 1:
+            raise RunFolderError(f"{path / LOCK_NAME} is another file's second name; remove it")
         _take(file, path)
         _remove_leftovers(path)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
+        for part in ((), ("policies",)):
+            safe_files.clear_leftovers(folder_inside(path, *part))
         yield
 
 
@@ -99,16 +103,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     Raises:
       OSError: the file could not be written; the old one is untouched.
     """
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+    with safe_files.replacing(path) as file:
+        file.write(data)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -146,24 +142,6 @@ def _remove_leftovers(path: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def fsync_directory(path: Path) -> None:
-    """Make the names in a folder durable: after a rename, the rename itself.
-
-    Args:
-      path: an existing folder.
-
-    Raises:
-      OSError: the folder cannot be opened or flushed.
-    """
-    if os.name == "nt":  # folders cannot be opened there; the file system journals names
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class Documents(NamedTuple):
     """The two documents that make a folder a run, as they lie there."""
 
@@ -182,16 +160,21 @@ def read_documents(path: Path) -> Documents:
     """
     if not path.is_dir():
         raise ConfigError(f"{path} is not a run folder: there is no such folder; give the path that training printed")
-    config, text = _read_text(path, CONFIG), _read_text(path, CARD)
-    try:
-        card = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path / CARD} is damaged: no JSON at line {error.lineno}; restore it from a copy") from None
-    if not isinstance(card, dict):
-        raise _damaged_card(path, "a JSON object", card)
-    if not isinstance(card.get("setup", {}), dict):
-        raise _damaged_card(path, "an object as its setup", card["setup"])
+    config = _readable(path, CONFIG, lambda file: safe_files.read_bytes(file, schemas.LARGEST).decode("utf-8"))
+    card = _readable(path, CARD, schemas.read_json)
+    schemas.conform(card, schemas.Card, path / CARD)
     return Documents(config=config, card=card)
+
+
+def read_layout(path: Path, card: dict[str, Any]) -> schemas.Layout:
+    """The cut of a run into blocks, as its card tells it.
+
+    Raises:
+      RunFolderError: it does not.
+    """
+    if "layout" not in card:
+        raise RunFolderError(f"{path / CARD} is damaged: it has no layout; restore it from a copy")
+    return schemas.conform(card["layout"], schemas.Layout, path / CARD)
 
 
 def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
@@ -204,23 +187,18 @@ def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
     return from_yaml(documents.config, str(path / CONFIG)), documents.card
 
 
-def _damaged_card(path: Path, expected: str, found: Any) -> ConfigError:
-    return ConfigError(
-        f"{path / CARD} is damaged: expected {expected}, found {type(found).__name__}; restore it from a copy"
-    )
-
-
-def _read_text(path: Path, name: str) -> str:
+def _readable(path: Path, name: str, read: Callable[[Path], Any]) -> Any:
+    """A document of a run folder; what makes it unreadable is one line."""
     try:
-        return (path / name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
+        return read(file_inside(path, name))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(
             f"{path} is not a run folder: it has no {name}; give the path that training printed"
         ) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path / name} is damaged: no UTF-8 text; restore it from a copy") from None
+        raise RunFolderError(f"{path / name} is damaged: no UTF-8 text; restore it from a copy") from None
     except OSError as error:
-        raise ConfigError(f"{path / name} cannot be read ({error.strerror}); is it yours?") from None
+        raise RunFolderError(f"{path / name} cannot be read ({error.strerror}); is it yours?") from None
 
 
 def _take(file: Any, path: Path) -> None:
@@ -230,9 +208,10 @@ def _take(file: Any, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        holder = file.read().strip()
+        holder = file.read(9).strip()
+        name = holder if holder.isdecimal() else "unknown"
         raise RunFolderError(
-            f"run folder {path} is in use by process {holder or 'unknown'}; wait for it or stop it, then try again"
+            f"run folder {path} is in use by process {name}; wait for it or stop it, then try again"
         ) from error
     except OSError as error:
         raise RunFolderError(f"run folder {path} cannot be locked ({error.strerror}); choose another disk") from error

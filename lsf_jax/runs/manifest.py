@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lsf_jax.runs.folder import fsync_directory
+from lsf_jax.runs import safe_files
+from lsf_jax.runs.safe_files import RunFolderError, folder_inside, fsync_directory
+from lsf_jax.runs.schemas import Manifest, problem_of
 
 FORMAT = "lsf_jax checkpoint"
 VERSION = 1
@@ -15,6 +17,10 @@ MANIFEST = "manifest.json"
 
 class CheckpointError(ValueError):
     """A checkpoint or parameter file that cannot be written or used; the message is one line naming file and remedy."""
+
+
+class SaveError(CheckpointError):
+    """A checkpoint could not be written; those before it stand."""
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
@@ -27,7 +33,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     Raises:
       OSError: a file cannot be read, written or flushed.
     """
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = _plain_files(folder)
     table = {name: {"bytes": path.stat().st_size, "sha256": _file_digest(path)} for name, path in files.items()}
     body = {"format": FORMAT, "version": VERSION} | content | {"files": table}
     text = json.dumps({"sha256": _text_digest(body), "body": body}, indent=1)
@@ -48,20 +54,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
       CheckpointError: it is missing, unreadable, changed, or of another format or version.
     """
     try:
-        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        folder_inside(folder.parent, folder.name)
+        document = json.loads(safe_files.read_bytes(folder / MANIFEST).decode("utf-8"))
         digest, body = document["sha256"], document["body"]
         form, version = body["format"], body["version"]
+        expected = _text_digest(body)
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {folder} is foreign or incomplete: it has no {MANIFEST}") from error
+    except RunFolderError as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged or foreign: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged or foreign: {MANIFEST} cannot be read") from error
-    if digest != _text_digest(body):
+    if digest != expected:
         raise CheckpointError(f"checkpoint {folder} is damaged: {MANIFEST} does not match its own checksum")
     if (form, version) != (FORMAT, VERSION):
         raise CheckpointError(
             f"checkpoint {folder} has format {form!r} version {version}, expected {FORMAT!r} version {VERSION}; "
             "use the lsf_jax version that wrote it"
         )
+    problem = problem_of(body, Manifest)
+    if problem is not None:
+        raise CheckpointError(f"checkpoint {folder} is damaged or foreign: {MANIFEST}: {problem}")
     return body
 
 
@@ -78,7 +91,7 @@ def verify(folder: Path) -> dict[str, Any]:
       CheckpointError: the manifest or a file is missing, cut short or changed; the message names the first.
     """
     body = read_manifest(folder)
-    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    present = _plain_files(folder)
     for name, entry in body["files"].items():
         if name not in present:
             raise CheckpointError(f"checkpoint {folder} is damaged: {name} is missing")
@@ -88,6 +101,19 @@ def verify(folder: Path) -> dict[str, Any]:
         if _file_digest(present[name]) != entry["sha256"]:
             raise CheckpointError(f"checkpoint {folder} is damaged: {name} does not match its checksum")
     return body
+
+
+def _plain_files(folder: Path) -> dict[str, Path]:
+    """All files of a checkpoint by their names below it; there is nothing else but folders in one."""
+    found: dict[str, Path] = {}
+    for directory, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(directory) / name
+            if path.is_symlink() or (name in names and not path.is_file()):
+                raise CheckpointError(f"checkpoint {folder} is damaged or foreign: {path} is no plain file")
+            if name in names:
+                found[path.relative_to(folder).as_posix()] = path
+    return dict(sorted(found.items()))
 
 
 def one_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Parameters as safetensors files: what users exchange. Reading one cannot run code."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from lsf_jax.runs import safe_files
 from lsf_jax.runs.folder import write_bytes_atomic
-from lsf_jax.runs.manifest import CheckpointError, one_line
+from lsf_jax.runs.manifest import CheckpointError, SaveError, one_line
 
 
 def save_params(path: Path, params: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -29,7 +31,7 @@ def save_params(path: Path, params: Mapping[str, Any], metadata: Mapping[str, st
     try:
         write_bytes_atomic(path, data)
     except OSError as error:
-        raise CheckpointError(f"parameters {path} could not be written ({error.strerror})") from error
+        raise SaveError(f"parameters {path} could not be written ({error.strerror or error})") from error
 
 
 def load_params(path: Path, like: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -47,16 +49,37 @@ def load_params(path: Path, like: Mapping[str, Any] | None = None) -> tuple[dict
     Raises:
       CheckpointError: the file is missing, not safetensors, cut short, or of another tree than `like`.
     """
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    return (_unflatten(path, flat) if like is None else _arrange(path, flat, like)), metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The strings that travel with parameters; the arrays are left alone.
+
+    Args:
+      path: a safetensors file.
+
+    Raises:
+      CheckpointError: the file is missing, not safetensors, or cut short.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; whatever its reader makes of files that it did not write is one kind of error."""
     try:
+        safe_files.file_inside(path.parent, path.name)
         with safetensors.safe_open(path, framework="np") as file:
-            metadata = dict(file.metadata() or {})
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError) as error:
+            yield file
+    except Exception as error:
         raise CheckpointError(
             f"parameters {path} cannot be read as safetensors ({one_line(error)}); "
             "give a .safetensors file, for example one from a run folder"
         ) from error
-    return (_unflatten(path, flat) if like is None else _arrange(path, flat, like)), metadata
 
 
 def _arrange(path: Path, flat: dict[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,10 @@ from lsf_jax.programs.planner import Plan
 from lsf_jax.runs import checkpoint, folder, sinks, tables
 from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
 from lsf_jax.runs.params_file import save_params
+from lsf_jax.runs.policy_files import policy_path
 from lsf_jax.runs.progress import Progress
+from lsf_jax.runs.safe_files import file_inside
+from lsf_jax.runs.schemas import BlockMeta, Layout, conform
 from lsf_jax.types import TrainState
 
 FLUSH_SECONDS = 20.0  # between parts of the metrics tables
@@ -59,10 +62,13 @@ class Session:
         self.started = time.monotonic()
         self.warm: set[str] = set()
         self.seconds_per_iteration = 0.0
-        names = config.train.sinks
-        self.sinks = (
-            sinks.make_sinks(names, path, json.loads(json.dumps(_plain(config))), config.algo_name) if names else ()
-        )
+        self.sinks: tuple[sinks.Sink, ...] = ()
+
+    def open_sinks(self) -> None:
+        """Open the live views that the run asks for."""
+        if self.config.train.sinks:
+            plain = json.loads(json.dumps(_plain(self.config)))
+            self.sinks = sinks.make_sinks(self.config.train.sinks, self.path, plain, self.config.algo_name)
 
     def close(self) -> None:
         """End games on the host, if there are any."""
@@ -87,6 +93,11 @@ def _plain(config: Config) -> dict[str, Any]:
     return {"algo": vars(config.algo), "env": vars(config.env), "train": vars(config.train)}
 
 
+def layout_of(plan: Plan) -> dict[str, int]:
+    """What of a plan decides a run's bits, for its card and its checkpoints."""
+    return {key: getattr(plan, key) for key in Layout.__struct_fields__}
+
+
 def write_timing(session: Session) -> dict[str, float]:
     """Add this process's seconds to the card and return the run's totals with rates."""
     card = folder.read_documents(session.path).card
@@ -99,7 +110,8 @@ def write_timing(session: Session) -> dict[str, float]:
     seconds = max(timing["train_seconds"], 1e-9)
     timing |= {"env_steps_per_second": timing["env_steps"] / seconds, "updates_per_second": timing["updates"] / seconds}
     more = {} if session.programs.host is None else {"host": _host_report(session, card.get("host", {}))}
-    folder.write_json_atomic(session.path / folder.CARD, card | {"timing": timing, "nonfinite": session.trouble} | more)
+    target = file_inside(session.path, folder.CARD)
+    folder.write_json_atomic(target, card | {"timing": timing, "nonfinite": session.trouble} | more)
     session.timing = dict.fromkeys(session.timing, 0.0)
     session.counts = dict.fromkeys(session.counts, 0)
     return timing
@@ -112,6 +124,10 @@ def _host_report(session: Session, before: dict[str, Any]) -> dict[str, Any]:
         part: {name: before.get(part, {}).get(name, 0) + value for name, value in values.items()}
         for part, values in report.items()
     }
+
+
+STAYING = {"train": 1, "eval": 0}
+"""The tables of a run -> from how far past its checkpoint's iteration a block's rows are written again."""
 
 
 class Block:
@@ -131,9 +147,9 @@ class Block:
         if checkpoint.latest(self.folder) is None:
             self.state = session.timed("initialisation", "train_seconds", lambda: session.programs.init(self.rows))
         else:
-            self.state, meta = checkpoint.restore(self.folder, session.programs.shapes(self.rows))
-            self.finished_budget = meta["finished_budget"]
-            self.milestone = meta.get("milestone", -1)
+            self.state, plain = checkpoint.restore(self.folder, session.programs.shapes(self.rows))
+            meta = conform(plain, BlockMeta, self.folder)
+            self.finished_budget, self.milestone = meta.finished_budget, meta.milestone
         iteration = int(self.state.iteration)
         if self.finished_budget != session.config.train.env_steps:
             _drop_tables(session.path, index, iteration)
@@ -145,11 +161,8 @@ class Block:
 
 def _drop_tables(path: Path, index: int, iteration: int) -> None:
     """Remove a block's rows that are about to be written again."""
-    try:
-        tables.drop_from(path, "train", index, iteration + 1)
-        tables.drop_from(path, "eval", index, iteration)
-    except ValueError as error:
-        raise checkpoint.CheckpointError(str(error)) from error
+    for table, more in STAYING.items():
+        tables.drop_from(path, table, index, iteration + more)
 
 
 def run_block(session: Session, index: int, stopping: Callable[[], bool]) -> bool:
@@ -215,15 +228,11 @@ def _add(first: Counts, second: Counts) -> Counts:
 
 def _finished(session: Session, index: int) -> Counts | None:
     """Counts of a block that an earlier process brought to this budget, if one did."""
-    checkpoints = checkpoint.block_folder(session.path, index)
-    if checkpoint.latest(checkpoints) is None:
+    meta, budget = checkpoint.read_block(session.path, index), session.config.train.env_steps
+    if meta is None or meta.finished_budget != budget:
         return None
-    meta = checkpoint.read_meta(checkpoints)[1]
-    budget = session.config.train.env_steps
-    if meta["finished_budget"] != budget:
-        return None
-    n_rows = len(meta["env_steps"])
-    return Counts(env_steps=budget * n_rows, updates=meta["updates"] * n_rows)
+    n_rows = len(meta.env_steps)
+    return Counts(env_steps=budget * n_rows, updates=meta.updates * n_rows)
 
 
 def _iterations(session: Session, iteration: int, steps: int, interval: int) -> int:
@@ -347,6 +356,7 @@ def save_block(session: Session, block: Block) -> None:
         "updates": int(block.state.clock.updates),
         "milestone": block.milestone,
         "config": to_yaml(session.config),
+        "layout": layout_of(session.plan),
     }
     checkpoint.save(block.folder, int(block.state.iteration), block.state, meta, filled=int(block.state.clock.episodes))
     session.timing["save_seconds"] += time.monotonic() - start
@@ -363,6 +373,6 @@ def save_policies(session: Session, block: Block) -> None:
         "rows": json.dumps(list(range(block.first_row, block.first_row + block.n_rows))),
         "config": to_yaml(session.config),
     }
-    policies = session.path / "policies"
-    policies.mkdir(exist_ok=True)
-    save_params(policies / f"block-{block.index:04d}.safetensors", params, metadata)
+    path = policy_path(session.path, block.index)
+    path.parent.mkdir(exist_ok=True)
+    save_params(path, params, metadata)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from lsf_jax.registry import SHIPPED_SINKS, SINK, TABLES
+from lsf_jax.runs.safe_files import folder_inside
 from lsf_jax.settings import ConfigError, clip
 
 
@@ -68,7 +69,7 @@ def write_all(sinks: Sequence[Sink], env_steps: int, scalars: Mapping[str, float
 
 def _tensorboard(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
     del config, label  # TensorBoard shows the folder's name
-    writer = _import("tensorboard").SummaryWriter(logdir=str(run_dir / "tensorboard"))
+    writer = _import("tensorboard").SummaryWriter(logdir=str(folder_inside(run_dir, "tensorboard")))
 
     def write(env_steps: int, scalars: Mapping[str, float]) -> None:
         for name, value in _without_nan(scalars).items():
@@ -78,6 +79,7 @@ def _tensorboard(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
 
 
 def _wandb(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
+    folder_inside(run_dir, "wandb")  # where it puts its files
     run = _import("wandb").init(project=label, name=run_dir.name, dir=str(run_dir), config=config)
 
     def write(env_steps: int, scalars: Mapping[str, float]) -> None:

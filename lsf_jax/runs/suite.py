@@ -13,7 +13,7 @@ from lsf_jax.config.composition import Config, compose
 from lsf_jax.config.files import config_files, source_of, text_of
 from lsf_jax.registry import ALGO, plugins
 from lsf_jax.runs import checkpoint, experiment
-from lsf_jax.runs.folder import CONFIG, read_run
+from lsf_jax.runs.folder import CONFIG, read_layout, read_run
 from lsf_jax.settings import ConfigError, nearest, user_path
 
 KEYS = ("env", "train", "presets", "overrides", "where_known", "algorithms")
@@ -154,12 +154,11 @@ def is_finished(member: Member) -> bool:
         config, card = read_run(member.path)
     except ConfigError:
         return False
-    if config.train.env_steps != member.config.train.env_steps:
+    budget = config.train.env_steps
+    if budget != member.config.train.env_steps:
         return False
-    blocks = [checkpoint.block_folder(member.path, index) for index in range(card["layout"]["n_blocks"])]
-    if any(checkpoint.latest(block) is None for block in blocks):
-        return False
-    return all(checkpoint.read_meta(block)[1]["finished_budget"] == config.train.env_steps for block in blocks)
+    metas = [checkpoint.read_block(member.path, index) for index in range(read_layout(member.path, card).n_blocks)]
+    return all(meta is not None and meta.finished_budget == budget for meta in metas)
 
 
 def run_member(member: Member) -> experiment.Result | None:

@@ -2,19 +2,23 @@
 
     <run folder>/metrics/<table>/part-<first iteration>-<block>.parquet
 
-Every part is complete or absent: it is written under a temporary name, synced, renamed, and its folder synced. The same
-rows give the same table however they were cut into parts. A row is one (seed, iteration); missing metrics are NaN.
+Every part is complete or absent: it is written under a temporary name, synced, renamed, and its folder synced
+(`safe_files.replacing`). The same rows give the same table however they were cut into parts. A row is one (seed,
+iteration); missing metrics are NaN.
 """
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from lsf_jax.runs import safe_files
+from lsf_jax.runs.safe_files import RunFolderError, file_inside, folder_inside
 
 SCHEMA_VERSION = 1
 KEY_COLUMNS: dict[str, pa.DataType] = {
@@ -37,7 +41,6 @@ REQUIRED_COLUMNS = ("row", "seed", "iteration", "env_steps")
 
 _PART_NAME = re.compile(r"part-(\d{9})-(\d{4})\.parquet")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_TEMPORARY = ".tmp"
 _VERSION_KEY, _TABLE_KEY = b"lsf_jax.schema_version", b"lsf_jax.table"
 
 
@@ -52,11 +55,11 @@ def table_folder(folder: Path, table: str) -> Path:
       `<folder>/metrics/<table>`; it need not exist.
 
     Raises:
-      ValueError: the name is not a plain word.
+      ValueError: the name is not a plain word, or something else than folders is there.
     """
     if not _TABLE_NAME.fullmatch(table):
         raise ValueError(f"table {table!r} is not a table name; use lower-case letters, digits and underscores.")
-    return Path(folder) / "metrics" / table
+    return folder_inside(Path(folder), "metrics", table)
 
 
 def part_path(folder: Path, table: str, block: int, first_iteration: int) -> Path:
@@ -93,12 +96,13 @@ def part_paths(folder: Path, table: str, block: int | None = None) -> list[Path]
       Paths; empty when nothing has been written yet. Temporary files are not parts.
 
     Raises:
-      ValueError: a Parquet file in the folder that does not bear a part's name.
+      ValueError: a Parquet file in the folder that does not bear a part's name, or is no plain file.
     """
     paths = sorted(path for path in table_folder(folder, table).glob("*.parquet"))
     for path in paths:
+        file_inside(path.parent, path.name)
         if not _PART_NAME.fullmatch(path.name):
-            raise ValueError(f"{path} is not named like a part (part-<iteration>-<block>.parquet); move it away.")
+            raise RunFolderError(f"{path} is not named like a part (part-<iteration>-<block>.parquet); move it away.")
     return [path for path in paths if block is None or _part_numbers(path)[1] == block]
 
 
@@ -157,8 +161,9 @@ def drop_from(folder: Path, table: str, block: int, iteration: int) -> int:
     keep = [path for path in paths if _part_numbers(path)[0] < iteration]
     ends = [_read_part(path, table, ["iteration"])["iteration"].to_numpy().max(initial=-1) for path in keep]
     straddling = [(path, _read_part(path, table)) for path, end in zip(keep, ends, strict=True) if end >= iteration]
-    for leftover in table_folder(folder, table).glob(f"part-*-{block:04d}.parquet{_TEMPORARY}"):
-        leftover.unlink()
+    for pattern in (f".tmp-part-*-{block:04d}.parquet-*", f"part-*-{block:04d}.parquet.tmp"):  # the latter: before 0.2
+        for leftover in table_folder(folder, table).glob(pattern):
+            leftover.unlink()
     n_dropped = 0
     for path in reversed(paths[len(keep) :]):  # newest first: killed halfway, what is left has no hole
         n_dropped += _count_rows(path)
@@ -167,8 +172,53 @@ def drop_from(folder: Path, table: str, block: int, iteration: int) -> int:
         stays = content["iteration"].to_numpy() < iteration
         n_dropped += int(np.sum(~stays))
         _write_atomically(path, content.filter(pa.array(stays)))
-    _sync_folder(table_folder(folder, table))
+    if paths:
+        safe_files.fsync_directory(table_folder(folder, table))
     return n_dropped
+
+
+def check_parts(
+    folder: Path,
+    table: str,
+    block: int,
+    before: int | None = None,
+    *,
+    columns: Sequence[str] = (),
+    limits: Mapping[str, range] = MappingProxyType({}),
+) -> None:
+    """Reads a block's parts to their ends, so that damage is noticed before a run goes on, not after.
+
+    Args:
+      folder: the run folder.
+      table: name of the table.
+      block: which block of seeds.
+      before: parts that begin at this iteration or later are not looked at: they are about to be dropped. None looks
+        at all.
+      columns: what every part must have besides `REQUIRED_COLUMNS`.
+      limits: columns of whole numbers -> what may be in them, where they are there.
+
+    Raises:
+      RunFolderError: a part is truncated, foreign, of another version or of other columns or rows; the file is named.
+    """
+    schema = None
+    for path in part_paths(folder, table, block):
+        if before is None or _part_numbers(path)[0] < before:
+            content = _read_part(path, table)
+            _check_same_columns(content.schema, schema or content.schema, path)
+            schema = content.schema
+            if missing := [name for name in columns if name not in schema.names]:
+                raise RunFolderError(f"{path} is damaged: it has no column {missing[0]}; move it away.")
+            for name in (name for name in limits if name in schema.names):
+                _check_limits(path, content, name, limits[name])
+
+
+def _check_limits(path: Path, content: pa.Table, name: str, values: range) -> None:
+    found = content[name].to_numpy()
+    if len(found) and not values.start <= found.min() <= found.max() < values.stop:
+        raise RunFolderError(
+            f"{path} is of another run: its column {name} holds {found.min()} to {found.max()}, expected "
+            f"{values.start} to {values.stop - 1}; move it away."
+        )
 
 
 def read_table(folder: Path, table: str) -> pa.Table:
@@ -186,7 +236,7 @@ def read_table(folder: Path, table: str) -> pa.Table:
     """
     paths = part_paths(folder, table)
     if not paths:
-        raise ValueError(f"{table_folder(folder, table)} holds no metrics yet.")
+        raise RunFolderError(f"{table_folder(folder, table)} holds no metrics yet.")
     contents = [_read_part(path, table) for path in paths]
     for path, content in zip(paths[1:], contents[1:], strict=True):
         _check_same_columns(content.schema, contents[0].schema, path)
@@ -251,14 +301,16 @@ def _check_same_columns(found: pa.Schema, expected: pa.Schema, path: Path) -> No
     if found.equals(expected, check_metadata=False):
         return
     different = sorted({field.name for field in set(found) ^ set(expected)})
-    raise ValueError(f"{path}: the table's parts differ in the columns {', '.join(different)}; all share one schema.")
+    raise RunFolderError(
+        f"{path}: the table's parts differ in the columns {', '.join(different)}; all share one schema."
+    )
 
 
 def _read_schema(path: Path, table: str) -> pa.Schema:
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
+        raise RunFolderError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
     _check_ours(schema, path, table)
     return schema
 
@@ -267,11 +319,12 @@ def _read_part(path: Path, table: str, columns: list[str] | None = None) -> pa.T
     try:
         # From memory and without Arrow's threads: for small files they gain nothing, and a process that ends soon after
         # they started can abort (seen with pyarrow 26, once in about 100 exits).
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
+        file = pq.ParquetFile(pa.BufferReader(safe_files.read_bytes(path)), pre_buffer=False)
+        _check_ours(file.schema_arrow, path, table)
         content = file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
-    _check_ours(content.schema, path, table)
+        raise RunFolderError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
+    _check_values(content, path)
     return content
 
 
@@ -286,11 +339,38 @@ def _check_ours(schema: pa.Schema, path: Path, table: str) -> None:
     metadata = schema.metadata or {}
     version, name = metadata.get(_VERSION_KEY), metadata.get(_TABLE_KEY)
     if version is None or name is None:
-        raise ValueError(f"{path} was not written by lsf_jax (no schema version in it); move it away.")
+        raise RunFolderError(f"{path} was not written by lsf_jax (no schema version in it); move it away.")
     if version != str(SCHEMA_VERSION).encode():
-        raise ValueError(f"{path} has schema version {version.decode()}, this lsf_jax reads {SCHEMA_VERSION}.")
+        raise RunFolderError(f"{path} has schema version {_text(version)}, this lsf_jax reads {SCHEMA_VERSION}.")
     if name != table.encode():
-        raise ValueError(f"{path} belongs to the table {name.decode()!r}, not {table!r}; move it there.")
+        raise RunFolderError(f"{path} belongs to the table {_text(name)!r}, not {table!r}; move it there.")
+    missing = [column for column in REQUIRED_COLUMNS if column not in schema.names]
+    if missing:
+        raise RunFolderError(f"{path} is damaged: it has no column {missing[0]}; move it away.")
+    for field in schema:
+        if not _is_allowed(field):
+            raise RunFolderError(f"{path} is damaged: its column {field.name} is of type {field.type}; move it away.")
+
+
+def _is_allowed(field: pa.Field) -> bool:
+    """Whether `write_part` would have made a column of this name and type."""
+    if field.name in KEY_COLUMNS:
+        return field.type == KEY_COLUMNS[field.name]
+    kind = field.type.value_type if pa.types.is_fixed_size_list(field.type) else field.type
+    return kind in (pa.float32(), pa.int64(), pa.bool_())
+
+
+def _check_values(content: pa.Table, path: Path) -> None:
+    for name in content.column_names:
+        column = content[name]
+        if column.null_count:
+            raise RunFolderError(f"{path} is damaged: its column {name} has gaps; move it away.")
+        if name in KEY_COLUMNS and name != "final" and content.num_rows and column.to_numpy().min() < 0:
+            raise RunFolderError(f"{path} is damaged: its column {name} has numbers below 0; move it away.")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
 
 
 def _first_line(error: Exception) -> str:
@@ -298,28 +378,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _write_atomically(path: Path, content: pa.Table) -> None:
-    temporary = path.with_name(path.name + _TEMPORARY)
     keys = [name for name in content.column_names if name in KEY_COLUMNS and name != "final"]
     floats = [field.name for field in content.schema if pa.types.is_floating(field.type)]
     # Bytes of floats compress when split, because neighbouring values share sign and exponent.
     encodings: dict[str, Any] = {"use_dictionary": keys, "use_byte_stream_split": floats}
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(content, file, compression="zstd", **encodings)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if not folder.is_dir() or os.name == "nt":  # Windows cannot open folders, and syncs names by itself
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with safe_files.replacing(path) as file:
+        pq.write_table(content, file, compression="zstd", **encodings)

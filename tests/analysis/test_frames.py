@@ -95,7 +95,7 @@ def test_a_missing_folder_is_named(tmp_path):
         frames.load_run(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "no JSON at line 1"), ("[]", "expected a JSON object")])
+@pytest.mark.parametrize(("text", "message"), [("{", "no JSON at line 1"), ("[]", "expected `object`")])
 def test_a_damaged_card_is_named(make_run, tmp_path, text, message):
     make_run(np.ones((1, 1)))
     (tmp_path / "run" / "card.json").write_text(text)

@@ -1,5 +1,7 @@
 """Policies of a finished run: loaded, evaluated again, and recorded move by move."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -122,7 +124,8 @@ def saved_by_hand(tmp_path, algo, env="matrix_game"):
     state = jit_init(program, 0)(make_rows(config, program.algorithm))
     (tmp_path / "policies").mkdir()
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    (tmp_path / "card.json").write_text("{}")
+    layout = {"width": 2, "n_devices": 1, "n_blocks": 1, "micro_batch": config.algo.batch_size}
+    (tmp_path / "card.json").write_text(json.dumps({"layout": layout}))
     save_params(tmp_path / "policies" / "block-0000.safetensors", state.kept.params, {})
     return state
 

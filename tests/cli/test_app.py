@@ -1,13 +1,9 @@
 """The command line: help, one flow through every command, and one line for every kind of bad input."""
 
 import json
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +12,11 @@ from PIL import Image
 
 from lsf_jax.analysis.frames import load_run
 from lsf_jax.cli import app
-from lsf_jax.runs import checkpoint, tables
+from lsf_jax.runs import tables
 from tests.support.engine_cases import (
     HUNT,
     NETWORKS,
     QUICK,
-    assert_same_bits,
     assert_same_tables,
     shared_programs,
     tables_of,
@@ -350,77 +345,3 @@ def test_an_unfinished_run_has_no_policies_yet(trained, tmp_path, capsys):
     copy = Path(shutil.copytree(trained, tmp_path / "copy"))
     shutil.rmtree(copy / "policies")
     assert "no finished policies" in complaint(["evaluate", str(copy)], capsys)
-
-
-# Stopped and killed.
-
-
-def started(arguments: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "lsf_jax.cli", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for_progress(process: subprocess.Popen, run: Path, patience: float = 240.0) -> None:
-    """Until the process has saved something new."""
-    folder = run / "checkpoints" / "block-0000"
-    before, end = checkpoint.latest(folder), time.monotonic() + patience
-    while checkpoint.latest(folder) == before:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-def endure(folder: Path, n_kills: int, rng: random.Random) -> Path:
-    """Train in processes that are killed at random moments, then one that gets Ctrl-C; resume to the end here."""
-    settings = [*GAME, "train.env_steps=900", "train.evaluate_every=24", "train.checkpoint_minutes=1e-9"]
-    arguments = ["train", *settings, f"train.run_dir={folder}", "train.name=killed"]
-    run = folder / "killed"
-    for _ in range(n_kills):
-        with started(arguments) as process:
-            wait_for_progress(process, run)
-            time.sleep(rng.uniform(0.0, 0.3))  # mostly in the middle of writing tables or a checkpoint
-            process.kill()
-            process.wait()
-        assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
-        arguments = ["resume", str(run)]
-    with started(arguments) as process:
-        wait_for_progress(process, run)
-        process.send_signal(signal.SIGINT)
-        shown = process.stdout.read()
-        assert process.wait() == 130, shown
-    assert f"lsf-jax resume {run}" in shown
-    assert app.main(["resume", str(run), "train.checkpoint_minutes=10"]) == 0
-    return run
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    settings = [*GAME, "train.env_steps=900", "train.evaluate_every=24", f"train.run_dir={folder}", "train.name=calm"]
-    assert app.main(["train", *settings]) == 0
-    return folder / "calm"
-
-
-def assert_same_end(left: Path, right: Path) -> None:
-    assert_same_tables(left, right)
-    loaded = [params(path) for path in (left, right)]
-    assert_same_bits(*loaded)
-    assert (
-        json.loads((left / "card.json").read_text())["layout"]
-        == json.loads((right / "card.json").read_text())["layout"]
-    )
-
-
-def params(path: Path) -> Any:
-    from lsf_jax.runs.params_file import load_params
-
-    return load_params(path / "policies" / "block-0000.safetensors")[0]
-
-
-def test_a_run_killed_once_and_stopped_by_ctrl_c_ends_with_the_bits_of_an_undisturbed_one(tmp_path, undisturbed):
-    assert_same_end(endure(tmp_path, 1, random.Random(0)), undisturbed)
-
-
-@pytest.mark.slow
-def test_a_run_killed_ten_times_ends_with_the_bits_of_an_undisturbed_one(tmp_path, undisturbed):
-    assert_same_end(endure(tmp_path, 10, random.Random(os.getpid())), undisturbed)

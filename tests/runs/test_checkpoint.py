@@ -414,6 +414,46 @@ def test_a_changed_configuration_names_the_first_array_that_differs(tmp_path):
     assert {name: data for name, data in files(tmp_path).items() if not name.startswith("dict")} == before
 
 
+def forged(path: Path, name: str, **entry: Any) -> None:
+    """The manifest with another entry for one array, signed as if it had been written so."""
+    document = json.loads((path / manifest.MANIFEST).read_text())
+    next(leaf for leaf in document["body"]["leaves"] if leaf["name"] == name).update(entry)
+    document["sha256"] = manifest._text_digest(document["body"])
+    (path / manifest.MANIFEST).write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        (
+            "buffer/wide",
+            {"stored_shape": [3, 2, 2, 2]},
+            r"buffer/wide is uint16\[3, 4, 2, 2\] where .*\[3, 2, 2, 2\] is",
+        ),
+        ("buffer/wide", {"stored_shape": [3, 8, 2, 2]}, r"of buffer/wide .* it stores \[3, 8, 2, 2\], which cannot be"),
+        ("buffer/wide", {"stored_shape": [3, 4, 2]}, r"it stores \[3, 4, 2\], which cannot be"),
+        ("clock/env_steps", {"stored_shape": [2]}, r"it stores \[2\], which cannot be"),
+        ("key", {"key_impl": "rbg"}, r"it stores \[3, 2\] rbg, which cannot be"),
+        ("key", {"key_impl": "mine"}, r"it stores \[3, 2\] mine, which cannot be"),
+        ("key", {"key_impl": 3}, r"manifest.json: expected `str \| null`, got `int` - at `leaves\[16\].key_impl`"),
+    ],
+)
+def test_a_forged_manifest_is_refused_before_memory_is_taken(tmp_path, name, entry, message):
+    state = make_state()
+    forged(save(tmp_path, 1, state, {}, filled=4), name, **entry)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        restore(tmp_path, structure(state))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_link_among_the_files_is_refused(tmp_path):
+    (tmp_path / "theirs").write_text("x")
+    path = save(tmp_path / "block", 1, {"a": jnp.zeros(3)}, {}, filled=None)
+    (path / "arrays" / "more").symlink_to(tmp_path / "theirs")
+    with pytest.raises(CheckpointError, match="arrays/more is no plain file"):
+        restore(tmp_path / "block", structure({"a": jnp.zeros(3)}))
+
+
 KILLED = """
 import sys, pathlib
 import jax.numpy as jnp

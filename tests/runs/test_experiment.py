@@ -23,6 +23,7 @@ from lsf_jax.envs import ENVS
 from lsf_jax.registry import Entry
 from lsf_jax.runs import checkpoint, experiment, session, tables
 from lsf_jax.runs.folder import read_run
+from lsf_jax.runs.leaves import record_of
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.runs.params_file import load_params
 from lsf_jax.runs.progress import Progress
@@ -67,7 +68,7 @@ def final_state(path: Path, block: int = 0) -> Any:
     """Arrays and meta of a block's checkpoint, with the replay's unused part left out."""
     folder = path / "checkpoints" / f"block-{block:04d}"
     body = checkpoint.verify(checkpoint.latest(folder))
-    records = [checkpoint._record(entry) for entry in body["leaves"]]
+    records = [record_of(entry) for entry in body["leaves"]]
     return checkpoint._in_thread(lambda: checkpoint._read_arrays(checkpoint.latest(folder) / "arrays", records))
 
 

@@ -154,8 +154,8 @@ def documents_in(path: Path, config: str | bytes = to_yaml(CONFIG), card: str | 
 
 
 def test_a_run_folder_gives_back_its_configuration_and_its_card(tmp_path):
-    path = documents_in(tmp_path / "run", card='{"git": null, "nonfinite": [1]}')
-    assert read_run(path) == (CONFIG, {"git": None, "nonfinite": [1]})
+    path = documents_in(tmp_path / "run", card='{"git": null, "nonfinite": []}')
+    assert read_run(path) == (CONFIG, {"git": None, "nonfinite": []})
     assert read_documents(path).config == to_yaml(CONFIG)
 
 
@@ -168,8 +168,8 @@ def test_a_run_folder_gives_back_its_configuration_and_its_card(tmp_path):
         ("config.yaml", b"\xff\xfe", "config.yaml is damaged: no UTF-8 text; restore"),
         ("card.json", b"\xff\xfe{}", "card.json is damaged: no UTF-8 text; restore"),
         ("card.json", b"{", "card.json is damaged: no JSON at line 1; restore"),
-        ("card.json", b"[1]", "card.json is damaged: expected a JSON object, found list; restore"),
-        ("card.json", b'{"setup": [1]}', "card.json is damaged: expected an object as its setup, found list; restore"),
+        ("card.json", b"[1]", "card.json is damaged: expected `object`, got `array`; restore"),
+        ("card.json", b'{"setup": [1]}', "card.json is damaged: expected `object`, got `array` - at `setup`; restore"),
         ("config.yaml", b"a: b: c", "config.yaml"),
         ("config.yaml", b"- 1", "config.yaml: expected 'key: value' lines at the top level"),
     ],
