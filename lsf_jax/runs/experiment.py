@@ -15,7 +15,7 @@ from lsf_jax.config.documents import to_yaml
 from lsf_jax.programs import runtime
 from lsf_jax.programs.parts import Program, bind
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
-from lsf_jax.runs import checkpoint, folder, tables
+from lsf_jax.runs import checkpoint, folder, tables, warm_start
 from lsf_jax.runs.card import write_card
 from lsf_jax.runs.machine import describe_machine
 from lsf_jax.runs.progress import Progress
@@ -35,12 +35,26 @@ class Result(NamedTuple):
     timing: dict[str, float]  # seconds and rates
     trouble: list[dict[str, int]]  # rows whose loss became non-finite: row, seed, iteration
 
+    def __repr__(self) -> str:
+        train, returns = self.config.train, self.final.get("return")
+        points = len(grid_points(self.config))
+        grid = f" × {points} grid points" if points > 1 else ""
+        end = "stopped; continue with `resume`" if returns is None else f"final return {_spread(returns)}"
+        trouble = f"; {len(self.trouble)} rows with a loss that is not finite" if self.trouble else ""
+        return (
+            f"Result({self.path}: {self.config.algo_name} on {self.config.where}, {train.seeds} seeds{grid}, "
+            f"{train.env_steps:,} env steps each; {end}{trouble})"
+        )
 
-def train(config: Config, *, progress: Progress | None = None) -> Result:
+
+def train(config: Config, *, init_from: str | Path | None = None, progress: Progress | None = None) -> Result:
     """Train a configuration in a new run folder.
 
     Args:
       config: from `compose`; checked again here.
+      init_from: a finished run whose parameters, where names and shapes match, this one starts from: row i from row i,
+        or all from a single one. Targets are copied from them, optimiser and clock are fresh. It stands for the setting
+        `train.init_from`; None leaves that as it is.
       progress: a display of your own; None makes one on standard output.
 
     Returns:
@@ -51,6 +65,8 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
       RunFolderError: the run folder exists or cannot be made.
       HostError: games on the host cannot be played; what was learned is saved.
     """
+    if init_from is not None:
+        config = replace(config, train=replace(config.train, init_from=str(init_from)))
     check(config)
     _check_games(config)
     runtime.configure(config.train)
@@ -59,6 +75,7 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
     with shown:
         shown.note(describe_run(config))
         program = bind(config)
+        start = warm_start.prepare(config, program)
         plan = make_plan(config, program)
         layout = {key: getattr(plan, key) for key in ("width", "n_devices", "n_blocks", "micro_batch")}
         card = describe_machine() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}
@@ -66,6 +83,11 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
         path = folder.create(config.train.run_dir, name)
         _check_disk(plan, path)
         shown.note(plan_text(plan))
+        if start is not None:  # before the two documents: whatever counts as a run folder has it
+            warm_start.keep(path, start)
+            card |= {warm_start.ENTRY: start.record}
+            for line in warm_start.lines_of(start):
+                shown.note(line)
         folder.write_text_atomic(path / folder.CONFIG, to_yaml(config))
         folder.write_json_atomic(path / folder.CARD, card)
         write_card(path, config, program)
@@ -104,10 +126,16 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
         program = bind(wanted)
         plan = _saved_plan(wanted, card, program)
         _check_checkpoints(path, wanted)
+        if any(checkpoint.latest(checkpoint.block_folder(path, block)) is None for block in range(plan.n_blocks)):
+            warm_start.read(path, wanted)  # complains before anything is written
         if wanted != saved:
             folder.write_text_atomic(path / folder.CONFIG, to_yaml(wanted))
             write_card(path, wanted, program)
         return _run(Session(wanted, path, plan, program, shown))
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{np.median(values):.4g} [{values.min():.4g}, {values.max():.4g}]"
 
 
 def _check_games(config: Config) -> None:
