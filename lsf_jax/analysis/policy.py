@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
 
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config.composition import Config
@@ -38,6 +38,7 @@ from lsf_jax.types import (
 )
 
 Arrays = Array | np.ndarray
+"""What users hand in and get back; checked by hand, for messages that name the environment."""
 Result = TypeVar("Result")
 
 
@@ -73,21 +74,21 @@ class Policy(NamedTuple):
 
     def act(
         self,
-        obs: Float[Arrays, "agents obs"],
-        avail: Bool[Arrays, "agents actions"] | None,
+        obs: Arrays,
+        avail: Arrays | None,
         carry: Carry,
-        key: PRNGKey,
-    ) -> tuple[Carry, Int[Arrays, " agents"]]:
+        key: Array,
+    ) -> tuple[Carry, Arrays]:
         """Choose an action for every agent.
 
         Args:
-          obs: what every agent sees, as the environment of training gives it.
-          avail: which actions each may take; None: all.
+          obs: `[N, O]`, what every agent sees, as the environment of training gives it.
+          avail: `[N, A]`, which actions each may take; None: all.
           carry: from `start`, or from the last call in the same episode.
           key: a typed key (`jax.random.key`), used once; a greedy policy that draws nothing ignores it.
 
         Returns:
-          What agents remember, and their actions: NumPy where `obs` is NumPy.
+          What agents remember, and their actions `[N]`: NumPy where `obs` is NumPy.
 
         Raises:
           ValueError: a shape or the key is not what it should be.
@@ -96,10 +97,8 @@ class Policy(NamedTuple):
         carry, action = self.jitted.act[self.stochastic](self.params, self.hyper, carry, observation, key)
         return carry, _like(obs, action)
 
-    def q(
-        self, obs: Float[Arrays, "agents obs"], avail: Bool[Arrays, "agents actions"] | None, carry: Carry, key: PRNGKey
-    ) -> Float[Arrays, "agents actions"]:
-        """The utilities whose best available action `act` takes, for algorithms that act on values.
+    def q(self, obs: Arrays, avail: Arrays | None, carry: Carry, key: Array) -> Arrays:
+        """The utilities `[N, A]` whose best available action `act` takes, for algorithms that act on values.
 
         Args: as of `act`; messages are those of `act` with the same key.
 
@@ -113,10 +112,8 @@ class Policy(NamedTuple):
             )
         return _like(obs, self._scores(obs, avail, carry, key))
 
-    def log_pi(
-        self, obs: Float[Arrays, "agents obs"], avail: Bool[Arrays, "agents actions"] | None, carry: Carry, key: PRNGKey
-    ) -> Float[Arrays, "agents actions"]:
-        """Log π of every agent, without exploration, for algorithms that act by a policy; 0 where unavailable.
+    def log_pi(self, obs: Arrays, avail: Arrays | None, carry: Carry, key: Array) -> Arrays:
+        """Log π `[N, A]` of every agent, without exploration, for algorithms that act by a policy; 0 where unavailable.
 
         Args: as of `act`; messages are those of `act` with the same key.
 

@@ -13,7 +13,18 @@ from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.networks import messages
 from lsf_jax.types import Algorithm
 from tests.support import oracle_lsf_sac, value_cases
-from tests.support.lsf_sac_cases import SPEC, A, N, T, episodes_of, make_games, numpy_tree, observe, trajectory_of
+from tests.support.lsf_sac_cases import (
+    CLOCK,
+    SPEC,
+    A,
+    N,
+    T,
+    episodes_of,
+    make_games,
+    numpy_tree,
+    observe,
+    trajectory_of,
+)
 
 WITHOUT_MIXER = {"iql", "coma", "qtran", "qtran_alt"}
 OTHERS = ("qplex", "ow_qmix", "qtran", "qtran_alt", "ndq", "masac_double_q", "maa2c", "fop", "coma")
@@ -66,7 +77,7 @@ def scores_along(c):
     for t in range(T):
         seen = jax.tree.map(lambda leaf, t=t: leaf[t], c.trajectory.observation)
         found.append(np.asarray(scores(params, carry, seen, KEYS[t])))
-        carry, action = act(params, carry, seen, KEYS[t], None, c.algorithm.hyper)
+        carry, action = act(params, carry, seen, KEYS[t], CLOCK, c.algorithm.hyper)
         np.testing.assert_array_equal(action, np.where(seen.avail, found[-1], -np.inf).argmax(-1))
         carry = carry._replace(last_action=c.trajectory.action[t])
     return np.stack(found)

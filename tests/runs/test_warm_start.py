@@ -18,14 +18,12 @@ from lsf_jax.runs import experiment, session, tables, warm_start
 from lsf_jax.runs.folder import read_run
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.settings import ConfigError
-from tests.support.engine_cases import QUICK, assert_same_bits, assert_same_tables, quiet, shared_programs, tables_of
-from tests.support.run_cases import TINY, finished_run
-
-SMALL = tuple(f"algo.{key}={size}" for key, size in TINY.items() if key in ("hidden", "mixer_embed", "hyper_hidden"))
+from tests.support.engine_cases import assert_same_bits, assert_same_tables, quiet, shared_programs, small, tables_of
+from tests.support.run_cases import finished_run, tiny
 
 
 def prepared(source, *overrides, algo="qmix", env="m_step"):
-    config = compose(algo=algo, env=env, overrides=[*SMALL, f"train.init_from={source}", *overrides])
+    config = compose(algo=algo, env=env, overrides=[*tiny(algo, env), f"train.init_from={source}", *overrides])
     return warm_start.prepare(config, bind(config))
 
 
@@ -116,7 +114,7 @@ def test_damaged_or_foreign_policies_are_refused(source, tmp_path):
 
 # What a run makes of it.
 
-GAME = (*QUICK, "train.seeds=5", "train.block=4", "train.env_steps=24", "train.evaluate_every=24")
+GAME = ("env.n_steps=4", "algo.recurrent=false", "train.seeds=5")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -127,13 +125,14 @@ def programs():
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """LSF-SAC of five rows, of which a block of four and one of a single row will learn on."""
+    """IQL of five rows, of which a block of four and one of a single row will learn on."""
     path = tmp_path_factory.mktemp("runs") / "teacher"
-    return path, finished_run(path, "lsf_sac", "m_step", *(word for word in GAME if word != "train.block=4"))
+    return path, finished_run(path, "iql", "m_step", *GAME)
 
 
 def config_of(folder, name):
-    return compose(env="m_step", overrides=[*GAME, f"train.run_dir={folder}", f"train.name={name}"])
+    own = ("train.block=4", "train.env_steps=24", "train.evaluate_every=24", f"train.run_dir={folder}")
+    return small(*GAME, *own, f"train.name={name}", algo="iql")
 
 
 class Killed(BaseException):
@@ -180,7 +179,7 @@ def test_rows_start_from_their_rows_targets_are_copies_and_optimiser_and_clock_a
     last = jax.tree.map(lambda leaf: leaf[[4, 4, 4, 4]], teacher[1])
     for found in (state.agent.params, state.kept.params):
         assert_same_bits(found, last)
-    assert_same_bits(state.agent.targets, {"critic": last["critic"]})
+    assert_same_bits(state.agent.targets, {"q": last["q"]})
     assert_same_bits(state.agent.opt_state, fresh.agent.opt_state)
     assert_same_bits((state.clock, state.hyper, state.key), (fresh.clock, fresh.hyper, fresh.key))
     buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.agent, state.kept))]
@@ -212,7 +211,7 @@ def test_card_and_configuration_tell_where_it_came_from(teacher, pupil):
     config, card = read_run(pupil.path)
     assert config.train.init_from == str(teacher[0])
     record = card["init_from"]
-    assert (record["algorithm"], record["environment"], record["rows"]) == ("lsf_sac", "m_step", 5)
+    assert (record["algorithm"], record["environment"], record["rows"]) == ("iql", "m_step", 5)
     assert record["fresh"] == {}
     assert set(record["taken"]) == set(flat(teacher[1]))
     assert str(teacher[0]) in (pupil.path / "card.md").read_text(encoding="utf-8")
@@ -262,10 +261,10 @@ def test_what_is_refused_makes_no_folder(teacher, tmp_path):
 
 def test_the_result_and_the_run_say_in_a_line_what_they_are(pupil):
     shown = repr(pupil)
-    assert shown.startswith(f"Result({pupil.path}: lsf_sac on m_step, 5 seeds, 24 env steps each; final return ")
+    assert shown.startswith(f"Result({pupil.path}: iql on m_step, 5 seeds, 24 env steps each; final return ")
     assert "\n" not in shown
     run = repr(load_run(pupil.path))
-    assert run.startswith(f"Run({pupil.path}: lsf_sac on m_step, 5 seeds, 24 env steps each; ")
+    assert run.startswith(f"Run({pupil.path}: iql on m_step, 5 seeds, 24 env steps each; ")
     assert run.endswith("rows of training, finished)")
     assert "\n" not in run
 

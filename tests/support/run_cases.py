@@ -13,11 +13,15 @@ from lsf_jax.runs.params_file import save_params
 TINY = {"hidden": 8, "mixer_embed": 4, "hyper_hidden": 4, "encoder_hidden": 4, "decoder_hidden": 4, "critic_hidden": 8}
 
 
+def tiny(algo, env):
+    """Overrides for small networks, of those settings that an algorithm has."""
+    keys = vars(compose(algo=algo, env=env).algo)
+    return [f"algo.{key}={size}" for key, size in TINY.items() if key in keys]
+
+
 def finished_run(path, algo, env, *overrides, block=2, seed=0):
     """A folder that looks like a finished run, its policies in blocks of so many rows; returns their parameters."""
-    keys = vars(compose(algo=algo, env=env).algo)
-    sizes = [f"algo.{key}={size}" for key, size in TINY.items() if key in keys]
-    config = compose(algo=algo, env=env, overrides=[*sizes, *overrides])
+    config = compose(algo=algo, env=env, overrides=[*tiny(algo, env), *overrides])
     algorithm = bind(config).algorithm
     n_rows = config.train.seeds * len(grid_points(config))
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyper).params
