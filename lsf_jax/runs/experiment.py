@@ -75,7 +75,7 @@ def train(config: Config, *, init_from: str | Path | None = None, progress: Prog
     with shown:
         shown.note(describe_run(config))
         program = bind(config)
-        start = warm_start.prepare(config, program)
+        start = warm_start.prepare(config, program.algorithm)
         plan = make_plan(config, program)
         layout = {key: getattr(plan, key) for key in ("width", "n_devices", "n_blocks", "micro_batch")}
         card = describe_machine() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}

@@ -16,12 +16,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lsf_jax.config.composition import Config, grid_points
-from lsf_jax.programs.parts import Program
 from lsf_jax.runs import folder
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.runs.params_file import load_params, save_params
 from lsf_jax.settings import ConfigError
-from lsf_jax.types import TrainState
+from lsf_jax.types import Algorithm, TrainState
 
 FILE = "initial.safetensors"
 ENTRY = "init_from"
@@ -47,12 +46,12 @@ class Source(NamedTuple):
     rows: int
 
 
-def prepare(config: Config, program: Program) -> WarmStart | None:
+def prepare(config: Config, algorithm: Algorithm) -> WarmStart | None:
     """What `train.init_from` gives a new run; nothing is written.
 
     Args:
       config: of the new run.
-      program: its parts.
+      algorithm: bound for it.
 
     Returns:
       The parameters whose names and shapes match; None if no run is named.
@@ -65,7 +64,7 @@ def prepare(config: Config, program: Program) -> WarmStart | None:
         return None
     source = _read_source(config.train.init_from)
     _check_rows(source, config.train.seeds * len(grid_points(config)))
-    shapes = jax.eval_shape(program.algorithm.init, jax.random.key(0), program.algorithm.hyper).params
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyper).params
     wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in _flat(shapes).items()}
     found = {name: (leaf.shape[1:], leaf.dtype) for name, leaf in _flat(source.params).items()}
     taken = [name for name in wanted if wanted[name] == found.get(name)]

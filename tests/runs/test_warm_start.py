@@ -19,12 +19,12 @@ from lsf_jax.runs.folder import read_run
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.settings import ConfigError
 from tests.support.engine_cases import assert_same_bits, assert_same_tables, quiet, shared_programs, small, tables_of
-from tests.support.run_cases import finished_run, tiny
+from tests.support.run_cases import algorithm_of, finished_run, tiny
 
 
 def prepared(source, *overrides, algo="qmix", env="m_step"):
     config = compose(algo=algo, env=env, overrides=[*tiny(algo, env), f"train.init_from={source}", *overrides])
-    return warm_start.prepare(config, bind(config))
+    return warm_start.prepare(config, algorithm_of(config))
 
 
 def flat(tree):

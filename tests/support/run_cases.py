@@ -1,13 +1,15 @@
 """Run folders made by hand: finished policies with random weights, without training anything."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
 
-from lsf_jax.config.composition import compose, grid_points
+from lsf_jax.algorithms import ALGORITHMS
+from lsf_jax.config.composition import compose, grid_points, make_env
 from lsf_jax.config.documents import to_yaml
-from lsf_jax.programs.parts import bind
+from lsf_jax.engine.packing import observe_rows
 from lsf_jax.runs.params_file import save_params
 
 TINY = {"hidden": 8, "mixer_embed": 4, "hyper_hidden": 4, "encoder_hidden": 4, "decoder_hidden": 4, "critic_hidden": 8}
@@ -19,10 +21,16 @@ def tiny(algo, env):
     return [f"algo.{key}={size}" for key, size in TINY.items() if key in keys]
 
 
+def algorithm_of(config):
+    """The algorithm of a configuration alone, without binding collection and replay."""
+    env = make_env(config)
+    return ALGORITHMS[config.algo_name].factory(env.spec, config.algo, partial(observe_rows, env))
+
+
 def finished_run(path, algo, env, *overrides, block=2, seed=0):
     """A folder that looks like a finished run, its policies in blocks of so many rows; returns their parameters."""
     config = compose(algo=algo, env=env, overrides=[*tiny(algo, env), *overrides])
-    algorithm = bind(config).algorithm
+    algorithm = algorithm_of(config)
     n_rows = config.train.seeds * len(grid_points(config))
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyper).params
     rng = np.random.default_rng(seed)
