@@ -165,12 +165,12 @@ class Policy(NamedTuple):
     def _acts_on_values(self) -> bool:
         return ALGORITHMS[self.config.algo_name].acts == "values"
 
-    def _scores(self, obs: Arrays, avail: Arrays | None, carry: Carry, key: PRNGKey) -> Array:
+    def _scores(self, obs: Arrays, avail: Arrays | None, carry: Carry, key: Array) -> Array:
         if self.program.algorithm.scores is None:
             raise ValueError(f"{self.config.algo_name} offers no `Algorithm.scores`: only its actions are known")
         return self.jitted.scores(self.params, carry, self._seen(obs, avail, key), key)
 
-    def _seen(self, obs: Arrays, avail: Arrays | None, key: PRNGKey) -> Observation:
+    def _seen(self, obs: Arrays, avail: Arrays | None, key: Array) -> Observation:
         """The observation as acting takes it: no policy here reads the state, which nobody has in execution."""
         spec = self.program.env.spec
         avail = np.ones((spec.n_agents, spec.n_actions), bool) if avail is None else avail

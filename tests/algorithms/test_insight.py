@@ -30,6 +30,9 @@ WITHOUT_MIXER = {"iql", "coma", "qtran", "qtran_alt"}
 OTHERS = ("qplex", "ow_qmix", "qtran", "qtran_alt", "ndq", "masac_double_q", "maa2c", "fop", "coma")
 ALONG = ["iql", "lsf_sac", "vdac_sum", "dop", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 """One of each way of acting; the others, which take long to compile, are slow."""
+FIRST = ("iql", "vdn", "ow_qmix", "qtran", "ndq", "lsf_sac", "masac", "vdac_sum", "maa2c", "fop", "coma", "dop")
+EVERY = [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.slow]) for name in sorted(ALGORITHMS)]
+"""The others differ from one of these in a mixer or a setting."""
 SMALL = {
     **{key: 8 for key in ("hidden", "central_hidden", "critic_hidden", "joint_hidden")},
     **{key: 4 for key in ("mixer_embed", "hyper_hidden", "encoder_hidden", "decoder_hidden", "batch_size", "on_batch")},
@@ -43,20 +46,29 @@ def small_config(name):
 
 
 @cache
+def game():
+    """The longest of the games as a trajectory."""
+    return trajectory_of(jax.tree.map(lambda leaf: leaf[0], episodes_of(make_games())))
+
+
+def algorithm_of(name, recurrent=True):
+    return ALGORITHMS[name].factory(SPEC, replace(small_config(name), recurrent=recurrent), observe)
+
+
+@cache
 def case(name):
-    """An algorithm, an agent whose every term matters, and the longest of the games."""
-    algorithm = ALGORITHMS[name].factory(SPEC, small_config(name), observe)
+    """An algorithm, an agent whose every term matters, and a game."""
+    algorithm = algorithm_of(name)
     agent = value_cases.agent_of(algorithm)
     if "temperature" in agent.params:
         agent = agent._replace(params={**agent.params, "temperature": jnp.float32(0.5)})
-    episode = jax.tree.map(lambda leaf: leaf[0], episodes_of(make_games()))
-    return SimpleNamespace(algorithm=algorithm, agent=agent, trajectory=trajectory_of(episode))
+    return SimpleNamespace(algorithm=algorithm, agent=agent, trajectory=game())
 
 
-def insight_of(c):
+def insight_of(algorithm):
     def look(agent, trajectory, keys):
-        record = c.algorithm.forward(agent.params, agent.targets, trajectory, keys)
-        return c.algorithm.insight(agent, trajectory, record)
+        record = algorithm.forward(agent.params, agent.targets, trajectory, keys)
+        return algorithm.insight(agent, trajectory, record)
 
     return look
 
@@ -67,7 +79,7 @@ KEYS = jax.random.split(jax.random.key(5), T + 1)
 @cache
 def looked(name):
     c = case(name)
-    return jax.tree.map(np.asarray, jax.jit(insight_of(c))(c.agent, c.trajectory, KEYS))
+    return jax.tree.map(np.asarray, jax.jit(insight_of(c.algorithm))(c.agent, c.trajectory, KEYS))
 
 
 def scores_along(c):
@@ -83,11 +95,12 @@ def scores_along(c):
     return np.stack(found)
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+@pytest.mark.parametrize("name", EVERY)
 def test_every_algorithm_says_what_it_has_and_leaves_out_what_it_has_not(name):
     """By shapes alone, so that nothing is compiled."""
-    c = case(name)
-    found = jax.eval_shape(insight_of(c), c.agent, c.trajectory, KEYS)
+    algorithm = algorithm_of(name, recurrent=False)  # traced faster
+    agent = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyper)
+    found = jax.eval_shape(insight_of(algorithm), agent, game(), KEYS)
     has = {field: leaf.shape for field, leaf in found._asdict().items() if field != "record" and leaf is not None}
     expected = {"q", "total", "weights"} - ({"weights"} if name in WITHOUT_MIXER else set())
     expected -= {"total"} if name in ("iql", "coma") else set()
@@ -110,7 +123,7 @@ def test_every_algorithm_says_what_it_has_and_leaves_out_what_it_has_not(name):
 def test_values_and_policies_along_an_episode_are_those_that_acting_computes_step_by_step(name, monkeypatch):
     monkeypatch.setattr(messages, "sample_messages", lambda mean, keys, noise=1.0: mean)  # NDQ draws them apart
     c = case(name)
-    found = jax.tree.map(np.asarray, jax.jit(insight_of(c))(c.agent, c.trajectory, KEYS))
+    found = jax.tree.map(np.asarray, jax.jit(insight_of(c.algorithm))(c.agent, c.trajectory, KEYS))
     scores, avail = scores_along(c), np.asarray(c.trajectory.observation.avail[:-1])
     if ALGORITHMS[name].acts == "values":
         np.testing.assert_allclose(found.q, scores, rtol=1e-5, atol=1e-5)
