@@ -27,9 +27,22 @@ from tests.support.lsf_sac_cases import (
 )
 
 WITHOUT_MIXER = {"iql", "coma", "qtran", "qtran_alt"}
-OTHERS = ("qplex", "ow_qmix", "qtran", "qtran_alt", "ndq", "masac_double_q", "maa2c", "fop", "coma")
-ALONG = ["iql", "lsf_sac", "vdac_sum", "dop", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
-"""One of each way of acting; the others, which take long to compile, are slow."""
+OTHERS = (
+    "lsf_sac",
+    "vdac_sum",
+    "dop",
+    "qplex",
+    "ow_qmix",
+    "qtran",
+    "qtran_alt",
+    "ndq",
+    "masac_double_q",
+    "maa2c",
+    "fop",
+    "coma",
+)
+ALONG = ["iql", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+"""The test of policies has another one; all take long to compile."""
 FIRST = ("iql", "vdn", "ow_qmix", "qtran", "ndq", "lsf_sac", "masac", "vdac_sum", "maa2c", "fop", "coma", "dop")
 EVERY = [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.slow]) for name in sorted(ALGORITHMS)]
 """The others differ from one of these in a mixer or a setting."""

@@ -186,6 +186,7 @@ def test_rows_start_from_their_rows_targets_are_copies_and_optimiser_and_clock_a
     assert len(set(buffers)) == len(buffers)  # the state is donated
 
 
+@pytest.mark.slow
 def test_the_first_evaluation_is_that_of_the_policies_that_it_starts_from(teacher, pupil):
     expected = evaluate_policies(load_policies(teacher[0]), 1)["return"]  # of a game that is always the same
     found = tables.to_arrays(tables_of(pupil.path)["eval"])
@@ -194,6 +195,7 @@ def test_the_first_evaluation_is_that_of_the_policies_that_it_starts_from(teache
     assert pupil.finished
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_checkpoint_it_starts_again_from_the_same_without_the_old_folder(
     teacher, pupil, killed, tmp_path
 ):
@@ -207,15 +209,15 @@ def test_killed_before_its_first_checkpoint_it_starts_again_from_the_same_withou
     assert_same_bits(load_policies(again.path).params, load_policies(pupil.path).params)
 
 
-def test_card_and_configuration_tell_where_it_came_from(teacher, pupil):
-    config, card = read_run(pupil.path)
+def test_card_and_configuration_tell_where_it_came_from(teacher, killed):
+    config, card = read_run(killed)
     assert config.train.init_from == str(teacher[0])
     record = card["init_from"]
     assert (record["algorithm"], record["environment"], record["rows"]) == ("iql", "m_step", 5)
     assert record["fresh"] == {}
     assert set(record["taken"]) == set(flat(teacher[1]))
-    assert str(teacher[0]) in (pupil.path / "card.md").read_text(encoding="utf-8")
-    rows = dict(compare_runs([teacher[0], pupil.path]).rows)
+    assert str(teacher[0]) in (killed / "card.md").read_text(encoding="utf-8")
+    rows = dict(compare_runs([teacher[0], killed]).rows)
     assert rows["initial parameters"][0] == "-"
     assert str(teacher[0]) in rows["initial parameters"][1]
 
@@ -259,6 +261,7 @@ def test_what_is_refused_makes_no_folder(teacher, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_result_and_the_run_say_in_a_line_what_they_are(pupil):
     shown = repr(pupil)
     assert shown.startswith(f"Result({pupil.path}: iql on m_step, 5 seeds, 24 env steps each; final return ")
