@@ -28,6 +28,9 @@ from tests.support.lsf_sac_cases import (
 
 WITHOUT_MIXER = {"iql", "coma", "qtran", "qtran_alt"}
 OTHERS = (
+    *("lsf_sac", "vdac_sum", "dop", "qplex", "ow_qmix", "qtran", "qtran_alt", "ndq"),
+    *("masac_double_q", "maa2c", "fop", "coma"),
+)
     "lsf_sac",
     "vdac_sum",
     "dop",
