@@ -31,19 +31,6 @@ OTHERS = (
     *("lsf_sac", "vdac_sum", "dop", "qplex", "ow_qmix", "qtran", "qtran_alt", "ndq"),
     *("masac_double_q", "maa2c", "fop", "coma"),
 )
-    "lsf_sac",
-    "vdac_sum",
-    "dop",
-    "qplex",
-    "ow_qmix",
-    "qtran",
-    "qtran_alt",
-    "ndq",
-    "masac_double_q",
-    "maa2c",
-    "fop",
-    "coma",
-)
 ALONG = ["iql", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 """The test of policies has another one; all take long to compile."""
 FIRST = ("iql", "vdn", "ow_qmix", "qtran", "ndq", "lsf_sac", "masac", "vdac_sum", "maa2c", "fop", "coma", "dop")
