@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.analysis.playback import record_episode as record_episode
     from lsf_jax.analysis.plots import plot_curves as plot_curves
     from lsf_jax.analysis.plots import plot_q_table as plot_q_table
+    from lsf_jax.analysis.policy import Policy as Policy
     from lsf_jax.analysis.summary import summary_table as summary_table
     from lsf_jax.config.composition import Config as Config
     from lsf_jax.config.composition import compose as compose
@@ -61,6 +62,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.engine.learner import Learner as Learner
     from lsf_jax.engine.learner import hard_copy as hard_copy
     from lsf_jax.engine.learner import make_update as make_update
+    from lsf_jax.engine.packing import as_trajectory as as_trajectory
     from lsf_jax.engine.returns import discounts as discounts
     from lsf_jax.engine.returns import td_lambda as td_lambda
     from lsf_jax.engine.returns import traces as traces
@@ -102,6 +104,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.types import EnvSpec as EnvSpec
     from lsf_jax.types import Episode as Episode
     from lsf_jax.types import EpisodeStats as EpisodeStats
+    from lsf_jax.types import Insight as Insight
     from lsf_jax.types import JointTable as JointTable
     from lsf_jax.types import Line as Line
     from lsf_jax.types import Observation as Observation

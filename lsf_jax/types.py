@@ -164,6 +164,21 @@ class JointTable(NamedTuple):
     joint_value: Float[Array, "joint"]  # what a joint action is taken to return: Q_tot, but QTRAN's Q_jt
 
 
+class Insight(NamedTuple):
+    """What an algorithm's networks make of played steps, by names that all algorithms share; None where there is none.
+
+    Entries stand for the T steps at which something was done, padding included. `record` is the algorithm's own, whole.
+    """
+
+    q: Float[Array, "*lead time agents actions"] | None = None  # each agent's values of its actions; of twins the mean
+    value: Float[Array, "*lead time agents"] | None = None  # each agent's value of its situation, where that is learned
+    log_pi: Float[Array, "*lead time agents actions"] | None = None  # without exploration; 0 where unavailable
+    messages: Float[Array, "*lead time agents sent"] | None = None  # what every agent sends, before noise
+    total: Float[Array, "*lead time"] | None = None  # joint value of the actions taken; VDAC's and MAA2C's V_tot
+    weights: Float[Array, "*lead time agents"] | None = None  # ∂total/∂(each agent's value), where a mixer makes total
+    record: Any = None  # what `Algorithm.forward` gives
+
+
 class EpisodeStats(NamedTuple):
     """Per-episode sums of an evaluation, `[E]` each."""
 
@@ -273,6 +288,16 @@ class Algorithm(NamedTuple):
     refresh: Callable[[AgentState, Clock, Clock], AgentState]  # target copy: state, clock now, clock an iteration ago
     joint_table: Callable[[AgentState, Observation, PRNGKey], JointTable]
     reads_padding: str = ""  # the setting by which its losses count padding: it may not depend on other seeds then
+    scores: Callable[[Params, Carry, Observation, PRNGKey], Array] | None = None
+    """`[N, A]`: what `act_greedy` takes the best of, utilities or logits of π, given what it is given."""
+    forward: Callable[[dict[str, Params], dict[str, Params], Trajectory, Key[Array, "rows"]], Any] | None = None
+    """`(params, targets, trajectory, a key for each of its T+1 rows)`: every network once, as the update runs them.
+
+    The record, a NamedTuple, is the algorithm's own. COMA and DOP, whose critics move at every time step of an update,
+    have no such pass: theirs is that of one fixed critic.
+    """
+    insight: Callable[[AgentState, Trajectory, Any], Insight] | None = None
+    """`(agent, trajectory, record of forward)`: the record by names that all algorithms share."""
 
 
 class Buffer(NamedTuple):

@@ -37,6 +37,7 @@ class Acting(NamedTuple):
     act: Callable[..., tuple[types.Carry, Array]]
     act_greedy: Callable[..., tuple[types.Carry, Array]]
     act_sampled: Callable[..., tuple[types.Carry, Array]]
+    scores: Callable[..., Array]
 
 
 def hyper_of(config: Any) -> types.Hyper:
@@ -144,11 +145,20 @@ def agent_acting(
         return act
 
     tested = test_outputs or outputs
+
+    def scores(
+        params: types.Params, carry: AgentCarry, observation: types.Observation, key: types.PRNGKey
+    ) -> Float[Array, "agents actions"]:
+        key_outputs, _ = chance.split(key)  # as `act` does, so that what is drawn is the same
+        inputs = agents.agent_inputs(observation.obs, carry.last_action, spec.n_actions)
+        return tested(params, carry.hidden, inputs, key_outputs)[1]
+
     return Acting(
         start=start,
         act=acting(behave, outputs),
         act_greedy=acting(exploration.behave_greedy, tested),
         act_sampled=acting(exploration.behave_sample if stochastic else exploration.behave_greedy, tested),
+        scores=scores,
     )
 
 

@@ -56,6 +56,13 @@ class CriticView(NamedTuple):
     last_action: Int[Array, "*lead agents"]  # of all agents before; -1 before the first step
 
 
+class Forward(NamedTuple):
+    """What actor and critic make of one trajectory, both as they are: in an update the critic moves at every step."""
+
+    log_pi: Float[Array, "rows agents actions"]  # without the ε floor
+    q: Float[Array, "time agents actions"]  # Qᵢ(s, (a, u₋ᵢ)): i's own actions beside what the others did
+
+
 class CriticBatch(NamedTuple):
     """What the critic is trained on, one trajectory or many."""
 
@@ -84,6 +91,24 @@ def critic_inputs(view: CriticView, n_actions: int) -> tuple[Array, ...]:
 def q_values(net: Networks, params: types.Params, view: CriticView) -> Float[Array, "*lead agents actions"]:
     """Qᵢ(s, (a, u₋ᵢ)) for every agent i and each of its actions a."""
     return agents.run(net.critic, params, *critic_inputs(view, net.critic.widths[-1]))
+
+
+def forward(
+    params: dict, targets: dict, trajectory: types.Trajectory, keys: Key[Array, "rows"], *, net: Networks
+) -> Forward:
+    """Run actor and critic once over a trajectory. For people: the update's critic differs from step to step."""
+    del targets, keys  # the target critic makes targets alone; nothing is drawn
+    obs, state, avail = trajectory.observation
+    logits = agents.unroll(net.actor, params["actor"], trajectory.layout, agents.trajectory_inputs(trajectory))
+    before = agents.last_actions(trajectory.action, trajectory.layout.first)[:-1]
+    view = CriticView(state=state[:-1], obs=obs[:-1], action=trajectory.action, last_action=before)
+    return Forward(log_pi=distributions.masked_log_softmax(logits, avail), q=q_values(net, params["critic"], view))
+
+
+def insight(agent: types.AgentState, t: types.Trajectory, f: Forward) -> types.Insight:
+    """Policies and counterfactual values. There is no joint value: all agents' Qᵢ(s, u) estimate the same return."""
+    del agent, t
+    return types.Insight(q=f.q, log_pi=f.log_pi[:-1], record=f)
 
 
 def critic_batch(
@@ -310,6 +335,8 @@ def make_coma(spec: types.EnvSpec, cfg: ComaConfig, observe: packing.ObserveFn) 
         update=make_coma_update(net, base.learned_policy(cfg), rules, observe, cfg.batch_size, spec.episode_limit),
         refresh=stepwise.copy_after_steps(cfg.target_interval),
         joint_table=partial(joint_table, net=net),
+        forward=partial(forward, net=net),
+        insight=insight,
         **base.agent_acting(spec, cfg.hidden, outputs, behave)._asdict(),
     )
 

@@ -343,6 +343,8 @@ def make_dop(spec: types.EnvSpec, cfg: DopConfig, observe: packing.ObserveFn) ->
         update=make_dop_update(net, floor.policy, rules, observe, cfg, spec.episode_limit),
         refresh=stepwise.copy_after_steps(cfg.target_interval),
         joint_table=partial(joint_table, net=net),
+        forward=partial(dop_networks.forward, net=net),
+        insight=partial(dop_networks.insight, net=net),
         **base.agent_acting(spec, cfg.hidden, outputs, floor.behave)._asdict(),
     )
 

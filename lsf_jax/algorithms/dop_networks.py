@@ -1,4 +1,4 @@
-"""Networks of DOP: the actor, the local critics of all agents, and the mixers that weigh them."""
+"""Networks of DOP: the actor, the local critics of all agents, the mixers that weigh them; and their outputs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from lsf_jax import types
 from lsf_jax.algorithms import base
+from lsf_jax.engine import distributions
 from lsf_jax.networks import agents, mixers
 
 
@@ -81,3 +82,41 @@ def mixed(
 ) -> Float[Array, "rows"]:
     """Q_tot of one value of each agent; DOP's mixers read neither state values nor actions, whose places it fills."""
     return net.mixer.mix(params["mixer"], values, values, values[..., None], state)
+
+
+class Forward(NamedTuple):
+    """What actor and critic make of one trajectory, both as they are: in an update the critic moves at every step."""
+
+    log_pi: Float[Array, "rows agents actions"]  # without the ε floor
+    q: Float[Array, "time agents actions"]
+    q_total: Float[Array, "time"]  # of the actions taken
+    weights: Float[Array, "time agents"]  # kᵢ(s) of the actor's loss
+
+
+def forward(
+    params: dict,
+    targets: dict,
+    trajectory: types.Trajectory,
+    keys: Key[Array, "rows"],
+    *,
+    net: Networks,
+) -> Forward:
+    """Run actor and critic once over a trajectory. For people: the update's critic differs from step to step."""
+    del targets, keys  # the target critic makes targets alone; nothing is drawn
+    logits = agents.unroll(net.actor, params["actor"], trajectory.layout, agents.trajectory_inputs(trajectory))
+    obs, state, _ = jax.tree.map(lambda leaf: leaf[:-1], trajectory.observation)
+    q = local_values(net, params["critic"], state, obs)
+    chosen = distributions.take_actions(q, trajectory.action)
+    return Forward(
+        log_pi=distributions.masked_log_softmax(logits, trajectory.observation.avail),
+        q=q,
+        q_total=mixed(net, params["critic"], chosen, state),
+        weights=net.mixer.weights(params["critic"]["mixer"], state),
+    )
+
+
+def insight(agent: types.AgentState, t: types.Trajectory, f: Forward, *, net: Networks) -> types.Insight:
+    """Policies, local values, Q_tot of what was done, and what the mixer makes each local value count."""
+    chosen, state = distributions.take_actions(f.q, t.action), t.observation.state[:-1]
+    weights = mixers.slopes(net.mixer, agent.params["critic"]["mixer"], chosen, chosen, chosen[..., None], state)
+    return types.Insight(q=f.q, log_pi=f.log_pi[:-1], total=f.q_total, weights=weights, record=f)

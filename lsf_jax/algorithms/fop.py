@@ -203,6 +203,24 @@ def at_temperature(learn: types.Update) -> types.Update:
     return update
 
 
+def insight(agent: types.AgentState, t: types.Trajectory, f: Forward, *, net: Networks) -> types.Insight:
+    """Policies, local values, Q_tot of what was done and λ of the joint action: means over both critics."""
+    _, state, avail = jax.tree.map(lambda leaf: leaf[:-1], t.observation)
+    taken = jax.nn.one_hot(t.action, avail.shape[-1])
+
+    def counts(params: types.Params, q: Array) -> Array:
+        chosen, value = distributions.take_actions(q, t.action), net.soft_value(q, avail, f.alpha)
+        return mixers.slopes(net.mixer, params, chosen, value, taken, state)
+
+    return types.Insight(
+        q=f.q.mean(axis=0),
+        log_pi=f.log_pi[:-1],
+        total=f.q_total.mean(axis=0),
+        weights=jax.vmap(counts)(agent.params["critic"]["mixer"], f.q).mean(axis=0),
+        record=f,
+    )
+
+
 def joint_table(
     agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks
 ) -> types.JointTable:
@@ -294,6 +312,8 @@ def make_fop(spec: types.EnvSpec, cfg: FopConfig, observe: packing.ObserveFn) ->
         update=at_temperature(learner.make_update(parts, observe)),
         refresh=learner.hard_copy(cfg.target_interval, ("critic",)),
         joint_table=partial(joint_table, net=net),
+        forward=parts.forward,
+        insight=partial(insight, net=net),
         **acting._asdict(),
     )
 

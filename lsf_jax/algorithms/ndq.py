@@ -205,6 +205,11 @@ def diagnose(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.H
     }
 
 
+def insight(agent: types.AgentState, t: types.Trajectory, f: Forward, *, net: Networks) -> types.Insight:
+    """What `q_learning` gives, and the messages."""
+    return q_learning.insight(agent, t, f, net=net.values)._replace(messages=f.message_mean[:-1])
+
+
 def joint_table(
     agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks
 ) -> types.JointTable:
@@ -315,6 +320,8 @@ def make_ndq(spec: types.EnvSpec, cfg: NdqConfig, observe: packing.ObserveFn) ->
         update=learner.make_update(parts, observe),
         refresh=learner.hard_copy(cfg.target_interval, ("q",)),
         joint_table=partial(joint_table, net=net),
+        forward=parts.forward,
+        insight=partial(insight, net=net),
         **base.agent_acting(spec, cfg.hidden, free, behave, tested, stochastic=False)._asdict(),
     )
 

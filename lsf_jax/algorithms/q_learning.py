@@ -58,6 +58,7 @@ class Parts(NamedTuple):
     owned: tuple[str, ...]  # fields of Forward through which the parameters may learn
     diagnose: learner.LossFn
     joint_table: Callable[[types.AgentState, types.Observation, types.PRNGKey], types.JointTable]
+    insight: Callable[[types.AgentState, types.Trajectory, Any], types.Insight] | None = None
 
 
 OWNED = ("q", "q_total")
@@ -154,6 +155,18 @@ def diagnose(f: Any, t: types.Trajectory, clock: types.Clock, hyper: types.Hyper
     }
 
 
+def insight(agent: types.AgentState, t: types.Trajectory, f: Any, *, net: Networks) -> types.Insight:
+    """Utilities, Q_tot of what was done, and what the mixer makes each agent's utility count."""
+    found = types.Insight(q=f.q[:-1], record=f)
+    if net.mixer is None:
+        return found
+    _, state, avail = jax.tree.map(lambda leaf: leaf[:-1], t.observation)
+    chosen, best = distributions.take_actions(f.q[:-1], t.action), distributions.best_value(f.q[:-1], avail)
+    taken = jax.nn.one_hot(t.action, f.q.shape[-1])
+    weights = mixers.slopes(net.mixer, agent.params["q"]["mixer"], chosen, best, taken, state)
+    return found._replace(total=f.q_total[:, 0], weights=weights)
+
+
 def joint_table(
     agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks
 ) -> types.JointTable:
@@ -208,6 +221,7 @@ def q_mixing(
         owned=OWNED,
         diagnose=diagnose,
         joint_table=partial(joint_table, net=net),
+        insight=partial(insight, net=net),
     )
     return value_based(spec, cfg, observe, name=name, parts=parts)
 
@@ -248,6 +262,8 @@ def value_based(
         update=learner.make_update(learning, observe),
         refresh=learner.hard_copy(cfg.target_interval, ("q",)),
         joint_table=parts.joint_table,
+        forward=parts.forward,
+        insight=parts.insight,
         **base.agent_acting(spec, cfg.hidden, outputs, behave, stochastic=False)._asdict(),
     )
 

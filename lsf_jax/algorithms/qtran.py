@@ -190,6 +190,12 @@ def diagnose(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.H
     }
 
 
+def insight(agent: types.AgentState, t: types.Trajectory, f: Forward) -> types.Insight:
+    """Utilities, and Q_jt of what was done, in alt the mean of the agents' estimates; no mixer stands between them."""
+    del agent, t
+    return types.Insight(q=f.q[:-1], total=f.joint.mean(axis=-1), record=f)
+
+
 def joint_table(
     agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: Networks, variant: Variant
 ) -> types.JointTable:
@@ -231,6 +237,7 @@ def make_qtran(
         owned=OWNED,
         diagnose=diagnose,
         joint_table=partial(joint_table, net=net, variant=variant),
+        insight=insight,
     )
     return q_learning.value_based(spec, cfg, observe, name=name, parts=parts)
 

@@ -105,6 +105,37 @@ def mixed_values(
     return mixer.mix(params, values, values, no_action, state)
 
 
+def insight(
+    agent: types.AgentState,
+    t: types.Trajectory,
+    f: Forward,
+    *,
+    group: str,
+    network: agents.AgentNetwork,
+    mixer: mixers.Mixer,
+) -> types.Insight:
+    """Policies, the agents' state values, V_tot and what the mixer makes each of them count in it.
+
+    Args:
+      agent: whose parameters gave `f`.
+      t: the trajectory.
+      f: its record.
+      group: the parameter group with the values' network and the mixer.
+      network: its last output is Vᵢ.
+      mixer: of V₁..V_N.
+    """
+    params, state = agent.params[group], t.observation.state[:-1]
+    values = agents.unroll(network, params["agent"], t.layout, agents.trajectory_inputs(t))[:-1, :, -1]
+    no_action = jnp.zeros((*values.shape, 0))
+    return types.Insight(
+        value=values,
+        log_pi=distributions.masked_log_softmax(f.logits, t.observation.avail[:-1]),
+        total=f.value_total[:-1],
+        weights=mixers.slopes(mixer, params["mixer"], values, values, no_action, state),
+        record=f,
+    )
+
+
 def value_target(f: Forward, t: types.Trajectory, hyper: types.Hyper) -> Float[Array, "time"]:
     """y: the TD(λ) return of V_tot, from the network that learns it, without gradient."""
     return q_learning.td_target(f.value_total[1:, None], t, hyper)[:, 0]
@@ -165,6 +196,7 @@ class Parts(NamedTuple):
     init_params: Callable[[types.PRNGKey], dict[str, types.Params]]
     policy_params: Callable[[types.AgentState], types.Params]
     outputs: base.Outputs
+    insight: Callable[[types.AgentState, types.Trajectory, Any], types.Insight]
 
 
 def make_vdac(
@@ -206,6 +238,7 @@ def make_vdac(
         init_params=lambda key: {"actor_critic": _init_valued(agent, mixing, spec, key)},
         policy_params=lambda agent: agent.params["actor_critic"]["agent"],
         outputs=logits,
+        insight=partial(insight, group="actor_critic", network=agent, mixer=mixing),
     )
     return _bind(name, spec, cfg, observe, parts)
 
@@ -233,6 +266,7 @@ def make_maa2c(spec: types.EnvSpec, cfg: Maa2cConfig, observe: packing.ObserveFn
         init_params=init_params,
         policy_params=lambda agent: agent.params["actor"],
         outputs=partial(base.network_outputs, actor),
+        insight=partial(insight, group="critic", network=critic, mixer=mixing),
     )
     return _bind("maa2c", spec, cfg, observe, parts)
 
@@ -271,6 +305,8 @@ def _bind(name: str, spec: types.EnvSpec, cfg: VdacConfig, observe: packing.Obse
         update=learner.make_update(parts.learning, observe),
         refresh=refresh,
         joint_table=partial(joint_table, policy=policy),
+        forward=parts.learning.forward,
+        insight=parts.insight,
         **base.agent_acting(spec, cfg.hidden, parts.outputs, behave)._asdict(),
     )
 

@@ -166,6 +166,7 @@ def make_weighted_qmix(
         owned=OWNED,
         diagnose=partial(diagnose, rule=rule),
         joint_table=partial(q_learning.joint_table, net=net.monotonic),
+        insight=partial(q_learning.insight, net=net.monotonic),
     )
     return q_learning.value_based(spec, cfg, observe, name=name, parts=parts)
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from lsf_jax.config import yaml12
 from lsf_jax.runs import folder, schemas, tables
 from lsf_jax.runs.safe_files import RunFolderError
-from lsf_jax.settings import clip
+from lsf_jax.settings import clip, env_label
 
 Columns: TypeAlias = dict[str, np.ndarray]
 """A table in memory: column name -> `[rows]` or `[rows, size]`, sorted by row, then iteration."""
@@ -31,6 +31,16 @@ class Run(NamedTuple):
     card: dict[str, Any]  # card.json: versions, hardware, commit, block width, timing
     train: Columns  # one row per seed and logged iteration
     evaluation: Columns  # one row per seed and evaluation
+
+    def __repr__(self) -> str:
+        (algo, env, train) = (self.config.get(section) or {} for section in ("algo", "env", "train"))
+        where = env_label(str(env.get("name")), env)
+        rows, final = len(self.train.get("row", ())), self.evaluation.get("final", np.zeros(0, bool))
+        end = "finished" if final.sum() == int(train.get("seeds", 0)) * len(grid_labels(self)) else "unfinished"
+        return (
+            f"Run({self.path}: {algo.get('name')} on {where}, {train.get('seeds')} seeds, {budget(self):,} env steps "
+            f"each; {len(final):,} evaluations, {rows:,} rows of training, {end})"
+        )
 
 
 class Metric(NamedTuple):

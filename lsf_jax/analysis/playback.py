@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsf_jax.analysis.policy import Policy, PolicyPrograms, jit_policy
 from lsf_jax.analysis.render import Pixels, draw_text, paint
 from lsf_jax.config.composition import Config
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
-from lsf_jax.engine.rollouts import play
 from lsf_jax.programs.compiled import jit_evaluate, jit_init
 from lsf_jax.programs.hosted import EVALUATE, behaviour_of
 from lsf_jax.programs.parts import Program, Rows, bind, make_rows, take_rows
@@ -19,11 +19,11 @@ from lsf_jax.runs.checks import check_layout
 from lsf_jax.runs.folder import read_run
 from lsf_jax.runs.policy_files import finished_policies, read_policies
 from lsf_jax.settings import ConfigError
-from lsf_jax.types import Carry, Clock, Env, Episode, EpisodeStats, Hyper, Observation, PRNGKey, Snapshot
+from lsf_jax.types import Env, Episode, EpisodeStats, Hyper, PRNGKey, Snapshot
 
 
 class Policies(NamedTuple):
-    """The learned parameters of a run, all rows."""
+    """The learned parameters of a run, all rows; `row` gives one of them as a policy."""
 
     config: Config
     program: Program
@@ -31,6 +31,38 @@ class Policies(NamedTuple):
     seed: np.ndarray  # [R]
     grid: np.ndarray  # [R]
     hyper: Hyper  # leaves [R]
+    path: Path  # the run folder
+    jitted: PolicyPrograms  # what a row does, compiled once for all of them
+
+    def row(self, index: int, *, stochastic: bool = False) -> Policy:
+        """One row's policy, ready to act.
+
+        Args:
+          index: of the row: grid points × seeds, seeds fastest.
+          stochastic: sample from the policy instead of acting greedily; algorithms that learn values alone stay greedy.
+
+        Raises:
+          ConfigError: there is no such row.
+        """
+        last = len(self.seed) - 1
+        if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index <= last:
+            raise ConfigError(f"row is {index}; expected a whole number from 0 to {last}, the rows of {self.path}")
+        params, hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (self.params, self.hyper))
+        return Policy(
+            config=self.config,
+            program=self.program,
+            params=params,
+            hyper=hyper,
+            row=int(index),
+            seed=int(self.seed[index]),
+            stochastic=stochastic,
+            jitted=self.jitted,
+        )
+
+    def __repr__(self) -> str:
+        rows = f"{len(self.seed)} rows, seeds {self.seed.min()} to {self.seed.max()}"
+        points = f" at {self.grid.max() + 1} grid points" if self.grid.max() else ""
+        return f"Policies({self.config.algo_name} on {self.config.where}: {rows}{points}, of {self.path})"
 
 
 def load_policies(path: str | Path) -> Policies:
@@ -53,7 +85,16 @@ def load_policies(path: str | Path) -> Policies:
     params = read_policies(files, like)
     n_rows = len(jax.tree.leaves(params)[0])
     rows = take_rows(rows, 0, n_rows)
-    return Policies(config=config, program=program, params=params, seed=rows.seed, grid=rows.grid, hyper=rows.hyper)
+    return Policies(
+        config=config,
+        program=program,
+        params=params,
+        seed=rows.seed,
+        grid=rows.grid,
+        hyper=rows.hyper,
+        path=path,
+        jitted=jit_policy(program),
+    )
 
 
 def evaluate_policies(
@@ -126,27 +167,9 @@ def record_episode(policies: Policies, row: int, key: PRNGKey, *, stochastic: bo
     """Play one episode with the policy of a row: NumPy arrays, `world` holds a snapshot for each of the T+1 moments.
 
     Raises:
-      ConfigError: the environment is played on the host.
+      ConfigError: the environment is played on the host, or there is no such row.
     """
-    if policies.program.hosted is not None:
-        raise ConfigError(
-            f"env {policies.config.env_name} is played on the host, which records its own games; "
-            "use `lsf-jax evaluate RUN --replays FOLDER`"
-        )
-    algorithm = policies.program.algorithm
-    policy = algorithm.act_sampled if stochastic else algorithm.act_greedy
-    clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
-
-    def record(params: Any, hyper: Hyper, key_play: PRNGKey) -> Episode:
-        def act(carry: Carry, observation: Observation, key_act: PRNGKey) -> tuple[Carry, jax.Array]:
-            return policy(params, carry, observation, key_act, clock, hyper)
-
-        played = play(policies.program.env, act, algorithm.start(), key_play[None])
-        return jax.tree.map(lambda leaf: leaf[0], played)
-
-    params, hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf[row]), (policies.params, policies.hyper))
-    agent = jax.eval_shape(algorithm.init, key, algorithm.hyper)._replace(params=params)
-    return jax.tree.map(np.asarray, jax.jit(record)(algorithm.policy_params(agent), hyper, key))
+    return policies.row(row, stochastic=stochastic).play(key)
 
 
 def episode_moments(episode: Episode) -> list[Snapshot]:

@@ -14,6 +14,7 @@ TRAIN = """examples:
   lsf-jax train
   lsf-jax train --algo lsf_sac --env predator_prey env.punishment=-2 seeds=8 train.env_steps=1000000
   lsf-jax train --preset matrix seeds=64 train.block=32
+  lsf-jax train --env smax/8m --init-from runs/lsf_sac-smax_3m-20260101-120000
 `lsf-jax list` shows names, `lsf-jax list keys` every setting with its range."""
 SWEEP = """examples:
   lsf-jax sweep --preset matrix seeds=32 algo.lr=1e-3,3e-3 algo.alpha=0.5,1,3
@@ -32,7 +33,7 @@ def _train(options: argparse.Namespace) -> int:
     """`lsf-jax train` and `lsf-jax sweep`."""
     from lsf_jax.runs import experiment
 
-    return _report(experiment.train(composed(options)))
+    return _report(experiment.train(composed(options), init_from=options.init_from))
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -104,6 +105,16 @@ def _report(result: "Result") -> int:
     return FINISHED
 
 
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add_composition(parser)
+    parser.add_argument(
+        "--init-from",
+        metavar="RUN",
+        help="start from the parameters of a finished run, where names and shapes match: row i from row i, or all from "
+        "a single one; short for train.init_from=RUN",
+    )
+
+
 def _add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="the run folder")
     parser.add_argument(
@@ -128,10 +139,8 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = (
-    Command(
-        "train", "train an algorithm on an environment, several seeds side by side", add_composition, _train, TRAIN
-    ),
-    Command("sweep", "train a grid of hyper-parameters × seeds in one program", add_composition, _train, SWEEP),
+    Command("train", "train an algorithm on an environment, several seeds side by side", _add_train, _train, TRAIN),
+    Command("sweep", "train a grid of hyper-parameters × seeds in one program", _add_train, _train, SWEEP),
     Command("plan", "show memory, blocks and the compiled program's needs; nothing is trained", _add_plan, _plan, PLAN),
     Command("resume", "continue a run that was stopped or killed, or extend it", _add_resume, _resume, RESUME),
 )

@@ -35,6 +35,8 @@ RETIRED = {("train", "updates_per_iteration"): Retired(("algo", "updates"), unse
 
 MOST_ROWS = 1_000_000
 """Grid points × seeds of one run; as many seeds as there may be without a grid."""
+MOST_SHOWN = 12
+"""Settings that a configuration shows of itself in a session, of those that are not as declared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,14 @@ class Config:
     def where(self) -> str:
         """The environment as people call it: "smax/3m"."""
         return env_label(self.env_name, vars(self.env))
+
+    def __repr__(self) -> str:
+        points = len(grid_points(self))
+        grid = f" × {points} grid points" if points > 1 else ""
+        size = f"{self.train.seeds} seeds{grid}, {self.train.env_steps:,} env steps each"
+        changed = _changed(self)
+        more = [*changed[:MOST_SHOWN], *(["..."] if len(changed) > MOST_SHOWN else [])]
+        return f"Config({self.algo_name} on {self.where}: {'; '.join([size, *more])})"
 
 
 def compose(
@@ -216,6 +226,19 @@ def resumable_keys(config: Config) -> set[str]:
     sections = (("algo", config.algo), ("env", config.env), ("train", config.train))
     fields = [(section, field) for section, part in sections for field in _fields(type(part)).values()]
     return {f"{section}.{field.name}" for section, field in fields if field.metadata.get("resumable")}
+
+
+def _changed(config: Config) -> list[str]:
+    """The settings that differ from their declarations, as overrides would give them; seeds and budget left out."""
+    sections = (("algo", config.algo), ("env", config.env), ("train", config.train))
+    grid = dict(config.grid)
+    return [
+        f"{section}.{name}={yaml12.shorten(grid.get(name, value) if section == 'algo' else value)}"
+        for section, part in sections
+        for name, value in vars(part).items()
+        if (value != _fields(type(part))[name].default or (section == "algo" and name in grid))
+        and (section, name) not in (("train", "seeds"), ("train", "env_steps"))
+    ]
 
 
 def _fields(config_class: type) -> dict[str, dataclasses.Field]:

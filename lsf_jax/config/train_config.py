@@ -15,6 +15,9 @@ class TrainConfig:
     env_steps: int = setting(
         200_000, low=1, high=2_000_000_000, resumable=True, doc="budget per seed, in valid environment steps"
     )
+    init_from: str = setting(
+        "", doc="run folder from whose parameters to start, where names and shapes match; empty: none"
+    )
     n_envs: int = setting(
         8, low=1, high=1_000_000, doc="environments per seed; each iteration collects one episode of each"
     )

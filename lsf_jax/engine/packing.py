@@ -86,6 +86,17 @@ def observe_rows(env: Env, rows: PackedRows) -> Trajectory:
     )
 
 
+def as_trajectory(env: Env, episode: Episode) -> Trajectory:
+    """One whole episode `[T, ...]` as learning sees it: what an algorithm's `forward` takes.
+
+    Args:
+      env: that it was played in.
+      episode: arrays of JAX or NumPy.
+    """
+    rows = one_per_row(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], episode))
+    return jax.tree.map(lambda leaf: leaf[:, 0], observe_rows(env, rows))
+
+
 class Shape(NamedTuple):
     """Rows side by side, and places in a row: what one of a few compiled updates computes."""
 

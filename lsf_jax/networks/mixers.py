@@ -34,6 +34,22 @@ class Mixer(NamedTuple):
 
     init: Callable[[PRNGKey], Params]
     mix: Callable[[Params, Array, Array, Array, Array], Array]  # chosen, value [T, N], action [T, N, A], state [T, S]
+    slopes: Callable[[Params, Array, Array, Array, Array], Array] | None = None
+    """∂Q_tot/∂chosen `[T, N]` for a mixer whose gradient, by design, is another."""
+
+
+def slopes(
+    mixer: "Mixer | ConvexMixer",
+    params: Params,
+    chosen: Float[Array, "rows agents"],
+    value: Float[Array, "rows agents"],
+    action: Float[Array, "rows agents actions"],
+    state: Float[Array, "rows state"],
+) -> Float[Array, "rows agents"]:
+    """∂Q_tot/∂qᵢ(uᵢ) in every row, all else held fixed: how much each agent's value counts. For people, not losses."""
+    if isinstance(mixer, Mixer) and mixer.slopes is not None:
+        return mixer.slopes(params, chosen, value, action, state)
+    return jax.grad(lambda values: mixer.mix(params, values, value, action, state).sum())(chosen)
 
 
 def sum_mixer(spec: EnvSpec) -> Mixer:
@@ -212,8 +228,7 @@ def duplex_mixer(spec: EnvSpec, *, heads: int = 4, layers: int = 2, hidden: int 
     for name, size in {"heads": heads, "layers": layers, "hidden": hidden}.items():
         if size < 1:
             raise ValueError(f"{name} {size} of the duplex mixer: expected an integer of at least 1.")
-    network = DuplexHypernetwork(spec.n_agents, heads, layers, hidden)
-    return Mixer(init=partial(_init, network, _state_and_action(spec)), mix=partial(_mix_duplex, network))
+    return _duplex(DuplexHypernetwork(spec.n_agents, heads, layers, hidden), spec)
 
 
 class SoftDuplexHypernetwork(nn.Module):
@@ -247,16 +262,29 @@ def soft_duplex_mixer(spec: EnvSpec, *, heads: int = 4, embed: int = 32) -> Mixe
       embed: width of V's hidden layer.
     Reference: Zhang et al. (2021); liyheng/FOP `fop.py`.
     """
-    network = SoftDuplexHypernetwork(spec.n_agents, heads, embed)
-    return Mixer(init=partial(_init, network, _state_and_action(spec)), mix=partial(_mix_duplex, network))
+    return _duplex(SoftDuplexHypernetwork(spec.n_agents, heads, embed), spec)
+
+
+def _duplex(network: nn.Module, spec: EnvSpec) -> Mixer:
+    shapes = (spec.state_dim,), (spec.n_agents, spec.n_actions)
+    return Mixer(
+        init=partial(_init, network, shapes),
+        mix=partial(_mix_duplex, network),
+        slopes=partial(_slopes_duplex, network),
+    )
 
 
 def _mix_duplex(network: nn.Module, params: Params, chosen: Array, value: Array, action: Array, state: Array) -> Array:
     return mix_duplex(run(network, params, state, action), chosen, value)
 
 
-def _state_and_action(spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
-    return (spec.state_dim,), (spec.n_agents, spec.n_actions)
+def _slopes_duplex(
+    network: nn.Module, params: Params, chosen: Array, value: Array, action: Array, state: Array
+) -> Array:
+    """λᵢ wᵢ; the gradient of `mix_duplex`, through which agents learn, is wᵢ alone."""
+    del chosen, value
+    duplexing: Duplexing = run(network, params, state, action)
+    return duplexing.importance * duplexing.scale
 
 
 class FreeNetwork(nn.Module):

@@ -34,7 +34,7 @@ TOLD = (
 """Settings of algorithms that the table words; all others are listed by name."""
 TOLD_OF_TRAIN = (
     "seeds", "seed", "env_steps", "n_envs", "buffer_capacity", "evaluate_every",
-    "eval_episodes", "eval_stochastic", "matmul_precision",
+    "eval_episodes", "eval_stochastic", "matmul_precision", "init_from",
 )  # fmt: skip
 """Settings of the train section that the table words."""
 
@@ -79,6 +79,8 @@ def setup_card(config: Config, program: Program) -> Setup:
         "evaluation": f"{how}, {train.eval_episodes} episodes every {train.evaluate_every:,} env steps",
         "precision": train.matmul_precision,
     }
+    if train.init_from:
+        card["initial parameters"] = f"those of {train.init_from}, where names and shapes match"
     return card | {f"algo.{key}": _value(config, key) for key in vars(algo) if key not in TOLD}
 
 

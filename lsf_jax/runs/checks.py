@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lsf_jax.config.composition import Config, differences, from_yaml, grid_points
-from lsf_jax.runs import checkpoint, folder, policy_files, tables
+from lsf_jax.runs import checkpoint, folder, policy_files, tables, warm_start
 from lsf_jax.runs.manifest import MANIFEST, CheckpointError, SaveError, one_line
 from lsf_jax.runs.safe_files import RunFolderError, file_inside, folder_inside
 from lsf_jax.runs.schemas import BlockMeta, Layout
@@ -63,6 +63,7 @@ def check_places(path: Path, config: Config, layout: Layout) -> None:
     """
     for name in (folder.CONFIG, folder.CARD, folder.CARD_TEXT, folder.CURVES):
         file_inside(path, name)
+    file_inside(path, warm_start.FILE)
     for name in config.train.sinks:
         folder_inside(path, name)
     for table in STAYING:

@@ -16,9 +16,10 @@ from lsf_jax.config.documents import plugins_of, to_yaml
 from lsf_jax.programs import runtime
 from lsf_jax.programs.parts import Program, bind, take_rows
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
-from lsf_jax.runs import checkpoint, checks, folder, sinks, tables
+from lsf_jax.runs import checkpoint, checks, folder, sinks, tables, warm_start
 from lsf_jax.runs.card import write_card
 from lsf_jax.runs.machine import describe_machine, plugin_versions
+from lsf_jax.runs.manifest import SaveError
 from lsf_jax.runs.progress import Progress
 from lsf_jax.runs.safe_files import RunFolderError, file_inside
 from lsf_jax.runs.schemas import Layout
@@ -38,12 +39,26 @@ class Result(NamedTuple):
     timing: dict[str, float]  # seconds and rates
     trouble: list[dict[str, int]]  # rows whose loss became non-finite: row, seed, iteration
 
+    def __repr__(self) -> str:
+        train, returns = self.config.train, self.final.get("return")
+        points = len(grid_points(self.config))
+        grid = f" × {points} grid points" if points > 1 else ""
+        end = "stopped; continue with `resume`" if returns is None else f"final return {_spread(returns)}"
+        trouble = f"; {len(self.trouble)} rows with a loss that is not finite" if self.trouble else ""
+        return (
+            f"Result({self.path}: {self.config.algo_name} on {self.config.where}, {train.seeds} seeds{grid}, "
+            f"{train.env_steps:,} env steps each; {end}{trouble})"
+        )
 
-def train(config: Config, *, progress: Progress | None = None) -> Result:
+
+def train(config: Config, *, init_from: str | Path | None = None, progress: Progress | None = None) -> Result:
     """Train a configuration in a new run folder.
 
     Args:
       config: from `compose`; checked again here.
+      init_from: a finished run whose parameters, where names and shapes match, this one starts from: row i from row i,
+        or all from a single one. Targets are copied from them, optimiser and clock are fresh. It stands for the setting
+        `train.init_from`; None leaves that as it is.
       progress: a display of your own; None makes one on standard output.
 
     Returns:
@@ -54,6 +69,8 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
       RunFolderError: the run folder exists or cannot be made.
       HostError: games on the host cannot be played; what was learned is saved.
     """
+    if init_from is not None:
+        config = replace(config, train=replace(config.train, init_from=str(init_from)))
     check(config)
     sinks.require_packages(config.train.sinks)
     _check_games(config)
@@ -64,6 +81,7 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
     with shown:
         shown.note(describe_run(config))
         program = bind(config)
+        start = warm_start.prepare(config, program.algorithm)
         plan = make_plan(config, program)
         card = describe_machine() | {"layout": layout_of(plan), "grid": [dict(point) for point in grid_points(config)]}
         card["versions"] |= plugin_versions(plugins_of(config))
@@ -71,7 +89,11 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
         path = folder.create(config.train.run_dir, name)
         _check_disk(plan, path)
         shown.note(plan_text(plan))
-        _write_documents(path, config, card, program)
+        if start is not None:
+            card |= {warm_start.ENTRY: start.record}
+            for line in warm_start.lines_of(start):
+                shown.note(line)
+        _write_documents(path, config, card, program, start)
         with checks.saying_how_to_go_on(path), folder.lock(path):
             return _run(Session(config, path, plan, program, shown))
 
@@ -117,6 +139,8 @@ def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress)
     layout = checks.check_layout(path, wanted, card)
     checks.check_places(path, wanted, layout)
     checks.check_rows(path, wanted, layout, metas)
+    if any(checkpoint.latest(checkpoint.block_folder(path, block)) is None for block in range(layout.n_blocks)):
+        warm_start.read(path, wanted)  # complains before anything is written
     shown.note(f"resuming {path}")
     for index in [index for index, meta in metas.items() if meta.config is None]:
         shown.note(f"the checkpoint of block {index} has no copy of its configuration: {folder.CONFIG} is believed")
@@ -128,18 +152,27 @@ def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress)
     return session
 
 
-def _write_documents(path: Path, config: Config, card: dict[str, Any], program: Program) -> None:
+def _write_documents(
+    path: Path, config: Config, card: dict[str, Any], program: Program, start: warm_start.WarmStart | None
+) -> None:
     """What makes a new folder a run; where it cannot be written, the folder goes again."""
     try:
+        if start is not None:  # before the two documents: whatever counts as a run folder has it
+            warm_start.keep(path, start)
         folder.write_text_atomic(path / folder.CONFIG, to_yaml(config))
         folder.write_json_atomic(path / folder.CARD, card)
         write_card(path, config, program)
-    except OSError as error:
+    except (OSError, SaveError) as error:
         shutil.rmtree(path, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
         raise RunFolderError(
-            f"train.run_dir {path.parent}: {path.name} cannot be written ({error.strerror or error}); nothing was "
+            f"train.run_dir {path.parent}: {path.name} cannot be written ({reason}); nothing was "
             "trained; make room, or name another folder"
         ) from error
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{np.median(values):.4g} [{values.min():.4g}, {values.max():.4g}]"
 
 
 def _check_games(config: Config) -> None:

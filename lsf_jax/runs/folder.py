@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
 from lsf_jax.config.composition import Config, from_yaml
 from lsf_jax.runs import safe_files, schemas
 from lsf_jax.runs.safe_files import RunFolderError, file_inside, folder_inside
@@ -84,7 +82,6 @@ def lock(path: Path) -> Iterator[None]:
         if os.fstat(descriptor).st_nlink > 1:
             raise RunFolderError(f"{path / LOCK_NAME} is another file's second name; remove it")
         _take(file, path)
-        _remove_leftovers(path)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -132,14 +129,6 @@ def write_json_atomic(path: Path, value: Any) -> None:
       TypeError: the value is not JSON; nothing is written.
     """
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that are no more left of files they were writing."""
-    for leftover in (*path.glob(".tmp-*"), *path.glob("*/.tmp-*")):
-        found = re.fullmatch(r"\.tmp-.+-(\d{1,9})", leftover.name)
-        if found and not psutil.pid_exists(int(found[1])) and not leftover.parent.is_symlink():
-            leftover.unlink(missing_ok=True)
 
 
 class Documents(NamedTuple):

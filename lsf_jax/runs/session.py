@@ -19,7 +19,7 @@ from lsf_jax.programs.assembly import make_programs
 from lsf_jax.programs.compiled import LOG_ROWS
 from lsf_jax.programs.parts import Program, evaluation_interval, make_rows, take_rows
 from lsf_jax.programs.planner import Plan
-from lsf_jax.runs import checkpoint, folder, sinks, tables
+from lsf_jax.runs import checkpoint, folder, sinks, tables, warm_start
 from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
 from lsf_jax.runs.params_file import save_params
 from lsf_jax.runs.policy_files import policy_path
@@ -145,7 +145,8 @@ class Block:
         self.finished_budget = 0
         self.milestone = -1  # evaluations due before the last chunk, see `milestone_of`
         if checkpoint.latest(self.folder) is None:
-            self.state = session.timed("initialisation", "train_seconds", lambda: session.programs.init(self.rows))
+            fresh = session.timed("initialisation", "train_seconds", lambda: session.programs.init(self.rows))
+            self.state = warm_start.begin(session.path, session.config, fresh, self.first_row)
         else:
             self.state, plain = checkpoint.restore(self.folder, session.programs.shapes(self.rows))
             meta = conform(plain, BlockMeta, self.folder)

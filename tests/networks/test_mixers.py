@@ -20,6 +20,7 @@ from lsf_jax.networks.mixers import (
     soft_duplex_mixer,
     sum_mixer,
 )
+from lsf_jax.networks.mixers import slopes as slopes_of
 from lsf_jax.types import EnvSpec
 
 SPEC = EnvSpec(n_agents=3, n_actions=4, obs_dim=1, state_dim=5, episode_limit=6)
@@ -386,3 +387,15 @@ def test_a_mixer_reads_what_it_says_row_by_row(name, read):
     for field, before in inputs._asdict().items():
         after = mixed(params, *inputs._replace(**{field: before.at[2].add(0.37)}))
         assert np.flatnonzero(np.asarray(after) != clean).tolist() == ([2] if field in read.split() else [])
+
+
+@EVERY
+def test_slopes_tell_how_much_each_agents_value_counts_whatever_the_gradient_is_made_to_be(name):
+    mixer, params = build(name)
+    inputs, step = rows(3), 1e-4
+    found = np.asarray(jax.jit(lambda p, *row: slopes_of(mixer, p, *row))(params, *inputs))
+    chosen = np.asarray(inputs.chosen, np.float64)
+    for agent in range(SPEC.n_agents):
+        moved = step * (np.arange(SPEC.n_agents) == agent)
+        above, below = (in_numpy(name, params, inputs._replace(chosen=chosen + sign * moved)) for sign in (1, -1))
+        np.testing.assert_allclose(found[:, agent], (above - below) / (2 * step), rtol=2e-4, atol=2e-4)

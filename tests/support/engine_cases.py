@@ -158,7 +158,8 @@ def shared_programs() -> Iterator[None]:
 
     def static(config: Config) -> Config:
         free = {
-            name: getattr(TrainConfig(), name) for name in (*HOST_ONLY, "seeds", "block", "devices", "evaluate_every")
+            name: getattr(TrainConfig(), name)
+            for name in (*HOST_ONLY, "seeds", "block", "devices", "evaluate_every", "init_from")
         }
         return replace(config, train=replace(config.train, **free), grid=())
 

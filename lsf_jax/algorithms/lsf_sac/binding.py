@@ -154,6 +154,8 @@ def make_lsf_sac(
         update=learner.make_update(parts, observe),
         refresh=learner.hard_copy(cfg.target_interval, ("critic",)),
         joint_table=partial(diagnostics.joint_table, net=net),
+        forward=parts.forward,
+        insight=diagnostics.insight,
         reads_padding="algo.mask_messages=false" if unmasked else "",
         **acting._asdict(),
     )

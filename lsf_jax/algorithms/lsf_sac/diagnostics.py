@@ -62,6 +62,23 @@ def message_metrics(
     }
 
 
+def insight(agent: types.AgentState, t: types.Trajectory, f: networks.Forward) -> types.Insight:
+    """Policies, utilities, messages, Q_tot of what was done (of twins the smaller) and what each utility counts in it.
+
+    Of twins, utilities and what they count are means.
+    """
+    del agent
+    chosen = jax.vmap(distributions.take_actions, in_axes=(0, None))(f.q[:, :-1], t.action)
+    return types.Insight(
+        q=f.q[:, :-1].mean(axis=0),
+        log_pi=f.log_pi[:-1],
+        messages=None if f.decoded is None else f.decoded.message_mean[:-1],
+        total=chosen_total(f, t).min(axis=0),
+        weights=jax.grad(lambda values: mixers.mix(f.mixing, values).sum())(chosen).mean(axis=0),
+        record=f,
+    )
+
+
 def joint_table(
     agent: types.AgentState, observation: types.Observation, key: types.PRNGKey, *, net: networks.Networks
 ) -> types.JointTable:
