@@ -151,7 +151,7 @@ def type_problem(annotation: Any, value: Any) -> str | None:
 
 def type_text(annotation: Any) -> str:
     """A field's type in words, for example "a list of numbers"."""
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping", type(None): "null"}
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_text(argument) for argument in arguments)
@@ -179,6 +179,8 @@ def freeze(annotation: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return freeze(next(argument for argument in arguments if _is_kind(argument, value)), value)
+    if isinstance(value, dict):
+        return {key: freeze(Any, each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return tuple(freeze(inner, each) for inner, each in zip(_inner(annotation, len(value)), value))
     return float(value) if annotation is float else value
@@ -197,7 +199,7 @@ def _is_kind(annotation: Any, value: Any) -> bool:
         return len(inner) == len(value) and all(_is_kind(each, item) for each, item in zip(inner, value))
     if annotation is float:
         return (type(value) is float and not math.isnan(value)) or (type(value) is int and abs(value) < 1e300)
-    if annotation in (bool, int, str, type(None)):
+    if annotation in (bool, int, str, dict, type(None)):
         return type(value) is annotation
     return True
 

@@ -43,6 +43,7 @@ class Transition(NamedTuple):
     after: GameState
     reward: dict[str, Array]  # by agent
     done: Bool[Array, ""]  # JaxMARL's own verdict, its time limit included
+    time: Int[Array, ""]  # steps since reset, this one included
 
 
 class View(NamedTuple):
@@ -60,6 +61,7 @@ class Rules(NamedTuple):
     terminal: Callable[[Transition], Array]  # whether the game has ended, whatever the time
     info: Callable[[Transition], dict[str, Array]] = lambda transition: {}  # as in TimeStep
     max_return: float = float("inf")  # no episode earns more
+    success: Callable[[EpisodeStats], Array] | None = None  # which episodes count as won; None: who earned `max_return`
 
 
 class State(NamedTuple):
@@ -80,7 +82,7 @@ def load_jaxmarl(part: str = "") -> ModuleType:
     """
     remedy = "run `pip install 'jaxmarl>=0.2,<0.3'`, or choose another env"
     try:
-        with _silence():
+        with silence():
             module = importlib.import_module(f"jaxmarl.{part}" if part else "jaxmarl")
     except ImportError as error:
         raise ConfigError(f"JaxMARL games need the package jaxmarl: {error}; {remedy}") from None
@@ -95,8 +97,8 @@ def jaxmarl_version() -> str:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing is written meanwhile. JaxMARL swaps `sys.stdout` itself on import, for `sys.__stdout__` in the end."""
+def silence() -> Iterator[None]:
+    """Nothing is written meanwhile, no warning either. JaxMARL swaps `sys.stdout` itself on import, for `sys.__stdout__` in the end."""
     names = ("stdout", "stderr", "__stdout__", "__stderr__")
     saved, nowhere = {name: sys.__dict__[name] for name in names}, io.StringIO()
     try:
@@ -118,8 +120,7 @@ def lenient() -> Iterator[None]:
 def from_jaxmarl(game: Game, view: View, rules: Rules) -> Env:
     """A JaxMARL game as an `Env`; agents are in the order of `game.agents`.
 
-    `render` prints the snapshot's arrays, and `success` means that an episode earned `rules.max_return`: replace them
-    (`Env._replace`) where more is known.
+    `render` prints the snapshot's arrays: replace it, or give `draw` (`Env._replace`), where more is known.
 
     Args:
       game: with discrete actions for every agent.
@@ -137,8 +138,8 @@ def from_jaxmarl(game: Game, view: View, rules: Rules) -> Env:
         state_dim=int(shapes.state.shape[-1]),
         episode_limit=rules.episode_limit,
     )
-    if max(_n_actions(game)) > spec.n_actions:
-        raise ValueError(f"avail has {spec.n_actions} actions; expected the game's {max(_n_actions(game))}.")
+    if max(action_counts(game)) > spec.n_actions:
+        raise ValueError(f"avail has {spec.n_actions} actions; expected the game's {max(action_counts(game))}.")
     return Env(
         spec=check_spec(spec),
         reset=partial(_reset, game=game, view=view),
@@ -146,7 +147,7 @@ def from_jaxmarl(game: Game, view: View, rules: Rules) -> Env:
         snapshot=lambda state: view.snapshot(state.game),
         observe=view.observe,
         render=_fields_text,
-        success=partial(_reached, best=rules.max_return),
+        success=rules.success or partial(reached, best=rules.max_return),
         max_return=rules.max_return,
         version=f"1, jaxmarl {jaxmarl_version()}",
     )
@@ -171,7 +172,12 @@ def stack(values: dict[str, Array], agents: Sequence[str]) -> Array:
     return jnp.stack([jnp.pad(row, (0, widest - row.shape[0])) for row in rows])
 
 
-def _n_actions(game: Game) -> list[int]:
+def action_counts(game: Game) -> list[int]:
+    """How many actions each agent has, in their order.
+
+    Raises:
+      ValueError: if an agent's actions are not discrete.
+    """
     spaces = {agent: game.action_space(agent) for agent in game.agents}
     for agent, space in spaces.items():
         if not isinstance(getattr(space, "n", None), int | np.integer):
@@ -189,12 +195,25 @@ def _observe_all(snapshot: Snapshot, *, game: Game, state: Callable[..., Array])
         )
 
 
+def availability(game: Game, game_state: GameState) -> dict[str, Array] | None:
+    """What each agent may do, truth values; None where the game does not say: everything that it has.
+
+    Hanabi calls its masks legal moves. Masks that have not an entry for each action are none: JaxNav's have two.
+    """
+    n_actions = dict(zip(game.agents, action_counts(game)))
+    for name in ("get_avail_actions", "get_legal_moves"):
+        try:
+            masks = getattr(game, name)(game_state) if hasattr(game, name) else {}
+        except NotImplementedError:
+            continue
+        if all(agent in masks and masks[agent].shape == (n,) for agent, n in n_actions.items()):
+            return {agent: masks[agent].astype(bool) for agent in game.agents}
+    return None
+
+
 def _available(game: Game, game_state: GameState) -> dict[str, Array]:
-    """What each agent may do; where the game does not say, everything that it has."""
-    try:
-        return {agent: mask.astype(bool) for agent, mask in game.get_avail_actions(game_state).items()}
-    except NotImplementedError:
-        return {agent: jnp.ones(n, bool) for agent, n in zip(game.agents, _n_actions(game))}
+    everything = {agent: jnp.ones(n, bool) for agent, n in zip(game.agents, action_counts(game))}
+    return availability(game, game_state) or everything
 
 
 def _reset(key: PRNGKey, *, game: Game, view: View) -> tuple[State, Observation]:
@@ -209,10 +228,12 @@ def _step(
     with lenient():
         by_agent = {agent: actions[index].astype(jnp.int32) for index, agent in enumerate(game.agents)}
         _, game_state, reward, done, _ = game.step_env(key, state.game, by_agent)
-        transition = Transition(before=state.game, after=game_state, reward=reward, done=done["__all__"])
+        transition = Transition(
+            before=state.game, after=game_state, reward=reward, done=done["__all__"], time=state.time + 1
+        )
         terminal = rules.terminal(transition)
         earned = rules.reward(transition).astype(jnp.float32)
-    time = state.time + 1
+    time = transition.time
     return State(game=game_state, time=time), TimeStep(
         observation=view.observe(view.snapshot(game_state)),
         reward=earned,
@@ -234,5 +255,6 @@ def _fields_text(snapshot: Snapshot) -> str:
     return "\n".join(f"{name}: {' '.join(value.split())}" for name, value in shown.items())
 
 
-def _reached(stats: EpisodeStats, *, best: float) -> Array:
+def reached(stats: EpisodeStats, *, best: float) -> Array:
+    """Whether each episode earned the best return, up to rounding."""
     return jnp.asarray(stats.episode_return) >= best - 1e-4

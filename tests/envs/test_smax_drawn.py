@@ -83,7 +83,7 @@ def test_a_half_of_all_battles_is_mirrored_a_quarter_has_either_side_in_the_midd
 def test_types_drawn_decide_what_units_are():
     """A unit of each type beside the same army with its types fixed: everything that is seen and happens is the same."""
     types = jnp.array([0, 1, 2, 3, 5, 4, 0, 1, 2, 3], jnp.uint8)
-    armies, fixed = DRAWN._replace(types=types), DRAWN.named(types)
+    armies, fixed = DRAWN._replace(types=types), DRAWN.named(np.asarray(types))
     assert fixed.allies == ("marine", "marauder", "stalker", "zealot", "hydralisk")
     for field in ("speed", "damage", "range", "sight", "radius", "health", "cooldown"):
         np.testing.assert_array_equal(armies.column(field), fixed.column(field))
