@@ -140,7 +140,7 @@ def type_problem(annotation: Any, value: Any) -> str | None:
     never a number. A whole number is fine where a number is wanted, and a list where a tuple is.
 
     Args:
-      annotation: a field's type: bool, int, float, str, tuple, Literal, a union of these, or Any.
+      annotation: a field's type: bool, int, float, str, tuple, Mapping, Literal, a union of these, or Any.
       value: plain data as a YAML reader gives it.
 
     Returns:
@@ -151,7 +151,8 @@ def type_problem(annotation: Any, value: Any) -> str | None:
 
 def type_text(annotation: Any) -> str:
     """A field's type in words, for example "a list of numbers"."""
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping", type(None): "null"}
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    words[Mapping] = "a mapping"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_text(argument) for argument in arguments)
@@ -179,7 +180,7 @@ def freeze(annotation: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return freeze(next(argument for argument in arguments if _is_kind(argument, value)), value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: freeze(Any, each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return tuple(freeze(inner, each) for inner, each in zip(_inner(annotation, len(value)), value))
@@ -199,7 +200,9 @@ def _is_kind(annotation: Any, value: Any) -> bool:
         return len(inner) == len(value) and all(_is_kind(each, item) for each, item in zip(inner, value))
     if annotation is float:
         return (type(value) is float and not math.isnan(value)) or (type(value) is int and abs(value) < 1e300)
-    if annotation in (bool, int, str, dict, type(None)):
+    if annotation is Mapping:
+        return isinstance(value, Mapping)
+    if annotation in (bool, int, str, type(None)):
         return type(value) is annotation
     return True
 

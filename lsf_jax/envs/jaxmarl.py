@@ -10,13 +10,9 @@ arguments: nothing here asks for a game's name. JaxMARL is imported when a game 
 Reference: Rutherford et al. (2024), JaxMARL: Multi-Agent RL Environments and Algorithms in JAX; version 0.2.0.
 """
 
-import contextlib
 import importlib
 import importlib.metadata
-import io
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
@@ -27,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Integer
 
 from lsf_jax.envs.base import check_spec
+from lsf_jax.envs.guests import fields_text, lenient, reached, silence
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, PRNGKey, Snapshot, TimeStep
 
@@ -96,27 +93,6 @@ def jaxmarl_version() -> str:
     return importlib.metadata.version("jaxmarl")
 
 
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Nothing is written meanwhile, no warning either. JaxMARL swaps `sys.stdout` itself on import, for `sys.__stdout__` in the end."""
-    names = ("stdout", "stderr", "__stdout__", "__stderr__")
-    saved, nowhere = {name: sys.__dict__[name] for name in names}, io.StringIO()
-    try:
-        sys.__dict__.update(dict.fromkeys(names, nowhere))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.__dict__.update(saved)
-
-
-@contextlib.contextmanager
-def lenient() -> Iterator[None]:
-    """JAX's default promotion of ranks and dtypes, which JaxMARL's code relies on, whatever the caller has chosen."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def from_jaxmarl(game: Game, view: View, rules: Rules) -> Env:
     """A JaxMARL game as an `Env`; agents are in the order of `game.agents`.
 
@@ -146,7 +122,7 @@ def from_jaxmarl(game: Game, view: View, rules: Rules) -> Env:
         step=partial(_step, game=game, view=view, rules=rules),
         snapshot=lambda state: view.snapshot(state.game),
         observe=view.observe,
-        render=_fields_text,
+        render=fields_text,
         success=rules.success or partial(reached, best=rules.max_return),
         max_return=rules.max_return,
         version=f"1, jaxmarl {jaxmarl_version()}",
@@ -241,20 +217,3 @@ def _step(
         done=terminal | (time >= rules.episode_limit),
         info=rules.info(transition),
     )
-
-
-def _fields_text(snapshot: Snapshot) -> str:
-    """A line for each array of the game's state."""
-    leaves = jax.tree_util.tree_flatten_with_path(snapshot)[0]
-    shown = {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.array2string(
-            np.asarray(leaf), precision=2, suppress_small=True, separator=", "
-        )
-        for path, leaf in leaves
-    }
-    return "\n".join(f"{name}: {' '.join(value.split())}" for name, value in shown.items())
-
-
-def reached(stats: EpisodeStats, *, best: float) -> Array:
-    """Whether each episode earned the best return, up to rounding."""
-    return jnp.asarray(stats.episode_return) >= best - 1e-4

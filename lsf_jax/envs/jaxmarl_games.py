@@ -16,7 +16,7 @@ from them. Agents with narrower observations or fewer actions are padded.
 Reference: Rutherford et al. (2024), JaxMARL; version 0.2.0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,11 +26,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lsf_jax.envs.base import check_settings, require
-from lsf_jax.envs.jaxmarl import Game, GameState, Rules, Transition, View, from_jaxmarl, full_view, lenient, reached
+from lsf_jax.envs.guests import TEAM_REWARD_DOC, TEAM_REWARDS, lenient, reached
+from lsf_jax.envs.jaxmarl import Game, GameState, Rules, Transition, View, from_jaxmarl, full_view
 from lsf_jax.envs.jaxmarl_registry import open_game, own_limit
 from lsf_jax.envs.jaxmarl_stored import stored_view, unwrapped
 from lsf_jax.envs.stored import n_bytes
-from lsf_jax.envs.teams import TEAM_REWARD_DOC, TEAM_REWARDS
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
 from lsf_jax.types import Env, EpisodeStats
@@ -41,7 +41,7 @@ class JaxmarlConfig:
     """Settings of `jaxmarl`."""
 
     game: str = setting("MPE_simple_spread_v3", doc="JaxMARL's name of a game with discrete actions")
-    arguments: dict | None = setting(
+    arguments: Mapping | None = setting(
         None, doc="what JaxMARL makes the game with, for example {max_steps: 50}; layouts and scenarios by name"
     )
     team_reward: str = setting("mean", choices=tuple(TEAM_REWARDS), doc=TEAM_REWARD_DOC)
@@ -55,7 +55,9 @@ class JaxmarlConfig:
         choices=("auto", "recomputed", "stored"),
         doc="replay keeps the game's state, or observations; auto: the state where that is enough to recompute them",
     )
-    episode_limit: int | None = setting(None, low=1, doc="steps of an episode at most; null: the game's own limit")
+    episode_limit: int | None = setting(
+        None, low=1, high=1_000_000, doc="steps of an episode at most; null: the game's own limit"
+    )
     success_return: float | None = setting(
         None, doc="an episode that returns so much counts as won; null: what the game is known for, else none does"
     )
@@ -130,9 +132,7 @@ def _state_of(cfg: JaxmarlConfig, game: Game) -> Callable[[GameState], Array] | 
     return lambda state: jnp.asarray(game.get_world_state(state)).reshape(-1)
 
 
-def _view_of(
-    cfg: JaxmarlConfig, game: Game, state: Callable[[GameState], Array] | None
-) -> tuple[Game, View, str]:
+def _view_of(cfg: JaxmarlConfig, game: Game, state: Callable[[GameState], Array] | None) -> tuple[Game, View, str]:
     """What is played, how it is seen, and what replay keeps of that in words."""
     can_recompute = _recomputes(game)
     problem = f"auto or stored: {cfg.game} does not make observations of its state alone"
@@ -142,7 +142,7 @@ def _view_of(
     if state is None:
         seen = partial(side_by_side, agents=tuple(game.agents))
     else:
-        seen = lambda obs, game_state: state(game_state)  # noqa: E731
+        seen = lambda obs, game_state: state(game_state)
     return game, full_view(game, state=seen), "the game's state, observations recomputed"
 
 

@@ -3,6 +3,7 @@
 Nothing here lists JaxMARL's games: what it registers can be asked for, and what does not fit says why.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from lsf_jax.envs.base import require
-from lsf_jax.envs.jaxmarl import Game, action_counts, lenient, load_jaxmarl, silence
+from lsf_jax.envs.guests import lenient, one_line, silence
+from lsf_jax.envs.jaxmarl import Game, action_counts, load_jaxmarl
 from lsf_jax.settings import ConfigError, nearest
 
 MOST_ACTIONS = 256
@@ -38,7 +40,7 @@ def open_game(name: str, arguments: Mapping[str, Any]) -> Game:
             game = module.make(name, **made)
     except Exception as error:  # somebody else's constructor, given a user's arguments: anything may come
         given = f" with env.arguments {arguments!r}" if arguments else ""
-        raise ConfigError(f"env.game is {name!r}, which cannot be made{given}: {_line(error)}") from None
+        raise ConfigError(f"env.game is {name!r}, which cannot be made{given}: {one_line(error)}") from None
     _check_playable(name, game)
     return game
 
@@ -56,7 +58,9 @@ def _check_playable(name: str, game: Game) -> None:
     try:
         counts = action_counts(game)
     except ValueError as error:
-        raise ConfigError(f"env.game is {name!r}, whose {str(error).rstrip('.')}") from None
+        kinds = [key for key in inspect.signature(type(game)).parameters if key in ("action_type", "act_type")]
+        advice = f"; if it has them, env.arguments={{{kinds[0]}: Discrete}} asks for them" if kinds else ""
+        raise ConfigError(f"env.game is {name!r}, whose {str(error).rstrip('.')}{advice}") from None
     require(max(counts) <= MOST_ACTIONS, "game", name, f"at most {MOST_ACTIONS} actions an agent, not {max(counts)}")
     try:
         with silence(), lenient():
@@ -64,7 +68,7 @@ def _check_playable(name: str, game: Game) -> None:
             chosen = {agent: jax.ShapeDtypeStruct((), jnp.int32) for agent in game.agents}
             seen, _, reward, done, _ = jax.eval_shape(game.step_env, jax.random.key(0), state, chosen)
     except Exception as error:  # somebody else's game
-        raise ConfigError(f"env.game is {name!r}, which cannot be played: {_line(error)}") from None
+        raise ConfigError(f"env.game is {name!r}, which cannot be played: {one_line(error)}") from None
     for what, values in (("observations", obs), ("observations", seen), ("rewards", reward)):
         if not _by_agent(values, game.agents):
             shown = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
@@ -77,12 +81,6 @@ def _check_playable(name: str, game: Game) -> None:
 
 def _by_agent(values: Any, agents: Any) -> bool:
     return isinstance(values, Mapping) and all(hasattr(values.get(agent), "shape") for agent in agents)
-
-
-def _line(error: Exception) -> str:
-    """What went wrong, in one line of bounded length."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _overcooked_layout(name: Any) -> Any:

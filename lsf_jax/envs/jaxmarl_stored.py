@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lsf_jax.envs.jaxmarl import Game, GameState, View, action_counts, availability, lenient
+from lsf_jax.envs.guests import lenient
+from lsf_jax.envs.jaxmarl import Game, GameState, View, action_counts, availability
 from lsf_jax.envs.stored import StoredObservation, Widths, recall, store
 from lsf_jax.types import PRNGKey
 

@@ -109,6 +109,7 @@ SCENARIOS: dict[str, Scenario] = {
     "1c3s5z_nosplash": Scenario(_army(colossus=1, stalker=3, zealot=5), _army(colossus=1, stalker=3, zealot=5)),
 }
 """By name. The first fourteen are JaxMARL's; three of them, after SMACv2, draw everybody's type and place anew for each
-battle (`smax_drawn`). The last three stand for SMAC maps that SMAX does not have, and are not these maps: `corridor_open` is corridor's armies on open ground, without the choke point that the map is about;
-`2M7m_vs_3M8m` is MMM2 without its medivacs, so that nobody is healed; `1c3s5z_nosplash` is 1c3s5z whose colossi hit one
-unit at a time."""
+battle (`smax_drawn`). The last three stand for SMAC maps that SMAX does not have, and are not these maps:
+`corridor_open` is corridor's armies on open ground, without the choke point that the map is about; `2M7m_vs_3M8m` is
+MMM2 without its medivacs, so that nobody is healed; `1c3s5z_nosplash` is 1c3s5z whose colossi hit one unit at a
+time."""

@@ -32,7 +32,9 @@ class StoredObservation(NamedTuple):
     avail: UInt8[Array, "*lead bytes"] | None  # bits; None: everybody may do all that it has
 
 
-def store(obs: Sequence[Array], *, state: Array | None = None, avail: Sequence[Array] | None = None) -> StoredObservation:
+def store(
+    obs: Sequence[Array], *, state: Array | None = None, avail: Sequence[Array] | None = None
+) -> StoredObservation:
     """What was seen, as replay keeps it.
 
     Args:

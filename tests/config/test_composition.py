@@ -13,6 +13,7 @@ from lsf_jax.envs.matrix_game import MatrixGameConfig, make_matrix_game
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError, number, setting
 from tests.support.jaxmarl_cases import HAS_JAXMARL
+from tests.support.jumanji_cases import HAS_JUMANJI
 
 
 @dataclasses.dataclass(frozen=True)
@@ -670,6 +671,8 @@ def test_every_registered_name_and_every_shipped_file_is_built(section, name):
     made = compose(presets=[name]) if section == "preset" else compose(**{section: name})
     if made.env_name == "jaxmarl" and not HAS_JAXMARL:
         pytest.skip("jaxmarl is not installed: pip install 'jaxmarl>=0.2,<0.3'")
+    if made.env_name == "jumanji" and not HAS_JUMANJI:
+        pytest.skip("jumanji is not installed: pip install 'lsf-jax[jumanji]'")
     env, algorithm = build(made)
     assert env.spec.n_agents >= 2
     assert algorithm.name == made.algo_name

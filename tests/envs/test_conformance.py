@@ -11,6 +11,7 @@ from lsf_jax.envs import ENVS, make
 from lsf_jax.envs.probes import PROBES
 from lsf_jax.types import EnvSpec, EpisodeStats, Observation, TimeStep
 from tests.support.jaxmarl_cases import needs_jaxmarl
+from tests.support.jumanji_cases import needs_jumanji
 
 COPIES = 16
 SETTINGS = {
@@ -22,8 +23,16 @@ SETTINGS = {
     "m_step, four branches": ("m_step", {"n_steps": 3, "good_branches": 4}),
     "jaxmarl, speaker and listener": ("jaxmarl", {"game": "MPE_simple_speaker_listener_v4"}),
     "jaxmarl, riddle": ("jaxmarl", {"game": "switch_riddle"}),
+    "jaxmarl, coins, stored": ("jaxmarl", {"game": "coin_game", "view": "stored", "episode_limit": 12}),
+    "jaxmarl, hanabi": ("jaxmarl", {"game": "hanabi", "episode_limit": 40}),
+    "jaxmarl, kitchen": ("jaxmarl", {"game": "overcooked", "arguments": {"max_steps": 20}}),
+    "jaxmarl, battle": ("jaxmarl", {"game": "HeuristicEnemySMAX", "arguments": {"max_steps": 20}}),
+    "jumanji": ("jumanji", {"episode_limit": 30}),
+    "jumanji, foraging": ("jumanji", {"game": "LevelBasedForaging-v0", "episode_limit": 30}),
+    "smax, teams drawn": ("smax", {"scenario": "smacv2_5_units", "max_steps": 40}),
 }
-NEEDS_JAXMARL = ("jaxmarl",)
+NEEDS = {"jaxmarl": needs_jaxmarl, "jumanji": needs_jumanji}
+SLOW = ("jaxmarl, hanabi", "jaxmarl, kitchen", "jaxmarl, battle", "jumanji")
 
 
 class Episodes(NamedTuple):
@@ -70,7 +79,7 @@ def build(name):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=[needs_jaxmarl] if base in NEEDS_JAXMARL else [])
+        pytest.param(name, marks=[NEEDS[base]] * (base in NEEDS) + [pytest.mark.slow] * (name in SLOW))
         for name, (base, _) in SETTINGS.items()
     ],
 )

@@ -71,7 +71,9 @@ def test_a_half_of_all_battles_is_mirrored_a_quarter_has_either_side_in_the_midd
     allies, enemies = place[:, :N], place[:, N:]
     mirrored = (allies[..., 1] == enemies[..., 1]).all(-1)
     in_the_middle = [(np.abs(side - MAP_SIZE / 2) <= 2).all((-1, -2)) for side in (allies, enemies)]
-    np.testing.assert_allclose([mirrored.mean(), *(each.mean() for each in in_the_middle)], [0.5, 0.25, 0.25], atol=0.06)
+    np.testing.assert_allclose(
+        [mirrored.mean(), *(each.mean() for each in in_the_middle)], [0.5, 0.25, 0.25], atol=0.06
+    )
     np.testing.assert_allclose(allies[mirrored][..., 0] + enemies[mirrored][..., 0], MAP_SIZE, atol=1e-5)
     around = enemies[in_the_middle[0] & ~mirrored].reshape(-1, 2)
     nearest = CORNERS[np.linalg.norm(around[:, None] - CORNERS, axis=-1).argmin(-1)]
@@ -81,7 +83,7 @@ def test_a_half_of_all_battles_is_mirrored_a_quarter_has_either_side_in_the_midd
 
 
 def test_types_drawn_decide_what_units_are():
-    """A unit of each type beside the same army with its types fixed: everything that is seen and happens is the same."""
+    """Beside the same army with its types fixed by name: all that rules and views ask of a type is the same."""
     types = jnp.array([0, 1, 2, 3, 5, 4, 0, 1, 2, 3], jnp.uint8)
     armies, fixed = DRAWN._replace(types=types), DRAWN.named(np.asarray(types))
     assert fixed.allies == ("marine", "marauder", "stalker", "zealot", "hydralisk")
