@@ -174,7 +174,8 @@ def _observe_all(snapshot: Snapshot, *, game: Game, state: Callable[..., Array])
 def availability(game: Game, game_state: GameState) -> dict[str, Array] | None:
     """What each agent may do, truth values; None where the game does not say: everything that it has.
 
-    Hanabi calls its masks legal moves. Masks that have not an entry for each action are none: JaxNav's have two.
+    Hanabi calls its masks legal moves. Masks that have not an entry for each action are none: JaxNav's have two. Where
+    nothing is allowed, as when all is over, everything is: a policy needs something to choose.
     """
     n_actions = dict(zip(game.agents, action_counts(game)))
     for name in ("get_avail_actions", "get_legal_moves"):
@@ -183,8 +184,12 @@ def availability(game: Game, game_state: GameState) -> dict[str, Array] | None:
         except NotImplementedError:
             continue
         if all(agent in masks and masks[agent].shape == (n,) for agent, n in n_actions.items()):
-            return {agent: masks[agent].astype(bool) for agent in game.agents}
+            return {agent: _something(masks[agent].astype(bool)) for agent in game.agents}
     return None
+
+
+def _something(mask: Bool[Array, "actions"]) -> Bool[Array, "actions"]:
+    return mask | ~mask.any()
 
 
 def _available(game: Game, game_state: GameState) -> dict[str, Array]:

@@ -61,6 +61,7 @@ def _check_playable(name: str, game: Game) -> None:
         kinds = [key for key in inspect.signature(type(game)).parameters if key in ("action_type", "act_type")]
         advice = f"; if it has them, env.arguments={{{kinds[0]}: Discrete}} asks for them" if kinds else ""
         raise ConfigError(f"env.game is {name!r}, whose {str(error).rstrip('.')}{advice}") from None
+    require(len(counts) > 1, "game", name, "a game of two agents or more; with these arguments it has one")
     require(max(counts) <= MOST_ACTIONS, "game", name, f"at most {MOST_ACTIONS} actions an agent, not {max(counts)}")
     try:
         with silence(), lenient():

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer
 
-from lsf_jax.envs.base import check_settings, check_spec
+from lsf_jax.envs.base import check_settings, check_spec, require
 from lsf_jax.envs.guests import (
     TEAM_REWARD_DOC,
     TEAM_REWARDS,
@@ -191,6 +191,7 @@ def _check_playable(name: str, game: Game) -> tuple[Any, tuple[int, ...]]:
     if views is None or mask is None or lacking:
         raise ConfigError(f"env.game is {name!r}, which is not played by agents here: it lacks {', '.join(lacking)}")
     counts = tuple(int(count) for count in np.asarray(counts))
+    require(len(counts) > 1, "game", name, "a game of two agents or more; with these arguments it has one")
     if mask.shape != (len(counts), max(counts)) or views.shape[0] != len(counts):
         raise ConfigError(f"env.game is {name!r}; expected a view and a mask for each of {len(counts)} agents")
     return views, counts

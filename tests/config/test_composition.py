@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import pytest
@@ -642,6 +643,19 @@ def test_freezing_makes_tuples_and_floats():
     assert settings.freeze(tuple[tuple[float, ...], ...], [[1, 2], [3, 4]]) == ((1.0, 2.0), (3.0, 4.0))
     assert type(settings.freeze(float | None, 3)) is float
     assert settings.freeze(float | None, None) is None
+    frozen = settings.freeze(Mapping | None, {"layout": "ring", "payoff": [[1, 2], [3]], "inner": {"sizes": [4]}})
+    assert frozen == {"layout": "ring", "payoff": ((1, 2), (3,)), "inner": {"sizes": (4,)}}
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_mapping_is_a_setting_in_files_and_on_the_command_line_and_comes_back_equal():
+    made = compose(
+        env="jaxmarl", overrides=["env.game=overcooked", "env.arguments={layout: ring, sizes: [[1, 2], [3]]}"]
+    )
+    assert made.env.arguments == {"layout": "ring", "sizes": ((1, 2), (3,))}
+    assert from_yaml(to_yaml(made)) == made
+    with pytest.raises(ConfigError, match=r"^env\.arguments is ring; expected a mapping or null \(in an override\)$"):
+        compose(env="jaxmarl", overrides=["env.arguments=ring"])
 
 
 # Shipped files
