@@ -208,6 +208,7 @@ REFUSED = {
         {"game": "storm_2p"},
         "'storm_2p', which does not keep to JaxMARL's interface: its observations are not",
     ),
+    "one agent": ({"game": "MPE_simple_v3"}, r"^env\.game is 'MPE_simple_v3'; expected a game of two agents or more"),
     "argument": (
         {"game": "switch_riddle", "arguments": {"agents": 3}},
         r"cannot be made with env\.arguments .*TypeError",
