@@ -85,7 +85,7 @@ def test_both_games_have_a_file(name, game):
     assert (made.env_name, made.env.game, made.where) == ("jumanji", game, f"jumanji/{game}")
 
 
-def played_beside(env, theirs, copies=8):
+def played_beside(env, theirs, copies=16):
     """Random available actions for `episode_limit` steps, whether or not a game has ended, beside Jumanji's account."""
 
     def both(key):
@@ -116,14 +116,14 @@ def played_beside(env, theirs, copies=8):
 @pytest.mark.parametrize(
     ("settings", "limit"),
     [
-        ({"game": LBF, "arguments": {"num_agents": 3, "grid_size": 6, "num_food": 1, "fov": 6}}, 60),
+        ({"game": LBF, "arguments": {"num_agents": 3, "grid_size": 6, "num_food": 1, "fov": 6, "force_coop": False}}, 80),
         pytest.param({"game": RWARE, "arguments": SMALL}, 80, marks=pytest.mark.slow),
     ],
     ids=["foraging", "warehouse"],
 )
 def test_a_game_of_jumanjis_is_played_as_jumanji_plays_it(settings, limit):
     env = make("jumanji", **settings, episode_limit=limit)
-    generator = {"max_agent_level": 2, "force_coop": True} | settings["arguments"]
+    generator = settings["arguments"]
     if settings["game"] == RWARE:
         generator = {"shelf_columns": 3, "sensor_range": 1} | SMALL
     default = load_jumanji().make(settings["game"])
