@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Int, Integer
 
 from lsf_jax.envs.base import check_spec
 from lsf_jax.envs.guests import fields_text, lenient, reached, silence
+from lsf_jax.envs.stored import StoredObservation
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, PRNGKey, Snapshot, TimeStep
 
@@ -34,7 +35,7 @@ GameState: TypeAlias = Any
 
 
 class Transition(NamedTuple):
-    """One step of a game, as JaxMARL tells it."""
+    """One step of a game, as JaxMARL tells it; its own states, whatever the view."""
 
     before: GameState
     after: GameState
@@ -59,6 +60,13 @@ class Rules(NamedTuple):
     info: Callable[[Transition], dict[str, Array]] = lambda transition: {}  # as in TimeStep
     max_return: float = float("inf")  # no episode earns more
     success: Callable[[EpisodeStats], Array] | None = None  # which episodes count as won; None: who earned `max_return`
+
+
+class Remembered(NamedTuple):
+    """The state of a game, and what everybody saw of it last; see `jaxmarl_stored`."""
+
+    game: GameState
+    seen: StoredObservation
 
 
 class State(NamedTuple):
@@ -141,6 +149,11 @@ def full_view(game: Game, state: Callable[[dict[str, Array], GameState], Array])
     return View(snapshot=lambda game_state: game_state, observe=partial(_observe_all, game=game, state=state))
 
 
+def unwrapped(state: GameState) -> GameState:
+    """The game's own state, whether or not it is remembered with what was seen."""
+    return state.game if isinstance(state, Remembered) else state
+
+
 def stack(values: dict[str, Array], agents: Sequence[str]) -> Array:
     """One row per agent, `[N, widest]`: flattened, and padded with zeros (False) to the widest."""
     rows = [values[agent].reshape(-1) for agent in agents]
@@ -210,7 +223,11 @@ def _step(
         by_agent = {agent: actions[index].astype(jnp.int32) for index, agent in enumerate(game.agents)}
         _, game_state, reward, done, _ = game.step_env(key, state.game, by_agent)
         transition = Transition(
-            before=state.game, after=game_state, reward=reward, done=done["__all__"], time=state.time + 1
+            before=unwrapped(state.game),
+            after=unwrapped(game_state),
+            reward=reward,
+            done=done["__all__"],
+            time=state.time + 1,
         )
         terminal = rules.terminal(transition)
         earned = rules.reward(transition).astype(jnp.float32)

@@ -29,7 +29,7 @@ from lsf_jax.envs.base import check_settings, require
 from lsf_jax.envs.guests import TEAM_REWARD_DOC, TEAM_REWARDS, lenient, reached
 from lsf_jax.envs.jaxmarl import Game, GameState, Rules, Transition, View, from_jaxmarl, full_view
 from lsf_jax.envs.jaxmarl_registry import open_game, own_limit
-from lsf_jax.envs.jaxmarl_stored import stored_view, unwrapped
+from lsf_jax.envs.jaxmarl_stored import stored_view
 from lsf_jax.envs.stored import n_bytes
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
@@ -179,7 +179,7 @@ def _battle(game: Game) -> dict[str, Any]:
     n = game.num_allies
 
     def sides(transition: Transition) -> tuple[Array, Array]:
-        alive = unwrapped(transition.after).state.unit_alive
+        alive = transition.after.state.unit_alive
         return ~alive[:n].any(), ~alive[n:].any()
 
     def won(stats: EpisodeStats) -> Array:

@@ -2,23 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from lsf_jax.envs.guests import lenient
-from lsf_jax.envs.jaxmarl import Game, GameState, View, action_counts, availability
-from lsf_jax.envs.stored import StoredObservation, Widths, recall, store
+from lsf_jax.envs.jaxmarl import Game, GameState, Remembered, View, action_counts, availability
+from lsf_jax.envs.stored import Widths, recall, store
 from lsf_jax.types import PRNGKey
-
-
-class Remembered(NamedTuple):
-    """A game under way, and what everybody saw of it last."""
-
-    game: GameState
-    seen: StoredObservation
 
 
 class Remembering:
@@ -65,8 +58,3 @@ def stored_view(game: Game, state: Callable[[GameState], Array] | None) -> tuple
     widths = Widths(obs=tuple(obs[agent].size for agent in game.agents), actions=tuple(action_counts(game)))
     view = View(snapshot=lambda remembered: remembered.seen, observe=partial(recall, widths=widths))
     return Remembering(game, state), view
-
-
-def unwrapped(state: GameState) -> GameState:
-    """The game's own state, whether or not it is remembered with what was seen."""
-    return state.game if isinstance(state, Remembered) else state

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lsf_jax.envs import make
-from lsf_jax.envs.jaxmarl import Rules, Transition, from_jaxmarl, full_view, lenient, load_jaxmarl, stack
+from lsf_jax.envs.jaxmarl import Rules, Transition, from_jaxmarl, full_view, lenient, load_jaxmarl, stack, unwrapped
 from lsf_jax.envs.jaxmarl_games import ends_before, side_by_side, team_reward
 from lsf_jax.envs.jaxmarl_registry import open_game
-from lsf_jax.envs.jaxmarl_stored import stored_view, unwrapped
+from lsf_jax.envs.jaxmarl_stored import stored_view
 from lsf_jax.envs.stored import n_bytes
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import EpisodeStats

@@ -116,7 +116,10 @@ def played_beside(env, theirs, copies=16):
 @pytest.mark.parametrize(
     ("settings", "limit"),
     [
-        ({"game": LBF, "arguments": {"num_agents": 3, "grid_size": 6, "num_food": 1, "fov": 6, "force_coop": False}}, 80),
+        (
+            {"game": LBF, "arguments": {"num_agents": 3, "grid_size": 6, "num_food": 1, "fov": 6, "force_coop": False}},
+            80,
+        ),
         pytest.param({"game": RWARE, "arguments": SMALL}, 80, marks=pytest.mark.slow),
     ],
     ids=["foraging", "warehouse"],
