@@ -79,7 +79,9 @@ def build(name):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=[NEEDS[base]] * (base in NEEDS) + [pytest.mark.slow] * (name in SLOW))
+        pytest.param(
+            name, marks=[NEEDS[each] for each in (base,) if each in NEEDS] + [pytest.mark.slow] * (name in SLOW)
+        )
         for name, (base, _) in SETTINGS.items()
     ],
 )
