@@ -263,9 +263,9 @@ PLAYED = {
     "speaker and listener": {"game": "MPE_simple_speaker_listener_v4"},
     "reference": {"game": "MPE_simple_reference_v3"},
     "riddle": {"game": "switch_riddle"},
-    "coins, stored": {"game": "coin_game", "view": "stored", "team_reward": "sum", "arguments": {"num_outer_steps": 2}},
 }
 PLAYED_SLOWLY = {
+    "coins, stored": {"game": "coin_game", "view": "stored", "team_reward": "sum", "arguments": {"num_outer_steps": 2}},
     "coins": {"game": "coin_game", "arguments": {"num_inner_steps": 5, "num_outer_steps": 4}},
     "spread, stored": {"game": "MPE_simple_spread_v3", "view": "stored"},
     "tag": {"game": "MPE_simple_tag_v3", "team_reward": "first"},
