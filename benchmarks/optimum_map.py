@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 
 from lsf_jax import ConfigError, compose
 from lsf_jax.analysis.frames import grid_labels, load_run
 from lsf_jax.analysis.plots import save
+from lsf_jax.config import yaml12
 from lsf_jax.config.files import config_folder
 from lsf_jax.runs.suite import Member, run_member
 
@@ -88,7 +88,8 @@ def member(label: str, folder: Path, seeds: int, steps: int) -> Member:
     words = [word for word in (*BASE, *LINES[label]) if not word.startswith("algo.name=")]
     place = [f"train.run_dir={folder}", f"train.name={name}"]
     sizes = [f"train.seeds={seeds}", f"train.env_steps={steps}", f"algo.lr={rates}"]
-    preset = yaml.safe_load((config_folder() / "preset" / "matrix.yaml").read_text(encoding="utf-8"))
+    path = config_folder() / "preset" / "matrix.yaml"
+    preset = yaml12.parse(path.read_text(encoding="utf-8"), path.name)
     known = vars(compose(algo=algo).algo)
     own = [f"algo.{key}={value}" for key, value in preset["algo"].items() if key in known]
     host = [f"train.{key}={value}" for key, value in preset["train"].items()]

@@ -16,10 +16,22 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so that no second list can differ
     from lsf_jax.algorithms import ALGORITHMS as ALGORITHMS
+    from lsf_jax.algorithms.base import agent_acting as agent_acting
+    from lsf_jax.algorithms.base import first_policy as first_policy
+    from lsf_jax.algorithms.base import hyper_of as hyper_of
+    from lsf_jax.algorithms.base import init_agent as init_agent
+    from lsf_jax.algorithms.base import init_network as init_network
+    from lsf_jax.algorithms.base import make_optimizers as make_optimizers
+    from lsf_jax.algorithms.base import network_outputs as network_outputs
+    from lsf_jax.algorithms.base import off_policy as off_policy
+    from lsf_jax.algorithms.base import on_policy as on_policy
+    from lsf_jax.algorithms.base import tabulate as tabulate
     from lsf_jax.algorithms.configs import CommonConfig as CommonConfig
     from lsf_jax.algorithms.configs import MixedValueConfig as MixedValueConfig
     from lsf_jax.algorithms.configs import ValueConfig as ValueConfig
+    from lsf_jax.algorithms.q_learning import Parts as Parts
     from lsf_jax.algorithms.q_learning import q_mixing as q_mixing
+    from lsf_jax.algorithms.q_learning import td_target as td_target
     from lsf_jax.algorithms.q_learning import value_based as value_based
     from lsf_jax.analysis.compare import compare_runs as compare_runs
     from lsf_jax.analysis.compare import comparison_text as comparison_text
@@ -39,6 +51,13 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.engine.buffers import bundle as bundle
     from lsf_jax.engine.buffers import latest as latest
     from lsf_jax.engine.buffers import uniform as uniform
+    from lsf_jax.engine.distributions import best_value as best_value
+    from lsf_jax.engine.distributions import greedy as greedy
+    from lsf_jax.engine.distributions import masked_log_softmax as masked_log_softmax
+    from lsf_jax.engine.distributions import probabilities as probabilities
+    from lsf_jax.engine.distributions import take_actions as take_actions
+    from lsf_jax.engine.exploration import behave_epsilon_greedy as behave_epsilon_greedy
+    from lsf_jax.engine.exploration import behave_sample as behave_sample
     from lsf_jax.engine.learner import Learner as Learner
     from lsf_jax.engine.learner import hard_copy as hard_copy
     from lsf_jax.engine.learner import make_update as make_update
@@ -48,17 +67,28 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.engine.rollouts import rollout as rollout
     from lsf_jax.envs import ENVS as ENVS
     from lsf_jax.envs import make as make
+    from lsf_jax.envs.host import FIRST as FIRST
+    from lsf_jax.envs.host import LOST as LOST
+    from lsf_jax.envs.host import STEP as STEP
+    from lsf_jax.envs.host import Event as Event
+    from lsf_jax.envs.host import Finding as Finding
     from lsf_jax.envs.host import Hosted as Hosted
     from lsf_jax.envs.host import HostEnv as HostEnv
     from lsf_jax.envs.host import HostError as HostError
     from lsf_jax.envs.host import hosted_env as hosted_env
     from lsf_jax.envs.jaxmarl import from_jaxmarl as from_jaxmarl
+    from lsf_jax.networks.agents import AgentNetwork as AgentNetwork
+    from lsf_jax.networks.agents import trajectory_inputs as trajectory_inputs
+    from lsf_jax.networks.agents import unroll as unroll
     from lsf_jax.networks.mixers import Mixer as Mixer
     from lsf_jax.programs.planner import make_plan as make_plan
     from lsf_jax.registry import Entry as Entry
+    from lsf_jax.registry.plugins import load_plugins as load_plugins
+    from lsf_jax.registry.plugins import register as register
     from lsf_jax.runs.experiment import Result as Result
     from lsf_jax.runs.experiment import resume as resume
     from lsf_jax.runs.experiment import train as train
+    from lsf_jax.runs.sinks import Sink as Sink
     from lsf_jax.settings import ConfigError as ConfigError
     from lsf_jax.settings import number as number
     from lsf_jax.settings import setting as setting
@@ -77,6 +107,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.types import Observation as Observation
     from lsf_jax.types import Payoff as Payoff
     from lsf_jax.types import Picture as Picture
+    from lsf_jax.types import PRNGKey as PRNGKey
     from lsf_jax.types import Rectangle as Rectangle
     from lsf_jax.types import TimeStep as TimeStep
     from lsf_jax.types import TrainState as TrainState
@@ -85,7 +116,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
 
 def _homes() -> dict[str, str]:
     """Name -> module of the imports above."""
-    source = __loader__.get_source(__name__)
+    source = __loader__.get_data(__file__)  # which every loader has, pytest's too
     found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     return {name.name: node.module or "" for node in found for name in node.names if name.name == name.asname}
 

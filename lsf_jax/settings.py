@@ -5,29 +5,73 @@
         trace: float = setting(0.6, low=0.0, high=1.0, doc="TD(λ); the release's value")
 
 `lsf_jax.config` reads the declarations back: it checks values that come from files and the command line against them
-and prints them as documentation.
+and prints them as documentation. `msgspec` compares; the words are ours.
 """
 
 import dataclasses
 import difflib
-import math
+import re
+import sys
 import types
 import typing
 from collections import namedtuple
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
-from typing import Any, TypedDict, Unpack
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, Unpack
+
+import msgspec
+
+LARGEST = 2**31 - 1
+"""The largest whole number of a setting: arrays hold them in 32 bits."""
+_FINITE = msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)
+_STRICT: dict[Any, Any] = {
+    float: Annotated[float, _FINITE],
+    int: Annotated[int, msgspec.Meta(ge=-LARGEST, le=LARGEST)],
+    str: Annotated[str, msgspec.Meta(pattern="^[^\0\ud800-\udfff]*$")],  # neither a path nor UTF-8 has these
+}
+"""What msgspec is asked for where an annotation says so much."""
 
 
 class ConfigError(ValueError):
-    """A setting is wrong: one line that names the key, the value, what was expected and the remedy."""
+    """A setting is wrong: one line that names the key, the value, what was expected and the remedy.
+
+    Of words that nobody would read to their end, such as a number of thousands of digits, it keeps the beginning.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(clip_words(str(message)))
 
 
 class Marks(TypedDict, total=False):
     """What may be true of a setting; nothing of this is unless a declaration says so."""
 
     traced: bool  # a number that compiled programs take as input: it can be swept, and changing it compiles nothing
+    names: str  # its values are names of this kind of thing that is registered: plug-ins may add to them
     resumable: bool  # it does not decide what any iteration computes, so a resumed run may have another value
+
+
+def clip(text: str, longest: int = 60) -> str:
+    """Text on one line of at most so many characters, for error messages: what is cut ends in dots."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def clip_words(text: str) -> str:
+    """A message that any stream can show, without the rest of each word that is longer than any path or key."""
+    return re.sub(r"(\S{57})\S{343,}", r"\1...", text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def user_path(key: str, text: str | Path) -> Path:
+    """A path that a person wrote; "~" and "~name" at its beginning are home folders.
+
+    Raises:
+      ConfigError: there is no such user; the message names `key`.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{key} is {clip(str(text))}; expected a path, but there is no such user") from None
 
 
 def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
@@ -43,6 +87,10 @@ def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
     if close:
         return f"; did you mean {prefix}{known_as[close[0]]}?"
     return f"; expected one of {', '.join(prefix + name for name in known_as.values())}"
+
+
+_SIGNS = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
+"""Bounds that a declaration may give, as they are shown."""
 
 
 def setting(
@@ -95,8 +143,7 @@ def hyper_class(config_class: type) -> type:
 def range_problem(field: dataclasses.Field, value: Any) -> str | None:
     """What a value should have been, or None where it is allowed.
 
-    Numbers must be finite wherever the field has a numeric bound. Only the range is looked at, never the type. Values
-    inside a tuple are checked one by one.
+    Only the range is looked at, never the type. Values inside a tuple are checked one by one.
 
     Args:
       field: a field declared with `setting` (or any dataclass field: without a range everything is allowed).
@@ -105,11 +152,15 @@ def range_problem(field: dataclasses.Field, value: Any) -> str | None:
     Returns:
       For example "a number >= 0 and < 1", to be put after the word "expected".
     """
-    expected = range_text(field)
-    if not expected:
-        return None
-    values = value if isinstance(value, tuple) else (value,)
-    return None if all(_allowed(field.metadata, each) for each in values) else expected
+    choices, bounds = field.metadata.get("choices"), _bounds(*(field.metadata.get(key) for key in _SIGNS))
+    for each in value if isinstance(value, tuple) else (value,):
+        if choices is not None:
+            allowed = any(each == choice and type(each) is type(choice) for choice in choices)
+        else:
+            allowed = isinstance(each, bool) or not isinstance(each, int | float) or _fits(bounds, each)
+        if not allowed:
+            return range_text(field)
+    return None
 
 
 def range_text(field: dataclasses.Field) -> str:
@@ -124,10 +175,9 @@ def range_text(field: dataclasses.Field) -> str:
     choices = field.metadata.get("choices")
     if choices is not None:
         return "one of " + ", ".join(str(choice) for choice in choices)
-    signs = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
     parts = [
         f"{sign} {_number_text(field.metadata[key])}"
-        for key, sign in signs.items()
+        for key, sign in _SIGNS.items()
         if field.metadata.get(key) is not None
     ]
     return "a number " + " and ".join(parts) if parts else ""
@@ -137,7 +187,7 @@ def type_problem(annotation: Any, value: Any) -> str | None:
     """What kind of value an annotation asks for, or None where the value is of that kind.
 
     Strict where a slip would change meaning: a truth value is not a number, `3.0` is not a whole number and text is
-    never a number. A whole number is fine where a number is wanted, and a list where a tuple is.
+    never a number. A whole number is fine where a number is wanted, and a list where a tuple is. Numbers are finite.
 
     Args:
       annotation: a field's type: bool, int, float, str, tuple, Mapping, Literal, a union of these, or Any.
@@ -146,7 +196,12 @@ def type_problem(annotation: Any, value: Any) -> str | None:
     Returns:
       For example "a whole number", to be put after the word "expected".
     """
-    return None if _is_kind(annotation, value) else type_text(annotation)
+    if _fits(_strict(annotation), value):
+        return None
+    kinds, expected = (annotation, *typing.get_args(annotation)), type_text(annotation)
+    kind = float if type(value) is int and int not in kinds else type(value)
+    better = {int: f"a whole number of at most {LARGEST}", float: "a finite number", str: "text that a file can hold"}
+    return expected.replace(type_text(kind), better[kind]) if kind in kinds and kind in better else expected
 
 
 def type_text(annotation: Any) -> str:
@@ -177,55 +232,39 @@ def freeze(annotation: Any, value: Any) -> Any:
     Returns:
       The value to put into the frozen config.
     """
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return freeze(next(argument for argument in arguments if _is_kind(argument, value)), value)
+    return msgspec.convert(_in_tuples(value), annotation)
+
+
+def _in_tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: freeze(Any, each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return tuple(freeze(inner, each) for inner, each in zip(_inner(annotation, len(value)), value))
-    return float(value) if annotation is float else value
+        return {key: _in_tuples(each) for key, each in value.items()}
+    return tuple(_in_tuples(each) for each in value) if isinstance(value, list | tuple) else value
 
 
-def _is_kind(annotation: Any, value: Any) -> bool:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return any(_is_kind(argument, value) for argument in arguments)
-    if origin is typing.Literal:
-        return any(value == argument and type(value) is type(argument) for argument in arguments)
-    if annotation is tuple or origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
-        inner = _inner(annotation, len(value))
-        return len(inner) == len(value) and all(_is_kind(each, item) for each, item in zip(inner, value))
-    if annotation is float:
-        return (type(value) is float and not math.isnan(value)) or (type(value) is int and abs(value) < 1e300)
-    if annotation is Mapping:
-        return isinstance(value, Mapping)
-    if annotation in (bool, int, str, type(None)):
-        return type(value) is annotation
+def _fits(kind: Any, value: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
     return True
 
 
-def _inner(annotation: Any, length: int) -> tuple[Any, ...]:
-    arguments = typing.get_args(annotation)
-    if not arguments:
-        return (Any,) * length
-    return (arguments[0],) * length if arguments[-1] is Ellipsis else arguments
+@cache
+def _strict(annotation: Any) -> Any:
+    """An annotation as msgspec is asked for it."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(_strict(each) for each in arguments)]  # noqa: UP007 - made, not written
+    if origin is tuple:
+        return tuple[tuple(each if each is Ellipsis else _strict(each) for each in arguments)]
+    return _STRICT.get(annotation, annotation)
+
+
+@cache
+def _bounds(low: Any, above: Any, high: Any, below: Any) -> Any:
+    """A number between bounds, each None or a number, as msgspec is asked for it."""
+    return Annotated[float, msgspec.Meta(ge=low, gt=above, le=high, lt=below)]
 
 
 def _number_text(number: float | int) -> str:
     return str(number) if isinstance(number, int) else f"{number:g}"
-
-
-def _allowed(metadata: typing.Mapping[str, Any], value: Any) -> bool:
-    choices = metadata.get("choices")
-    if choices is not None:
-        return any(value == choice and type(value) is type(choice) for choice in choices)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return True  # a matter of type, not of range
-    low, high, above, below = (metadata.get(key) for key in ("low", "high", "above", "below"))
-    if low is not None or above is not None or high is not None or below is not None:
-        inside = (low is None or value >= low) and (high is None or value <= high) and math.isfinite(value)
-        return inside and (above is None or value > above) and (below is None or value < below)
-    return True

@@ -2,26 +2,12 @@
 
 import gc
 import os
-import subprocess
-import sys
-import tempfile
 
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "lsf_jax-test-cache"))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-os.environ["JAX_PLATFORMS"] = "cpu"
-flags = os.environ.get("XLA_FLAGS", "")
-if "xla_backend_optimization_level" not in flags:
-    flags += " --xla_backend_optimization_level=0"
-if "xla_force_host_platform_device_count" not in flags:
-    flags += " --xla_force_host_platform_device_count=8"
-PLAIN_LOOPS = "--xla_cpu_use_fusion_emitters=false"  # XLA's newer code generator takes three times as long to compile
-if "xla_cpu_use_fusion_emitters" not in flags and "PYTEST_XDIST_WORKER" not in os.environ:
-    # An XLA that does not know a flag ends the process, so a process of its own is asked; workers inherit the answer.
-    asked = {**os.environ, "XLA_FLAGS": PLAIN_LOOPS}
-    ask = [sys.executable, "-c", "import jax; jax.devices()"]
-    if subprocess.run(ask, env=asked, capture_output=True).returncode == 0:
-        flags += f" {PLAIN_LOOPS}"
-os.environ["XLA_FLAGS"] = flags.strip()
+from lsf_jax.testing.cheap import compile_cheaply
+
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+compile_cheaply()
 
 import jax  # noqa: E402
 import psutil  # noqa: E402

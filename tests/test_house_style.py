@@ -158,7 +158,8 @@ def test_configs_are_frozen_and_never_written_to():
 
 
 def test_no_asserts_prints_or_bare_excepts():
-    assert offences(lambda _, node: isinstance(node, ast.Assert)) == []
+    suites = "lsf_jax/testing/"  # where `assert` is at home
+    assert offences(lambda n, node: not n.startswith(suites) and isinstance(node, ast.Assert)) == []
     assert offences(lambda _, node: isinstance(node, ast.ExceptHandler) and node.type is None) == []
     assert (
         offences(lambda n, node: not n.startswith("lsf_jax/cli/") and isinstance(node, ast.Name) and node.id == "print")

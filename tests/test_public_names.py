@@ -11,6 +11,7 @@ import lsf_jax
 
 BUILDING = (  # what an algorithm, a mixer, an environment or a host game of a third party needs
     *("Entry", "setting", "number", "ALGORITHMS", "ENVS", "Algorithm", "Env", "Learner", "make_update", "Mixer"),
+    *("register", "load_plugins", "Sink", "Event", "Parts", "td_target", "AgentNetwork", "unroll", "agent_acting"),
     *("q_mixing", "value_based", "uniform", "latest", "bundle", "td_lambda", "Hosted", "HostEnv", "hosted_env"),
 )
 

@@ -40,8 +40,9 @@ def installed(wheel, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_wheel_holds_every_config_and_no_test(wheel):
+def test_the_wheel_holds_every_config_and_the_suites_and_no_test_of_ours(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"lsf_jax_pytest.py", "lsf_jax/testing/test_suites.py"} <= names
     shipped = {f"lsf_jax/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert shipped
     assert shipped <= names
@@ -61,8 +62,17 @@ def test_an_installed_package_composes_outside_the_checkout(installed, tmp_path)
     assert run(sys.executable, "-c", COMPOSE, folder=tmp_path, PYTHONPATH=str(installed)).strip() == "3"
 
 
+def test_an_installed_package_has_the_suites_for_pytest(installed, tmp_path):
+    """Found by its entry point, with the options; there all modules of the package are loaded by pytest."""
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", "--pyargs")
+    out = run(*command, "lsf_jax.testing", "--env", "climbing", folder=tmp_path, PYTHONPATH=str(installed))
+    assert "test_suites.py::TestConformance::test_terminal_implies_done[climbing]" in out
+    assert "TestContract" not in out
+
+
 def test_the_installed_command_lists_everything_outside_the_checkout(installed, tmp_path):
     out = run(sys.executable, "-c", COMMAND, folder=tmp_path, PYTHONPATH=str(installed))
     assert {"lsf_sac", "predator_prey", "matrix", "paper", "release"} <= {line.split()[0] for line in out.splitlines()}
     scripts = (next(installed.glob("lsf_jax-*.dist-info")) / "entry_points.txt").read_text()
     assert "lsf-jax = lsf_jax.cli.app:main" in scripts
+    assert "[pytest11]\nlsf_jax_pytest = lsf_jax_pytest" in scripts

@@ -21,7 +21,7 @@ from lsf_jax.algorithms import base, configs
 from lsf_jax.engine import distributions, exploration, learner, packing, returns
 from lsf_jax.networks import agents, mixers, recurrence
 from lsf_jax.registry import Entry
-from lsf_jax.settings import setting
+from lsf_jax.settings import ConfigError, setting
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,7 @@ def q_mixing(
     *,
     name: str,
     mixer: Callable[[types.EnvSpec, Any], mixers.Mixer | None],
+    loss: learner.LossFn = td_loss,
 ) -> types.Algorithm:
     """Bind value factorisation for an environment.
 
@@ -196,13 +197,14 @@ def q_mixing(
       observe: turns stored rows into trajectories.
       name: registered name.
       mixer: makes the mixer from spec and settings; None lets every agent learn alone.
+      loss: named per-step terms of a `Forward`.
     """
     net = Networks(agent=make_agent(spec, cfg), mixer=mixer(spec, cfg))
     parts = Parts(
         agent=net.agent,
         init=partial(init_params, net, spec),
         forward=partial(forward, net=net),
-        loss=td_loss,
+        loss=loss,
         owned=OWNED,
         diagnose=diagnose,
         joint_table=partial(joint_table, net=net),
@@ -248,6 +250,22 @@ def value_based(
         joint_table=parts.joint_table,
         **base.agent_acting(spec, cfg.hidden, outputs, behave, stochastic=False)._asdict(),
     )
+
+
+def mixing_entry(entry: Entry) -> Entry:
+    """The algorithm of a mixer: value factorisation by it.
+
+    Args:
+      entry: of a mixer, with a factory `(spec, config) -> Mixer`.
+
+    Raises:
+      ConfigError: its settings are not those that value factorisation needs.
+    """
+    if not issubclass(entry.config, configs.ValueConfig):
+        name = entry.config.__name__
+        raise ConfigError(f"mixer {entry.name!r}: config {name} does not inherit lsf_jax.ValueConfig")
+    factory = partial(q_mixing, name=entry.name, mixer=entry.factory)
+    return entry._replace(factory=factory, acts="values")
 
 
 def qmix_mixer(spec: types.EnvSpec, cfg: configs.MonotonicConfig) -> mixers.Mixer:

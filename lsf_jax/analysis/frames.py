@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 
 from lsf_jax.config import yaml12
 from lsf_jax.runs import folder, tables
+from lsf_jax.settings import clip
 
 Columns: TypeAlias = dict[str, np.ndarray]
 """A table in memory: column name -> `[rows]` or `[rows, size]`, sorted by row, then iteration."""
@@ -160,13 +161,12 @@ def table_of(run: Run, metric: str) -> Columns:
       ValueError: no such metric; the message lists those that there are.
     """
     by_name = {"eval": run.evaluation, "train": run.train}
-    group, slash, name = metric.rpartition("/")
-    choices = [group] if slash and group in by_name else list(by_name)
-    for choice in choices:
-        if name in metric_names(by_name[choice]):
+    group, _, name = metric.rpartition("/")
+    for choice in [group] if group else by_name:
+        if name in metric_names(by_name.get(choice, {})):
             return by_name[choice]
     known = [f"{choice}/{column}" for choice, table in by_name.items() for column in metric_names(table)]
-    raise ValueError(f"metric {metric!r} is not in {run.path}; there are: {', '.join(known) or 'none yet'}.")
+    raise ValueError(f"metric {clip(metric)!r} is not in {run.path}; there are: {', '.join(known) or 'none yet'}.")
 
 
 def metric_of(run: Run, metric: str, grid: int = 0) -> Metric:

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
+import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -14,7 +15,7 @@ from lsf_jax.analysis.frames import Run, grid_labels
 from lsf_jax.analysis.plots import save
 from lsf_jax.config import yaml12
 from lsf_jax.config.files import config_folder
-from lsf_jax.settings import ConfigError, freeze, type_problem
+from lsf_jax.settings import ConfigError, clip, freeze, type_problem
 
 UNIFORM, OWN = "uniform", "own"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -79,6 +80,12 @@ class Outcome(NamedTuple):
     q_total: np.ndarray  # [starts, A^N] mean over seeds
     modal_q_total: np.ndarray  # [starts, A^N] mean over the seeds with the most frequent greedy joint action
     updates: int  # per seed
+
+
+_TABLES = {"utilities": list[list[list[float]]], "q_total": list[list[float]], "modal_q_total": list[list[float]]}
+_RECORD = msgspec.defstruct("Record", list((get_type_hints(Outcome) | _TABLES).items()), forbid_unknown_fields=True)
+_RECORDS = Annotated[list[_RECORD], msgspec.Meta(min_length=1)]
+"""What a table-ENV.json holds."""
 
 
 def outcomes_of(run: Run, payoff: np.ndarray) -> list[Outcome]:
@@ -222,14 +229,22 @@ def read_outcomes(path: str | Path) -> list[Outcome]:
     """The outcomes in a `table-ENV.json`.
 
     Raises:
-      ValueError: the file cannot be read or is no such table.
+      ConfigError: the file cannot be read or is no such table.
     """
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
-        tables = ("utilities", "q_total", "modal_q_total")
-        return [Outcome(**{**record, **{name: np.array(record[name]) for name in tables}}) for record in records]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a table that matrix-table wrote ({error}); give a table-ENV.json.") from error
+        records = msgspec.convert(json.loads(Path(path).read_text(encoding="utf-8")), _RECORDS)
+        return [_outcome_of(msgspec.structs.asdict(record)) for record in records]
+    except (OSError, ValueError, RecursionError) as error:
+        problem = clip(str(error), 200)
+        raise ConfigError(f"{path} is no table that matrix-table wrote ({problem}); give a table-ENV.json") from None
+
+
+def _outcome_of(record: dict[str, Any]) -> Outcome:
+    made = Outcome(**{key: np.array(value) if key in _TABLES else value for key, value in record.items()})
+    starts, n_agents, n_actions = made.utilities.shape  # a ValueError where there is less
+    if not made.shares or {made.q_total.shape, made.modal_q_total.shape} != {(starts, n_actions**n_agents)}:
+        raise ValueError(f"the tables of {made.algorithm} do not fit each other")
+    return made
 
 
 def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, title: str = "") -> Figure:

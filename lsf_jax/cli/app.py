@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lsf_jax.cli import inspecting, listing, suites, training
-from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, WRONG_INPUT
-from lsf_jax.settings import ConfigError
+from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, WRONG_INPUT, add_plugins
+from lsf_jax.registry import plugins
+from lsf_jax.settings import ConfigError, clip_words
 
 COMMANDS = {
     command.name: command for command in (*training.COMMANDS, *inspecting.COMMANDS, *suites.COMMANDS, *listing.COMMANDS)
@@ -24,7 +25,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Write what is wrong with the arguments and end with exit code 2."""
-        self.exit(WRONG_INPUT, f"lsf-jax: {message}; see `{self.prog} --help`\n")
+        self.exit(WRONG_INPUT, f"lsf-jax: {clip_words(message)}; see `{self.prog} --help`\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(theirs)
+        add_plugins(theirs)
     return top
 
 
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
+        plugins.load_plugins(options.plugins, plugins.FLAG)
         code = COMMANDS[options.command].run(options)
         sys.stdout.flush()
         return code

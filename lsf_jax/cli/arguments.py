@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from lsf_jax.settings import LARGEST, clip
+
 if TYPE_CHECKING:
     from lsf_jax.config.composition import Config
 
@@ -55,6 +57,19 @@ def add_config_dirs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add what names plug-ins; every command has it."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        dest="plugins",
+        metavar="MODULE",
+        help="a module that calls lsf_jax.register; no:MODULE leaves an installed one out; repeatable; "
+        "$LSF_JAX_PLUGINS names such too",
+    )
+
+
 def composed(options: argparse.Namespace) -> "Config":
     """The configuration that the arguments of `add_composition` describe."""
     from lsf_jax.config.composition import compose
@@ -70,12 +85,20 @@ def composed(options: argparse.Namespace) -> "Config":
     )
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1, as a type of argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
-    return value
+def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
+    """A whole number in a range, as a type of argparse."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{clip(text)} is no whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+positive = whole(1, 1_000_000)
+"""A whole number of at least 1, as a type of argparse."""

@@ -15,6 +15,7 @@ from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.envs import ENVS
 from lsf_jax.programs.planner import size_text
 from lsf_jax.programs.runtime import cache_folder
+from lsf_jax.registry.plugins import load_plugins
 
 PACKAGES = ("lsf-jax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "pyarrow", "matplotlib")
 OPTIONAL = {
@@ -91,6 +92,7 @@ def _accelerator_lines() -> list[str]:
 
 def _host_lines(overrides: Sequence[str]) -> list[str]:
     """What the games of every environment on the host need."""
+    load_plugins()
     hosted = {entry.name: entry.hosted for entry in ENVS.values() if entry.hosted is not None}
     keys = {name: {f"env.{field.name}" for field in dataclasses.fields(ENVS[name].config)} for name in hosted}
     known = set().union(*keys.values())

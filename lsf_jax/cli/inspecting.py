@@ -5,9 +5,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from lsf_jax.cli.arguments import FINISHED, STOCHASTIC, Command, positive
-from lsf_jax.settings import ConfigError
+from lsf_jax.cli.arguments import FINISHED, STOCHASTIC, Command, positive, whole
+from lsf_jax.settings import ConfigError, clip
 
+FASTEST = 50.0
+"""Frames per second; faster than that viewers slow down."""
 PLOT_OUTPUT = "file to write (default: curves-METRIC.png in the run; of several, compared-METRIC.png in the first)"
 
 
@@ -99,7 +101,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="the run folder")
     parser.add_argument("--episodes", type=positive, default=100, help="episodes for each seed (default 100)")
     parser.add_argument("--stochastic", action="store_true", help=STOCHASTIC)
-    parser.add_argument("--seed", type=int, default=0, help="root of the evaluation's randomness (default 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="root of the evaluation's randomness (default 0)")
     parser.add_argument(
         "--replays", default="", metavar="FOLDER", help="of StarCraft II: save the games played as .SC2Replay there"
     )
@@ -108,15 +110,25 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_render(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="the run folder")
     parser.add_argument(
-        "--row", type=int, default=0, help="which row (seed, or grid point × seed) of the run (default 0)"
+        "--row", type=whole(0), default=0, help="which row (seed, or grid point × seed) of the run (default 0)"
     )
     parser.add_argument("--output", default="", help="file to write (default: RUN/episode-row<ROW>.gif)")
     parser.add_argument(
-        "--episode", type=int, default=0, help="number of the episode: chooses its randomness (default 0)"
+        "--episode", type=whole(0), default=0, help="number of the episode: chooses its randomness (default 0)"
     )
     parser.add_argument("--stochastic", action="store_true", help=STOCHASTIC)
     parser.add_argument("--ascii", action="store_true", help="print the episode as text instead of writing a GIF")
-    parser.add_argument("--fps", type=float, default=6.0, help="frames per second (default 6)")
+    parser.add_argument("--fps", type=_frame_rate, default=6.0, help="frames per second (default 6)")
+
+
+def _frame_rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= FASTEST:
+        raise argparse.ArgumentTypeError(f"{clip(text)} is no number above 0 and at most {FASTEST:g}")
+    return value
 
 
 def _add_plot(parser: argparse.ArgumentParser) -> None:

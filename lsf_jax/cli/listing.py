@@ -4,6 +4,7 @@ import argparse
 
 from lsf_jax.cli.arguments import FINISHED, Command, add_composition, add_names, composed
 from lsf_jax.config import files
+from lsf_jax.registry import TABLES, plugins
 
 CONFIG = """examples:
   lsf-jax config --algo qmix --env smax/3m > mine.yaml
@@ -18,11 +19,26 @@ def _show_names(options: argparse.Namespace) -> int:
     """`lsf-jax list`: names need no JAX, `list keys` does."""
     if options.what == "keys":
         return _show_keys(options)
+    if options.what == "plugin":
+        return _show_plugins()
     for section, entries in files.list_names(options.config_dirs).items():
         if options.what in ("all", section):
             print(section)
             for name, line in entries:
                 print(f"  {name:<24} {line}".rstrip())
+    return FINISHED
+
+
+def _show_plugins() -> int:
+    """Every plug-in in use, who named or installed it, and what it brings."""
+    folders = plugins.config_folders()
+    for name, plugin in plugins.loaded_plugins().items():
+        print(f"{name}  ({plugin.origin})")
+        for kind in TABLES:
+            brought = [each for each, by in plugins.added(kind).items() if by.name == name]
+            print(f"  {kind:<8} {', '.join(brought)}\n" if brought else "", end="")
+        theirs = [str(folder) for folder, by in folders.items() if by == name]
+        print(f"  {'configs':<8} {', '.join(theirs)}\n" if theirs else "", end="")
     return FINISHED
 
 
@@ -55,7 +71,7 @@ def _show_keys(options: argparse.Namespace) -> int:
 
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
-    what = ("all", "algo", *files.SECTIONS, "keys")
+    what = ("all", "algo", *files.SECTIONS, "plugin", "keys")
     parser.add_argument("what", nargs="?", default="all", choices=what)
     add_names(parser)
 
@@ -71,7 +87,10 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = (
     Command(
-        "list", "names of algorithms, environments and presets; `list keys` for every setting", _add_list, _show_names
+        "list",
+        "names of algorithms, environments, presets and plug-ins; `list keys` for every setting",
+        _add_list,
+        _show_names,
     ),
     Command(
         "config",

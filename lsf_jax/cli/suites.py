@@ -49,21 +49,24 @@ def _matrix_table(options: argparse.Namespace) -> int:
     folder = Path(options.folder or "runs/matrix_table")
     words = [f"train.seeds={options.seeds}", *options.overrides]
     runs = suite.members(chosen, folder, algorithms=options.algo, envs=games, overrides=words)
-    try:
-        earlier = [outcome for file in options.earlier for outcome in read_outcomes(file)]
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    payoffs = {member.env: make_env(member.config).payoff for member in runs}
+    earlier = [(file, outcome) for file in options.earlier for outcome in read_outcomes(file)]
+    for env, payoff in payoffs.items():
+        if payoff is None:
+            raise ConfigError(f"--game is {env!r}; expected a matrix game")
+        for file, outcome in earlier:
+            if outcome.q_total.shape != payoff.table.reshape(len(payoff.table), -1).shape:
+                raise ConfigError(
+                    f"--with is {file}, of a game of another size than {env}; name the game it is of (--game)"
+                )
     if not _train(runs):
         return INTERRUPTED
     order = list(chosen.algorithms)
-    for env in dict.fromkeys(member.env for member in runs):
+    for env, payoff in payoffs.items():
         of_env = [member for member in runs if member.env == env]
-        payoff = make_env(of_env[0].config).payoff
-        if payoff is None:
-            raise ConfigError(f"--game is {env!r}; expected a matrix game")
         outcomes = [outcome for member in of_env for outcome in outcomes_of(load_run(member.path), payoff.table)]
         here = {outcome.algorithm for outcome in outcomes}
-        outcomes += [outcome for outcome in earlier if outcome.algorithm not in here]
+        outcomes += [outcome for _, outcome in earlier if outcome.algorithm not in here]
         outcomes.sort(key=lambda outcome: order.index(outcome.algorithm) if outcome.algorithm in order else len(order))
         paths = write_table(outcomes, env, payoff.table, folder)
         print(f"\n{paths[0].read_text(encoding='utf-8')}")
@@ -117,7 +120,9 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--algo", action="append", default=[], help="only this algorithm; repeatable")
+    parser.add_argument(
+        "--algo", action="append", default=[], help="only this algorithm, of the suite or a plug-in's; repeatable"
+    )
     parser.add_argument("--folder", default="", help="folder of the runs (default runs/NAME)")
     add_config_dirs(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings for every algorithm")

@@ -6,6 +6,7 @@ files in order < overrides such as `algo.lr=3e-4`. Named files are looked for in
 
 import dataclasses
 import itertools
+import math
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from lsf_jax.config.files import named_files, refuse_shadows
 from lsf_jax.config.layers import Given, Layer, Sweep
 from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.envs.host import Hosted
-from lsf_jax.settings import ConfigError, env_label, freeze, nearest, range_problem, type_problem
+from lsf_jax.registry import plugins
+from lsf_jax.settings import ConfigError, clip, env_label, freeze, nearest, range_problem, type_problem
 from lsf_jax.types import Env
 
 
@@ -29,6 +31,10 @@ class Retired(NamedTuple):
 
 RETIRED = {("train", "updates_per_iteration"): Retired(("algo", "updates"), unset=0)}
 """Old place -> what it became. `from_yaml` alone still reads these, so that old runs stay readable."""
+
+
+MOST_ROWS = 1_000_000
+"""Grid points × seeds of one run; as many seeds as there may be without a grid."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +120,10 @@ def from_yaml(text: str, source: str = "config.yaml", overrides: Sequence[str] =
       A checked configuration.
 
     Raises:
-      ConfigError: for anything that `compose` would refuse.
+      ConfigError: for anything that `compose` would refuse, and for plug-ins that are not in use: none is imported
+        because a file names it.
     """
-    layer = layers.mapping_layer(yaml12.parse(text, source), source)
+    layer = layers.mapping_layer({layers.PLUGINS: [], **yaml12.parse(text, source)}, source)
     missing = Given(None, source)
     named = {place: layer.get(place, missing) for place in (("algo", "name"), ("env", "name"))}
     names = [layers.known(section, given.value, source) for (section, _), given in named.items()]
@@ -162,7 +169,7 @@ def make_env(config: Config) -> Env:
       ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent.
     """
     try:
-        return layers.entries_of("env")[config.env_name].factory(config.env)
+        return plugins.build("env", layers.entries_of("env")[config.env_name], config.env, expected=Env)
     except ValueError as error:
         message = " ".join(str(error).split())
         raise ConfigError(message if message.startswith("env.") else f"env {config.env_name}: {message}") from None
@@ -295,14 +302,35 @@ def _checked(section: str, config_class: type, key: str, given: Given) -> Any:
     field, annotation = _fields(config_class)[key], typing.get_type_hints(config_class)[key]
     problem = type_problem(annotation, given.value)
     value = given.value if problem else freeze(annotation, given.value)
-    problem = problem or range_problem(field, value)
+    problem = problem or range_problem(field, value) or _name_problem(field, value)
     if problem:
-        shown = yaml12.shorten(given.value) if given.text is None else given.text
+        shown = yaml12.shorten(given.value) if given.text is None else clip(given.text)
         raise ConfigError(f"{section}.{key} is {shown}; expected {problem}{layers.place_text(given.source)}")
     return value
 
 
+def divisors(number: int) -> list[int]:
+    """Whole numbers that divide another, in ascending order."""
+    low = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
+    return sorted({*low, *(number // each for each in low)})
+
+
+def _name_problem(field: dataclasses.Field, value: Any) -> str | None:
+    """Of a setting whose values are names of registered things: what they should have been, or None."""
+    if "names" not in field.metadata:
+        return None
+    names = plugins.names_of(field.metadata["names"])
+    return None if set(value) <= set(names) else f"one of {', '.join(names)}"
+
+
 def _check_grid(config: Config) -> None:
+    points = math.prod(len(values) for _, values in config.grid)
+    if points * config.train.seeds > MOST_ROWS:
+        keys = ", ".join(f"algo.{key}" for key, _ in config.grid)
+        raise ConfigError(
+            f"the grid of {keys} has {points:,} points, with train.seeds ({config.train.seeds:,}) runs of each; "
+            f"expected at most {MOST_ROWS:,} in all; give fewer values"
+        )
     for key, values in config.grid:
         if key not in swept_keys(config.algo_name):
             raise ConfigError(f"grid key {key} cannot be swept{nearest(key, swept_keys(config.algo_name))}")
@@ -334,10 +362,9 @@ def _check_together(config: Config) -> None:
             f"raise train.buffer_capacity or lower algo.batch_size"
         )
     if train.micro_batch and batch_size % train.micro_batch:
-        divisors = [str(each) for each in range(1, batch_size + 1) if batch_size % each == 0]
         raise ConfigError(
             f"train.micro_batch is {train.micro_batch}; expected a divisor of algo.batch_size ({batch_size}): "
-            f"{', '.join(divisors)}, or 0 to let the planner choose"
+            f"{', '.join(map(str, divisors(batch_size)))}, or 0 to let the planner choose"
         )
     if any(separator in train.name for separator in "/\\") or train.name in (".", ".."):
         raise ConfigError(f"train.name is {train.name!r}; expected a folder's name; put its path into train.run_dir")

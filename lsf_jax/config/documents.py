@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from lsf_jax.config import yaml12
 from lsf_jax.config.composition import Config, swept_keys
+from lsf_jax.config.layers import PLUGINS
+from lsf_jax.registry import plugins
 from lsf_jax.settings import range_text, type_text
 
 SWEPT = "[sweep]"
@@ -27,8 +29,15 @@ class KeyDoc(NamedTuple):
 
 def to_yaml(config: Config) -> str:
     """Every setting of a configuration as YAML 1.2 text; `from_yaml` gives back an equal configuration."""
-    content = {section: dict(lines) for section, lines in _sections(config).items()}
+    used = plugins_of(config)
+    content: dict[str, Any] = {PLUGINS: list(used)} if used else {}
+    content |= {section: dict(lines) for section, lines in _sections(config).items()}
     return "# Fully resolved configuration; pass it to --config to repeat the run.\n" + yaml12.dump(content)
+
+
+def plugins_of(config: Config) -> tuple[str, ...]:
+    """The plug-ins that a configuration's names come from: whoever reads a run needs them."""
+    return plugins.used_by(config.algo_name, config.env_name, config.train.sinks)
 
 
 def to_documented_yaml(config: Config) -> str:
@@ -38,6 +47,9 @@ def to_documented_yaml(config: Config) -> str:
         f"# {config.algo_name} on {config.where}: every setting with its meaning and range.",
         "# Change what you like and pass this file to --config; lines left out take their defaults.",
     ]
+    if used := plugins_of(config):
+        note = "# Where the names below come from; imported only where installed, or named with --plugin."
+        blocks += ["", f"{note}\n{yaml12.dump({PLUGINS: list(used)})}".rstrip("\n")]
     for section, lines in _sections(config).items():
         blocks += ["", f"{section}:"]
         for key, value in lines.items():
@@ -70,15 +82,25 @@ def describe(section: str, config_class: type, swept: Iterable[str] = ()) -> lis
             key=f"{section}.{field.name}",
             default=yaml12.shorten(field.default),
             doc=field.metadata.get("doc") or _comment(config_class, field.name),
-            allowed=range_text(field) or type_text(typing.get_type_hints(config_class)[field.name]),
+            allowed=_names_text(field)
+            or range_text(field)
+            or type_text(typing.get_type_hints(config_class)[field.name]),
             swept=field.name in set(swept),
         )
         for field in dataclasses.fields(config_class)
     ]
 
 
+def _names_text(field: dataclasses.Field) -> str:
+    """What is allowed where values are names of registered things."""
+    return f"any of {', '.join(plugins.names_of(field.metadata['names']))}" if "names" in field.metadata else ""
+
+
 def _comment(config_class: type, key: str) -> str:
-    lines = inspect.getsource(config_class).splitlines()
+    try:
+        lines = inspect.getsource(config_class).splitlines()
+    except (OSError, TypeError):  # a class of a notebook's cell
+        return ""
     line = next((line for line in lines if line.strip().startswith(f"{key}:")), "")
     return line.partition("  # ")[2].strip()
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lsf_jax import registry
-from lsf_jax.settings import ConfigError
+from lsf_jax.registry import ALGO, ENV, plugins
+from lsf_jax.settings import ConfigError, user_path
 
 SECTIONS = ("env", "train", "preset", "suite")
 """The subfolders of a folder of configurations."""
@@ -18,8 +19,6 @@ VARIABLE = "LSF_JAX_CONFIGS"
 """Environment variable that names folders of the user's own, as PATH names folders of programs."""
 Files: TypeAlias = dict[str, dict[str, Path]]
 """Section -> name -> path."""
-PACKAGES = {"algo": "algorithms", "env": "envs"}
-"""Sections with registered entries -> the package that holds these."""
 
 
 def config_folder() -> Path:
@@ -41,7 +40,7 @@ def config_folder() -> Path:
 
 
 def search_path(config_dirs: Iterable[str | Path] = ()) -> tuple[Path, ...]:
-    """All folders of configurations, each once: the shipped one, those of LSF_JAX_CONFIGS and those given.
+    """All folders of configurations, each once: the shipped one, those of plug-ins, of LSF_JAX_CONFIGS and those given.
 
     Args:
       config_dirs: the user's own folders; "~" is understood.
@@ -51,9 +50,9 @@ def search_path(config_dirs: Iterable[str | Path] = ()) -> tuple[Path, ...]:
     """
     variable = [word for word in os.environ.get(VARIABLE, "").split(os.pathsep) if word]
     named = [(word, f"${VARIABLE}") for word in variable] + [(word, "--config-dir") for word in config_dirs]
-    folders = [config_folder().resolve()]
+    folders = [config_folder().resolve(), *plugins.config_folders()]
     for word, source in named:
-        folder = Path(word).expanduser()
+        folder = user_path(source, word)
         if not any((folder / section).is_dir() for section in SECTIONS):
             problem = (
                 "holds none of these" if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
@@ -124,16 +123,31 @@ def list_names(config_dirs: Iterable[str | Path] = ()) -> dict[str, list[tuple[s
     Raises:
       ConfigError: for folders that are none, and names that are there twice.
     """
-    registered = {section: registry.shipped(package) for section, package in PACKAGES.items()}
+    registered = {kind: _registered(kind) for kind in (ALGO, ENV)}
     found = named_files(config_dirs)
     refuse_shadows(registered["env"], found)
     lines = {
-        section: {name: headline(text_of(path)) for name, path in named.items()} for section, named in found.items()
+        section: {name: headline(text_of(path)) + _whose(path) for name, path in named.items()}
+        for section, named in found.items()
     }
     return {
         section: sorted((registered.get(section, {}) | lines.get(section, {})).items())
         for section in ("algo", *SECTIONS)
     }
+
+
+def _registered(kind: str) -> dict[str, str]:
+    """Name -> line of the registered entries of a kind; where those of ours are not imported, nothing is."""
+    theirs = {
+        name: f"{registry.TABLES[kind][name].doc} (plug-in {by.name})" for name, by in plugins.added(kind).items()
+    }
+    return registry.shipped(registry.PACKAGES[kind]) | theirs
+
+
+def _whose(path: Path) -> str:
+    """The end of a file's line: the plug-in that brings it, if one does."""
+    owners = [name for folder, name in plugins.config_folders().items() if path.is_relative_to(folder)]
+    return f" (plug-in {owners[0]})" if owners else ""
 
 
 def refuse_shadows(registered: Iterable[str], found: Files) -> None:

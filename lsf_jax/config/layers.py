@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from lsf_jax import algorithms, envs
 from lsf_jax.config import yaml12
 from lsf_jax.config.files import Files, source_of, text_of
+from lsf_jax.registry import plugins
 from lsf_jax.settings import ConfigError, nearest
 
 SECTIONS = ("algo", "env", "train")
@@ -21,6 +22,8 @@ SHORTHAND = {"seeds": "train.seeds", "seed": "train.seed"}
 """Keys that may be written without their section."""
 OVERRIDE = "an override"
 """Source of a value that was typed, not read from a file."""
+PLUGINS = "plugins"
+"""Key of a run's config.yaml that names the plug-ins that its names come from."""
 
 
 class Given(NamedTuple):
@@ -42,7 +45,8 @@ Layer: TypeAlias = dict[tuple[str, str], Given]
 
 
 def entries_of(section: str) -> dict[str, Any]:
-    """The registered algorithms (section "algo") or environments (section "env") by name."""
+    """The registered algorithms (section "algo") or environments (section "env") by name, those of plug-ins too."""
+    plugins.load_plugins()
     return algorithms.ALGORITHMS if section == "algo" else envs.ENVS
 
 
@@ -125,26 +129,29 @@ def mapping_layer(content: dict[str, Any], source: str) -> Layer:
     """The settings of a mapping of sections to mappings; dotted keys and the shorthand are understood too.
 
     Args:
-      content: parsed YAML. A section "grid" maps dotted keys to lists of values.
+      content: parsed YAML. A section "grid" maps dotted keys to lists of values; "plugins" lists the modules that must
+        be in use.
       source: named in errors.
 
     Returns:
       A layer in which each key of the grid holds a `Sweep`.
 
     Raises:
-      ConfigError: for keys that belong to no section and sections that are no mappings.
+      ConfigError: for keys that belong to no section, sections that are no mappings, and plug-ins that are not in use.
     """
     layer: Layer = {}
     for key, value in content.items():
-        if key not in (*SECTIONS, "grid"):
+        if key not in (*SECTIONS, "grid", PLUGINS):
             layer[_place(key, source)] = Given(value, source)
-        elif key != "grid":
+        elif key not in ("grid", PLUGINS):
             layer |= {(key, inner): Given(each, source) for inner, each in _lines(key, value, source).items()}
     grid = _lines("grid", content.get("grid"), source)
     for key, values in grid.items():  # last: it overrides the section's single value
         if not isinstance(values, list) or not values:
             raise ConfigError(f"grid {key} is {yaml12.shorten(values)}; expected a list of numbers{place_text(source)}")
         layer[_place(key, source)] = Given(Sweep(tuple(values)), source)
+    if PLUGINS in content:
+        _check_plugins(content[PLUGINS], layer, source)
     return layer
 
 
@@ -206,6 +213,17 @@ def place_text(source: str) -> str:
     return f" (in {source})" if source else ""
 
 
+def _check_plugins(recorded: Any, layer: Layer, source: str) -> None:
+    """Whether a file's names come from the plug-ins that it was made with."""
+    if not isinstance(recorded, list) or not all(isinstance(name, str) for name in recorded):
+        raise ConfigError(
+            f"{PLUGINS} is {yaml12.shorten(recorded)}; expected a list of modules' names{place_text(source)}"
+        )
+    places = (("algo", "name"), ("env", "name"), ("train", "sinks"))
+    used = plugins.used_by(*(layer[place].value if place in layer else None for place in places))
+    plugins.check_recorded(recorded, used, source)
+
+
 def _lines(key: str, value: Any, source: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"{key} is {yaml12.shorten(value)}; expected 'key: value' lines below it{place_text(source)}")
@@ -214,6 +232,9 @@ def _lines(key: str, value: Any, source: str) -> dict[str, Any]:
 
 def _place(key: str, source: str) -> tuple[str, str]:
     section, dot, inner = SHORTHAND.get(key, key).partition(".")
+    if key in SECTIONS:
+        keys = f"one of its keys, such as {key}.name; `lsf-jax list keys` shows all"
+        raise ConfigError(f"{key} is a section of settings, not a setting; expected {keys}{place_text(source)}")
     if dot and inner and section in SECTIONS:
         return section, inner
     if dot and inner:

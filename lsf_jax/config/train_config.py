@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lsf_jax.registry import SINK
 from lsf_jax.settings import setting
 
 
@@ -61,5 +62,5 @@ class TrainConfig:
     name: str = setting(
         "", resumable=True, doc="name of the run's folder; empty: made from algorithm, environment and time"
     )
-    sinks: tuple[str, ...] = setting((), choices=("tensorboard", "wandb"), resumable=True, doc="where else metrics go")
+    sinks: tuple[str, ...] = setting((), names=SINK, resumable=True, doc="where else metrics go")
     cache_dir: str = setting("", resumable=True, doc="compilation cache; empty: in the user's cache folder; off: none")

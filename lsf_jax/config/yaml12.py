@@ -1,40 +1,79 @@
-"""YAML 1.2 in and out, over PyYAML, which speaks YAML 1.1.
+"""YAML 1.2 in and out, over `ruamel.yaml`: plain data alone, of bounded size, and every problem in one line.
 
-The difference is not academic: a 1.1 reader takes `3e-4` for text, `010` for eight, `1:30` for ninety and `on`,
-`no` and `off` for truth values. Here plain scalars follow the core schema of YAML 1.2.2, section 10.3.2, in both
-directions; a key that appears twice is an error; nothing but plain data is ever constructed.
+Plain scalars follow the core schema of YAML 1.2.2, section 10.3.2, in both directions: ruamel would read `1_000`,
+`0b11` and dates as other things than text. What is written has the same style whatever is written.
 """
 
+import io
+import json
 import re
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.constructor import ConstructorError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.tag import Tag
 
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, clip
 
+MOST_CHARACTERS = 2**18  # of a document: reading it takes seconds
+MOST_NODES = 2**17  # lists and values of a document with every alias written out: as many as a payoff of 16 agents has
+DEEPEST = 32  # brackets in brackets, likewise
+LONGEST_NUMBER = 400  # characters
 _PREFIX = "tag:yaml.org,2002:"
-_CORE_SCHEMA = (
-    ("null", r"^(?:~|null|Null|NULL|)$", ("~", "n", "N", "")),
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", tuple("tTfF")),
-    ("int", r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", tuple("-+0123456789")),
-    (
-        "float",
-        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
-        tuple("-+.0123456789"),
-    ),
+_CORE_SCHEMA = re.compile(
+    r"(?P<null>~|null|Null|NULL|)"
+    r"|(?P<bool>true|True|TRUE|false|False|FALSE)"
+    r"|(?P<int>[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)"
+    r"|(?P<float>[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))"
 )
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader with the core schema's resolvers; see `_install`."""
-
-    yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - PyYAML's own class-level registry
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
-class _Dumper(yaml.SafeDumper):
-    """A safe dumper that quotes whatever `_Loader` would misread; see `_install`."""
+def _kind_of(text: str) -> str:
+    found = _CORE_SCHEMA.fullmatch(text)
+    return str(found.lastgroup) if found else "str"
 
-    yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - PyYAML's own class-level registry
+
+class _Resolver(VersionedResolver):
+    """What plain scalars mean, whatever a `%YAML` line says; the dumper quotes text by it too."""
+
+    processing_version = (1, 2)
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Tag:
+        if kind is ScalarNode and implicit[0]:
+            return Tag(suffix=_PREFIX + _kind_of(value))
+        return super().resolve(kind, value, implicit)
+
+
+class _Representer(SafeRepresenter):
+    """The style of every file that was ever written: lists in brackets, `1.0e-05`, no aliases for what is equal."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_list(self, data: Any) -> Any:
+        return self.represent_sequence(f"{_PREFIX}seq", data, flow_style=True)
+
+    def represent_float(self, data: float) -> Any:
+        node = super().represent_float(data)
+        node.value = re.sub(r"^(-?\d+)e", r"\1.0e", node.value)
+        return node
+
+    def represent_str(self, data: str) -> Any:
+        # Bare, ruamel would not read these back.
+        style = "'" if data.startswith("?") else '"' if _BREAKS.search(data) else None
+        return self.represent_scalar(f"{_PREFIX}str", data, style=style)
+
+
+for _kind, _name in ((list, "list"), (tuple, "list"), (float, "float"), (str, "str")):
+    _Representer.add_representer(_kind, getattr(_Representer, f"represent_{_name}"))
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
@@ -48,9 +87,10 @@ def parse(text: str, source: str) -> dict[str, Any]:
       Plain dictionaries, lists, text, numbers, truth values and None.
 
     Raises:
-      ConfigError: for broken YAML, a key that appears twice (with its line) or a top level that is no mapping.
+      ConfigError: for broken YAML, more than the bounds above, a key that appears twice (with its line) or a top level
+        that is no mapping.
     """
-    content = _load(text, source)
+    content = parse_value(text, source)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -69,9 +109,25 @@ def parse_value(text: str, source: str) -> Any:
       Text, a number, a truth value, None, a list or a dictionary.
 
     Raises:
-      ConfigError: for broken YAML.
+      ConfigError: for broken YAML, and for more than the bounds above.
     """
-    return _load(text, source)
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"{source}: {len(text):,} characters; expected at most {MOST_CHARACTERS:,}")
+    yaml = _yaml()
+    try:
+        node = yaml.compose(text)
+        if node is None:
+            return None
+        _measure(node, {})
+        return yaml.constructor.construct_document(node)
+    except MaxDepthExceededError:
+        raise ConfigError(f"{source}: more than {DEEPEST} levels; expected fewer") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{source}{where}: {clip(error.problem or error.context or '', 200)}") from None
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: {clip(str(error), 200)} (YAML 1.2)") from None
 
 
 def dump(content: dict[str, Any]) -> str:
@@ -83,60 +139,62 @@ def dump(content: dict[str, Any]) -> str:
     Returns:
       The document, ending in a newline.
     """
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=110)
+    written = io.StringIO()
+    _yaml().dump(content, written)
+    return written.getvalue()
 
 
 def shorten(value: Any) -> str:
     """A value as YAML on one line of at most 60 characters, for error messages."""
-    text = " ".join(dump({"value": value}).split()).removeprefix("value: ")
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, list | tuple | dict):
+        return clip(json.dumps(value, ensure_ascii=False, default=str))  # a large one takes YAML's dumper seconds
+    if isinstance(value, int) and value.bit_length() > 1000:
+        value = hex(value)  # Python refuses thousands of decimal digits
+    return clip(dump({"": value[:61] if isinstance(value, str) else value}).removeprefix("'': "))
 
 
-def _load(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f" line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{source}{where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{source}: {' '.join(str(error).split())} (YAML 1.2)") from None
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver, yaml.Representer = _Resolver, _Representer
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    yaml.brace_single_entry_mapping_in_flow_sequence = True
+    yaml.composer.warn_double_anchors = False
+    yaml.width, yaml.max_depth = 10 * MOST_CHARACTERS, DEEPEST  # a value on a line, however long
+    return yaml
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        problem = None if isinstance(key, str) else f"key {key!r} is not text; put it in quotes"
-        if problem is None and key in content:
-            problem = f"key {key!r} appears twice; remove one"
-        if problem is not None:
-            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-        content[key] = loader.construct_object(value_node, deep=True)
-    return content
+def _measure(node: Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Values and depth of a node with every alias written out; what was met before is known: aliases cost nothing."""
+    if id(node) in known:
+        values, depth = known[id(node)]
+    else:
+        known[id(node)] = (MOST_NODES + 1, 0)  # met again below itself, it would have no end
+        inner = [_measure(each, known) for each in _children(node)]
+        values, depth = 1 + sum(size for size, _ in inner), 1 + max((deep for _, deep in inner), default=0)
+        known[id(node)] = (values, depth)
+    if values > MOST_NODES or depth > DEEPEST:
+        what = f"{DEEPEST} levels" if depth > DEEPEST else f"{MOST_NODES:,} values"
+        raise ConstructorError(None, None, f"more than {what} with every alias written out", node.start_mark)
+    return values, depth
 
 
-def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    text = str(loader.construct_scalar(node))
-    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-    return int(text[2:] if base != 10 else text, base)
-
-
-def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
-    text = str(loader.construct_scalar(node)).lower()
-    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
-
-
-def _install() -> None:
-    for tag, pattern, first_characters in _CORE_SCHEMA:
-        for kind in (_Loader, _Dumper):
-            kind.add_implicit_resolver(_PREFIX + tag, re.compile(pattern), first_characters)
-    _Loader.add_constructor(_PREFIX + "map", _mapping)
-    _Loader.add_constructor(_PREFIX + "int", _integer)
-    _Loader.add_constructor(_PREFIX + "float", _float)
-    for kind in (list, tuple):
-        _Dumper.add_representer(kind, lambda dumper, value: dumper.represent_sequence(_PREFIX + "seq", value, True))
-    _Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]  # equal tuples are not shared
-
-
-_install()
+def _children(node: Node) -> list[Node]:
+    """The nodes below a node, which by itself is found to be plain data."""
+    kind, problem, inner = str(node.tag).removeprefix(_PREFIX), "", []
+    if isinstance(node, ScalarNode):
+        problem = "" if kind in ("str", _kind_of(node.value)) else f"{kind} {node.value} is no plain data"
+        if kind in ("int", "float") and len(node.value) > LONGEST_NUMBER:
+            problem = f"a number of {len(node.value):,} characters; expected at most {LONGEST_NUMBER}"
+    elif kind not in ("seq", "map"):
+        problem = f"{kind} is no plain data"
+    elif isinstance(node, MappingNode):
+        inner = [value for _, value in node.value]
+        for key, _ in node.value:
+            if str(key.tag) != f"{_PREFIX}str":
+                shown = key.value if isinstance(key, ScalarNode) else "of several values"
+                raise ConstructorError(None, None, f"key {shown} is not text; put it in quotes", key.start_mark)
+    else:
+        inner = node.value
+    if problem:
+        raise ConstructorError(None, None, problem, node.start_mark)
+    return inner

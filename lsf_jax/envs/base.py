@@ -1,16 +1,17 @@
 """What every environment shares: the checks of settings and sizes."""
 
 import dataclasses
+import typing
 from typing import Any
 
-from lsf_jax.settings import ConfigError, range_problem, type_problem
+from lsf_jax.settings import ConfigError, clip, range_problem, type_problem
 from lsf_jax.types import EnvSpec
 
 
 def require(holds: bool, key: str, value: object, expected: str) -> None:
     """Raises ConfigError, a ValueError, naming `env.<key>`, its value and what was expected, unless `holds`."""
     if not holds:
-        raise ConfigError(f"env.{key} is {value!r}; expected {expected}.")
+        raise ConfigError(f"env.{key} is {clip(repr(value))}; expected {expected}.")
 
 
 def check_settings(cfg: Any) -> None:
@@ -19,9 +20,10 @@ def check_settings(cfg: Any) -> None:
     Raises:
       ValueError: naming `env.<key>`, its value and what was expected.
     """
+    expected = typing.get_type_hints(type(cfg))
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
-        problem = type_problem(field.type, value) or range_problem(field, value)
+        problem = type_problem(expected[field.name], value) or range_problem(field, value)
         require(problem is None, field.name, value, problem or "")
 
 

@@ -56,11 +56,15 @@ class JaxmarlConfig:
         doc="replay keeps the game's state, or observations; auto: the state where that is enough to recompute them",
     )
     episode_limit: int | None = setting(
-        None, low=1, high=1_000_000, doc="steps of an episode at most; null: the game's own limit"
+        None, low=1, high=100_000, doc="steps of an episode at most; null: the game's own limit"
     )
     success_return: float | None = setting(
         None, doc="an episode that returns so much counts as won; null: what the game is known for, else none does"
     )
+
+    def __hash__(self) -> int:
+        """Of what distinguishes most: a mapping has no hash."""
+        return hash((self.game, *sorted(self.arguments or ())))
 
 
 def side_by_side(obs: dict[str, Array], game_state: GameState, *, agents: tuple) -> Array:

@@ -62,9 +62,13 @@ class JumanjiConfig:
     )
     team_reward: str = setting("sum", choices=tuple(TEAM_REWARDS), doc=TEAM_REWARD_DOC)
     episode_limit: int | None = setting(
-        None, low=1, high=1_000_000, doc="steps of an episode at most; null: the game's own limit"
+        None, low=1, high=100_000, doc="steps of an episode at most; null: the game's own limit"
     )
     success_return: float | None = setting(None, doc="an episode that returns so much counts as won; null: none does")
+
+    def __hash__(self) -> int:
+        """Of what distinguishes most: a mapping has no hash."""
+        return hash((self.game, *sorted(self.arguments or ())))
 
 
 class State(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from lsf_jax.envs.base import check_settings, require
 from lsf_jax.envs.tabular import Game, for_all, start_payoff, table_env
 from lsf_jax.registry import Entry
-from lsf_jax.settings import setting
+from lsf_jax.settings import setting, type_problem
 from lsf_jax.types import Env
 
 PAPER = ((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0))
@@ -28,7 +28,7 @@ class MatrixGameConfig:
         PAPER, doc="team reward of each joint action: nested lists, one level per agent; paper §VI.A"
     )
     n_agents: int = setting(2, low=1, high=16, doc="agents; must be the payoff's number of levels")
-    episode_limit: int = setting(1, low=1, doc="rounds; more than 1 repeats the game, seen as zeros")
+    episode_limit: int = setting(1, low=1, high=100_000, doc="rounds; more than 1 repeats the game, seen as zeros")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TwoStateConfig:
 class RepeatedConfig:
     """Settings of the fixed classics `climbing`, `linear_game` and `nonlinear_game`."""
 
-    episode_limit: int = setting(1, low=1, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
+    episode_limit: int = setting(1, low=1, high=100_000, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PenaltyConfig:
     """Settings of `penalty`."""
 
     penalty: float = setting(100.0, low=0, high=1e6, doc="k: cost of failing to coordinate; usual 0 to 100")
-    episode_limit: int = setting(1, low=1, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
+    episode_limit: int = setting(1, low=1, high=100_000, doc="rounds; 25 in the benchmark of Papoudakis et al. (2021)")
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,17 @@ def _payoff(key: str, table: Any, n_agents: int) -> np.ndarray:
       ValueError: naming `env.<key>` if it is ragged, not numeric, not finite, or of another shape.
     """
     expected = f"numbers nested {n_agents} deep (one level per agent), every level of the same length, 2 or more"
+    kind: Any = float
+    for _ in range(n_agents):
+        kind = tuple[kind, ...]
+    require(type_problem(kind, table) is None, key, table, expected)
     try:
-        payoff = np.asarray(table, np.float32)
-    except (TypeError, ValueError):
+        with np.errstate(over="ignore"):
+            payoff = np.asarray(table, np.float32)
+    except ValueError:  # ragged
         payoff = np.zeros(())
     sides = set(payoff.shape)
-    is_table = payoff.ndim == n_agents and len(sides) == 1 and min(sides) >= 2
+    is_table = len(sides) == 1 and min(sides) >= 2
     require(is_table and bool(np.isfinite(payoff).all()), key, table, expected)
     return payoff
 

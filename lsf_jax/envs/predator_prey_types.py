@@ -25,7 +25,7 @@ class PredatorPreyConfig:
     punishment: float = setting(
         0.0, low=-1e6, high=1e6, doc="team reward p per prey that too few try to catch; DCG 0 to -2, LSF-SAC 0 and -2"
     )
-    episode_limit: int = setting(200, low=1, doc="steps; reaching it truncates and is not terminal; DCG")
+    episode_limit: int = setting(200, low=1, high=100_000, doc="steps; reaching it truncates and is not terminal; DCG")
 
 
 class State(NamedTuple):

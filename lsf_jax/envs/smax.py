@@ -53,7 +53,9 @@ class SmaxConfig:
     """Settings of `smax`; values are those of JaxMARL's own baselines (version 0.2.0) unless said otherwise."""
 
     scenario: str = setting("3m", choices=tuple(SCENARIOS), doc="who fights whom; not SMAC's maps of the same names")
-    max_steps: int = setting(100, low=1, doc="steps of an episode at most; reaching it truncates and is not terminal")
+    max_steps: int = setting(
+        100, low=1, high=100_000, doc="steps of an episode at most; reaching it truncates and is not terminal"
+    )
     reward_scale: float = setting(20.0, above=0, doc="return of a won battle; SMAC's and the baselines' scale")
     won_battle_bonus: float = setting(1.0, low=0.0, doc="reward of winning before scaling; all damage earns 1")
     see_enemy_actions: bool = setting(True, doc="whether observations show what visible enemies did last")

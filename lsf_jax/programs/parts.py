@@ -15,6 +15,7 @@ from lsf_jax.engine.packing import observe_rows
 from lsf_jax.engine.rollouts import device_collector, slots_of
 from lsf_jax.engine.training import Sizes, TrainStep, make_train_step
 from lsf_jax.envs.host import Hosted, empty_episodes
+from lsf_jax.registry import ALGO, plugins
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Algorithm, Buffer, Clock, Collect, Env, Hyper, PRNGKey
 
@@ -53,7 +54,8 @@ def bind(config: Config) -> Program:
     """
     env = make_env(config)
     observe = partial(observe_rows, env)
-    algorithm = ALGORITHMS[config.algo_name].factory(env.spec, config.algo, observe)
+    entry = ALGORITHMS[config.algo_name]
+    algorithm = plugins.build(ALGO, entry, env.spec, config.algo, observe, expected=Algorithm)
     hosted = make_hosted(config)
     sizes = make_sizes(config, env, algorithm, hosted)
     collect = _collector(env, algorithm, config.train.n_envs, hosted, len(sizes.lengths))

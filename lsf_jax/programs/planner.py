@@ -2,6 +2,9 @@
 
 import math
 import time
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +13,7 @@ import numpy as np
 import psutil
 from jax.extend import core as jax_core
 
-from lsf_jax.config.composition import Config
+from lsf_jax.config.composition import Config, divisors
 from lsf_jax.engine.training import init_train_state
 from lsf_jax.programs.compiled import LOG_ROWS, jit_chunk, jit_init
 from lsf_jax.programs.parts import Program, bind, make_rows, take_rows, with_micro_batch
@@ -174,15 +177,9 @@ def make_plan(config: Config, program: Program | None = None, hardware: Hardware
     devices = 1 if program.hosted is not None else min(n_devices(config, hardware), rows)
     limit = memory_limit(config, hardware) // (devices if hardware.platform == "cpu" else 1)
     share = -(-rows // devices)
-    best: tuple[int, int, dict[str, int]] | None = None
-    for micro in [config.train.micro_batch] if config.train.micro_batch else _slices(batch):
-        needs = row_bytes(program, 0 if micro == batch else micro)
-        fits = int(limit * USABLE // sum(needs.values()))
-        if best is None or fits > best[0]:
-            best = (fits, micro, needs)
-        if fits >= (config.train.block or share):
-            break
-    fits, micro, needs = best if best else (0, batch, {})
+    slices = [config.train.micro_batch] if config.train.micro_batch else _slices(batch)
+    needs_of = lambda micro: row_bytes(program, 0 if micro == batch else micro)
+    fits, micro, needs = _slice_that_fits(needs_of, slices, int(limit * USABLE), config.train.block or share)
     host_replay = _replay_on_host(config, program, needs.get("replay", 0) * share / limit, hardware.platform)
     disk = sum(needs.get(name, 0) for name in ("parameters", "targets", "optimiser", "kept parameters", "replay"))
     if host_replay:
@@ -244,8 +241,25 @@ def slice_of(plan: Plan) -> int:
 
 
 def _slices(batch: int) -> list[int]:
-    """Divisors of the batch to try, the whole first, down to four episodes."""
-    return [size for size in range(batch, 0, -1) if batch % size == 0 and (size == batch or size >= 4)]
+    """Divisors of the batch to try, from four episodes to the whole."""
+    return [size for size in divisors(batch) if size == batch or size >= 4]
+
+
+def _slice_that_fits(
+    needs: Callable[[int], dict[str, int]], slices: list[int], room: int, rows: int
+) -> tuple[int, int, dict[str, int]]:
+    """How many rows fit, with which slice of the batch, and what one of them needs then.
+
+    The largest slice with which so many rows fit, else the largest with which as many fit as with the smallest: the
+    smaller it is, the less a row needs. Each look at one traces a whole update, so few are looked at.
+    """
+    look = cache(needs)
+    fits = lambda micro: room // sum(look(micro).values())
+    micro = slices[-1]
+    if fits(micro) < rows:
+        wanted = min(fits(slices[0]), rows)
+        micro = slices[bisect_right(slices, -wanted, key=lambda each: -fits(each)) - 1]
+    return fits(micro), micro, look(micro)
 
 
 def _too_large(needs: dict[str, int], limit: int, config: Config) -> str:

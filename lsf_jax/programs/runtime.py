@@ -12,7 +12,7 @@ import platformdirs
 
 from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.platforms import is_cpu
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, user_path
 
 OFF = "off"
 DETERMINISTIC_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
@@ -55,7 +55,7 @@ def cache_folder(train: TrainConfig) -> Path | None:
     if train.cache_dir == OFF:
         return None
     if train.cache_dir:
-        return Path(train.cache_dir).expanduser()
+        return user_path("train.cache_dir", train.cache_dir)
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return Path(given) if given else Path(platformdirs.user_cache_dir("lsf_jax")) / "xla"
 

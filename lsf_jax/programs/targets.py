@@ -18,6 +18,7 @@ from lsf_jax.programs.chips import CHIPS, EXTRA, Chip, environment, find_chip
 from lsf_jax.programs.cost_model import Range
 from lsf_jax.programs.hlo import AROUND
 from lsf_jax.programs.planner import Plan, plan_text, size_text
+from lsf_jax.registry.plugins import as_variable
 from lsf_jax.settings import ConfigError
 
 ROOM = 0.95
@@ -57,7 +58,9 @@ def compiling(chip: Chip, n_devices: int, config_text: str) -> Iterator[tuple[di
     command = [sys.executable, "-m", "lsf_jax.programs.cross"]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
-        with subprocess.Popen(command, env=variables | environment(chip, n_devices), **streams) as process:
+        with subprocess.Popen(
+            command, env=variables | as_variable() | environment(chip, n_devices), **streams
+        ) as process:
             ask = partial(_ask, process, log, chip)
             try:
                 yield ask({"target": chip.name, "devices": n_devices, "config": config_text}), ask

@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lsf_jax.config.composition import Config, check, differences, from_yaml, grid_points, make_hosted
-from lsf_jax.config.documents import to_yaml
+from lsf_jax.config.documents import plugins_of, to_yaml
 from lsf_jax.programs import runtime
 from lsf_jax.programs.parts import Program, bind
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
-from lsf_jax.runs import checkpoint, folder, tables
+from lsf_jax.runs import checkpoint, folder, sinks, tables
 from lsf_jax.runs.card import write_card
-from lsf_jax.runs.machine import describe_machine
+from lsf_jax.runs.machine import describe_machine, plugin_versions
 from lsf_jax.runs.progress import Progress
 from lsf_jax.runs.session import Session, run_block, write_timing
 from lsf_jax.runs.signals import stop_requested
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, user_path
 
 
 class Result(NamedTuple):
@@ -52,7 +52,9 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
       HostError: games on the host cannot be played; what was learned is saved.
     """
     check(config)
+    sinks.require_packages(config.train.sinks)
     _check_games(config)
+    user_path("train.run_dir", config.train.run_dir)
     runtime.configure(config.train)
     name = config.train.name or f"{config.algo_name}-{config.where.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}"
     shown = progress or Progress(_total_steps(config), f"{config.algo_name} on {config.where}")
@@ -62,6 +64,7 @@ def train(config: Config, *, progress: Progress | None = None) -> Result:
         plan = make_plan(config, program)
         layout = {key: getattr(plan, key) for key in ("width", "n_devices", "n_blocks", "micro_batch")}
         card = describe_machine() | {"layout": layout, "grid": [dict(point) for point in grid_points(config)]}
+        card["versions"] |= plugin_versions(plugins_of(config))
         config = replace(config, train=replace(config.train, block=plan.width))  # what the bits depend on is on record
         path = folder.create(config.train.run_dir, name)
         _check_disk(plan, path)
@@ -96,6 +99,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
             f"run {path} cannot be resumed with {changed[0]}; start a new run, or leave that setting alone"
         )
     check(wanted)
+    sinks.require_packages(wanted.train.sinks)
     _check_games(wanted)
     runtime.configure(wanted.train, card["layout"]["n_devices"])
     shown = progress or Progress(_total_steps(wanted), f"{wanted.algo_name} on {wanted.where} (resumed)")

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from lsf_jax.config.composition import Config, from_yaml
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, user_path
 
 try:
     import fcntl
@@ -43,7 +45,7 @@ def create(run_dir: str | Path, name: str) -> Path:
     """
     if not name or name in (".", "..") or re.search(r"[/\\\0]", name):
         raise RunFolderError(f"train.name {name!r} is not a folder name; choose a name without '/' and other than '.'")
-    path = Path(run_dir).expanduser() / name
+    path = user_path("train.run_dir", run_dir) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir()
@@ -80,6 +82,7 @@ def lock(path: Path) -> Iterator[None]:
         raise RunFolderError(f"run folder {path} cannot be locked ({error.strerror}); is it writable?") from error
     with file:
         _take(file, path)
+        _remove_leftovers(path)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -133,6 +136,14 @@ def write_json_atomic(path: Path, value: Any) -> None:
       TypeError: the value is not JSON; nothing is written.
     """
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that are no more left of files they were writing."""
+    for leftover in (*path.glob(".tmp-*"), *path.glob("*/.tmp-*")):
+        found = re.fullmatch(r"\.tmp-.+-(\d{1,9})", leftover.name)
+        if found and not psutil.pid_exists(int(found[1])) and not leftover.parent.is_symlink():
+            leftover.unlink(missing_ok=True)
 
 
 def fsync_directory(path: Path) -> None:

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,26 @@ def describe_machine() -> dict[str, Any]:
         },
         "git": _git(Path(__file__).resolve().parents[2]),
     }
+
+
+def plugin_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of the plug-ins that a run uses, for its card: beside ours in `versions`.
+
+    Args:
+      names: of their modules; imported.
+
+    Returns:
+      "plug-in NAME" -> the version that its package was installed with, else its `__version__`, else "no version".
+    """
+    return {f"plug-in {name}": _plugin_version(name) for name in names}
+
+
+def _plugin_version(name: str) -> str:
+    top = name.partition(".")[0]
+    for package in importlib.metadata.packages_distributions().get(top, ()):
+        return importlib.metadata.version(package)
+    found = (getattr(sys.modules.get(each), "__version__", None) for each in (name, top))
+    return next((str(version) for version in found if version is not None), "no version")
 
 
 def _without_folders(argument: str) -> str:

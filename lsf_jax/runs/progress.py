@@ -11,18 +11,17 @@ Host only, and never the reason why a run stops: a terminal that goes away silen
 import contextlib
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich import progress as rich_progress
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-RATE_WINDOW = 120.0  # seconds of work that the shown rates look back on
+RATE_WINDOW = 600.0  # seconds of work that the shown rates look back on: a chunk of StarCraft may take minutes
 PLAIN_INTERVAL = 5.0  # seconds between plain lines of progress; notes are never held back
 
 
@@ -43,12 +42,18 @@ class Stream(Protocol):
         ...
 
 
-class Sample(NamedTuple):
-    """Counters at one moment; `seconds` is time at work, compilation excluded."""
+class _Board(rich_progress.Progress):
+    """A label and a bar, and below them a line for each of the cells."""
 
-    seconds: float
-    env_steps: int
-    updates: int
+    def __init__(self, label: str, cells: Callable[[], list[tuple[str, str]]], **settings: Any) -> None:
+        self._label, self._cells = label, cells
+        super().__init__(rich_progress.BarColumn(bar_width=60), auto_refresh=False, **settings)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        lines = Table.grid(padding=(0, 2))
+        for name, text in self._cells() if self.tasks else ():  # rich asks before there are tasks
+            lines.add_row(Text(name, style="dim", no_wrap=True), Text(text))
+        return Text(self._label, style="bold"), self.make_tasks_table(self.tasks), lines
 
 
 class Progress:
@@ -83,13 +88,23 @@ class Progress:
             raise ValueError(f"total_env_steps {total_env_steps} is below 1; there is nothing to show.")
         self._stream = sys.stdout if stream is None else stream
         self._plain = not _is_terminal(self._stream) if plain is None else plain
-        self._total, self._label, self._clock, self._interval = total_env_steps, label, clock, interval
+        self._clock, self._interval = clock, interval
         self._start, self._idle_seconds = clock(), 0.0
-        self._samples: deque[Sample] = deque()
         self._returns = self._note = self._phase = ""
-        self._last_line, self._shown = -float("inf"), True
-        self._live: Live | None = None
-        self._silent = False
+        self._last_line, self._shown, self._silent = -float("inf"), True, False
+        file: Any = self._stream  # rich asks for an IO[str], and uses what `Stream` promises
+        self._board = _Board(
+            label,
+            self._cells,
+            console=Console(file=file, force_terminal=True),
+            speed_estimate_period=RATE_WINDOW,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            get_time=self._work_seconds,
+        )
+        self._board.add_task("env steps", total=total_env_steps)
+        self._board.add_task("updates", total=None, visible=False)
+        self._count(0, 0)
 
     def __enter__(self) -> "Progress":
         """Itself; see `close`."""
@@ -107,8 +122,9 @@ class Progress:
           env_steps: environment steps done before this process.
           updates: updates done before this process.
         """
-        self._samples.clear()
-        self._samples.append(Sample(self._work_seconds(), env_steps, updates))
+        for task, done in zip(self._board.task_ids, (env_steps, updates)):
+            self._guarded(partial(self._board.reset, task, completed=done))
+        self._count(env_steps, updates)
 
     def note(self, text: str) -> None:
         """Shows one event at once; it stays readable above the table.
@@ -156,11 +172,7 @@ class Progress:
           returns: `[K]` latest return of each seed (NaN where there is none); None keeps the last.
           evaluation: one line on the latest evaluation; None keeps the last.
         """
-        if not self._samples:
-            self._samples.append(Sample(0.0, 0, 0))
-        self._samples.append(Sample(self._work_seconds(), int(env_steps), int(updates)))
-        while len(self._samples) > 2 and self._samples[-1].seconds - self._samples[1].seconds >= RATE_WINDOW:
-            self._samples.popleft()
+        self._count(int(env_steps), int(updates))
         if returns is not None:
             self._returns = spread_text(returns)
         if evaluation is not None:
@@ -175,25 +187,25 @@ class Progress:
         """Shows the latest update if it was held back, and gives the terminal back; may be called twice."""
         if self._plain and not self._shown:
             self._plain_update()
-        live, self._live = self._live, None
-        if live is not None:
-            self._guarded(live.stop)
+        if self._board.live.is_started:
+            self._guarded(self._board.stop)
 
     def _work_seconds(self) -> float:
         return self._clock() - self._start - self._idle_seconds
 
+    def _count(self, *counts: int) -> None:
+        for task, count in zip(self._board.tasks, counts):
+            self._board.advance(task.id, count - task.completed)  # counts a moment without progress too
+
     def _cells(self) -> list[tuple[str, str]]:
-        latest = self._samples[-1] if self._samples else Sample(0.0, 0, 0)
-        step_rate, update_rate = rates(self._samples)
-        remaining = max(self._total - latest.env_steps, 0)
-        eta = "-" if not step_rate else duration_text(remaining / step_rate)
-        fraction = min(latest.env_steps / self._total, 1.0)
+        steps, updates = self._board.tasks
+        eta = steps.time_remaining
         cells = [
-            ("env steps", f"{latest.env_steps:,} / {self._total:,} ({fraction:.0%})"),
-            ("ETA", eta),
-            ("env steps/s", rate_text(step_rate)),
-            ("updates", f"{latest.updates:,}"),
-            ("updates/s", rate_text(update_rate)),
+            ("env steps", f"{steps.completed:,} / {steps.total:,} ({steps.percentage:.0f}%)"),
+            ("ETA", "-" if eta is None else duration_text(eta)),
+            ("env steps/s", rate_text(steps.speed)),
+            ("updates", f"{updates.completed:,}"),
+            ("updates/s", rate_text(updates.speed)),
         ]
         extra = [("return", self._returns), ("last evaluation", self._note), ("now", self._phase)]
         return cells + [(name, text) for name, text in extra if text]
@@ -206,32 +218,14 @@ class Progress:
         self._guarded(lambda: _write_line(self._stream, text))
 
     def _show(self, note: str | None = None) -> None:
-        self._guarded(lambda: self._show_table(note))
+        self._guarded(lambda: self._show_board(note))
 
-    def _show_table(self, note: str | None) -> None:
-        if self._live is None:
-            stream: Any = self._stream  # rich asks for an IO[str], and uses what `Stream` promises
-            console = Console(file=stream, force_terminal=True)
-            # No refresh thread: an error in it could not be caught here.
-            self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-            self._live.start()
+    def _show_board(self, note: str | None) -> None:
+        self._board.start()  # without a thread of its own: an error in it could not be caught here
         if note is not None:
-            self._live.console.print(Text(note))
+            self._board.print(Text(note))
         self._shown = True
-        self._live.update(self._picture(), refresh=True)
-
-    def _picture(self) -> Table:
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column()
-        for name, text in self._cells():
-            grid.add_row(name, Text(text))
-        done = self._samples[-1].env_steps if self._samples else 0
-        picture = Table.grid()
-        picture.add_row(Text(self._label, style="bold"))
-        picture.add_row(ProgressBar(total=self._total, completed=done, width=60))
-        picture.add_row(grid)
-        return picture
+        self._board.refresh()
 
     def _guarded(self, action: Callable[[], None]) -> None:
         if self._silent:
@@ -240,22 +234,6 @@ class Progress:
             action()
         except (OSError, ValueError):  # a closed pipe, a lost terminal, a closed file
             self._silent = True
-
-
-def rates(samples: Sequence[Sample]) -> tuple[float, float]:
-    """Environment steps and updates per second at work, over the samples given.
-
-    Args:
-      samples: counters in order of time.
-
-    Returns:
-      (env steps/s, updates/s); zeros while nothing can be said.
-    """
-    if len(samples) < 2 or samples[-1].seconds <= samples[0].seconds:
-        return 0.0, 0.0
-    first, last = samples[0], samples[-1]
-    seconds = last.seconds - first.seconds
-    return (last.env_steps - first.env_steps) / seconds, (last.updates - first.updates) / seconds
 
 
 def spread_text(values: np.ndarray) -> str:
@@ -275,7 +253,7 @@ def spread_text(values: np.ndarray) -> str:
     return f"{np.median(finite):.2f} ({finite.min():.2f} … {finite.max():.2f}, {finite.size} seeds)"
 
 
-def duration_text(seconds: float) -> str:
+def duration_text(seconds: float | int) -> str:
     """A duration as people say it: "42 s", "3 min 05 s", "2 h 07 min".
 
     Args:
@@ -292,11 +270,11 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
-def rate_text(rate: float) -> str:
+def rate_text(rate: float | None) -> str:
     """A rate with the digits that matter.
 
     Args:
-      rate: events per second.
+      rate: events per second; None where nothing can be said yet.
 
     Returns:
       "-" for none, two decimals below 10, otherwise a whole number with thousands separated.

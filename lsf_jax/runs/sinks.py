@@ -9,6 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from lsf_jax.registry import SHIPPED_SINKS, SINK, TABLES
+from lsf_jax.settings import ConfigError, clip
+
 
 class Sink(NamedTuple):
     """Somewhere to watch scalars while a run goes on; what it is sent is a copy, never the record of the run."""
@@ -32,12 +35,23 @@ def make_sinks(
       One sink per name, in order.
 
     Raises:
-      ValueError: an unknown name, or a package that is not installed.
+      ConfigError: an unknown name, or a package that is not installed.
     """
-    unknown = [name for name in names if name not in SINKS]
-    if unknown:
-        raise ValueError(f"sink {unknown[0]!r} is unknown; choose from {', '.join(SINKS)}.")
+    require_packages(names)
     return tuple(SINKS[name](Path(run_dir), dict(config or {}), label) for name in dict.fromkeys(names))
+
+
+def require_packages(names: Sequence[str]) -> None:
+    """Imports the packages of the sinks that a run asks for, before anything is written.
+
+    Raises:
+      ConfigError: an unknown name, or a package that is not installed.
+    """
+    for name in names:
+        if name not in SINKS:
+            raise ConfigError(f"sink {name!r} is unknown; choose from {', '.join(SINKS)}")
+        if name in PACKAGES:
+            _import(name)
 
 
 def write_all(sinks: Sequence[Sink], env_steps: int, scalars: Mapping[str, float]) -> None:
@@ -54,7 +68,7 @@ def write_all(sinks: Sequence[Sink], env_steps: int, scalars: Mapping[str, float
 
 def _tensorboard(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
     del config, label  # TensorBoard shows the folder's name
-    writer = _import("tensorboardX", "tensorboard").SummaryWriter(logdir=str(run_dir / "tensorboard"))
+    writer = _import("tensorboard").SummaryWriter(logdir=str(run_dir / "tensorboard"))
 
     def write(env_steps: int, scalars: Mapping[str, float]) -> None:
         for name, value in _without_nan(scalars).items():
@@ -64,7 +78,7 @@ def _tensorboard(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
 
 
 def _wandb(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
-    run = _import("wandb", "wandb").init(project=label, name=run_dir.name, dir=str(run_dir), config=config)
+    run = _import("wandb").init(project=label, name=run_dir.name, dir=str(run_dir), config=config)
 
     def write(env_steps: int, scalars: Mapping[str, float]) -> None:
         run.log({**_without_nan(scalars), "env_steps": env_steps})
@@ -72,18 +86,23 @@ def _wandb(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
     return Sink(write=write, close=run.finish)
 
 
-SINKS: dict[str, Callable[[Path, dict[str, Any], str], Sink]] = {"tensorboard": _tensorboard, "wandb": _wandb}
-"""Name in `train.sinks` -> what opens it."""
+SINKS: dict[str, Callable[[Path, dict[str, Any], str], Sink]] = TABLES[SINK]
+"""Name in `train.sinks` -> what opens it; those of plug-ins once they are loaded."""
+SINKS.update(zip(SHIPPED_SINKS, (_tensorboard, _wandb), strict=True))
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+"""Name in `train.sinks` -> what it imports; plug-ins import what theirs need."""
 
 
 def _without_nan(scalars: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in scalars.items() if value == value}
 
 
-def _import(package: str, extra: str) -> ModuleType:
+def _import(name: str) -> ModuleType:
+    package = PACKAGES[name]
     try:
         return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"sink {extra!r} needs the package {package}, which is not installed; pip install 'lsf-jax[{extra}]'."
-        ) from error
+    except ImportError as error:
+        raise ConfigError(
+            f"train.sinks has {name}; expected its package {package} to be there ({clip(str(error))}); "
+            f"pip install 'lsf-jax[{name}]'"
+        ) from None

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from lsf_jax.config import yaml12
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.config.files import config_files, source_of, text_of
+from lsf_jax.registry import ALGO, plugins
 from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.runs.folder import CONFIG, read_run
-from lsf_jax.settings import ConfigError, nearest
+from lsf_jax.settings import ConfigError, nearest, user_path
 
 KEYS = ("env", "train", "presets", "overrides", "where_known", "algorithms")
 
@@ -41,7 +42,7 @@ class Member(NamedTuple):
     @property
     def path(self) -> Path:
         """The run's folder."""
-        return Path(self.config.train.run_dir).expanduser() / self.config.train.name
+        return user_path("train.run_dir", self.config.train.run_dir) / self.config.train.name
 
 
 def read_suite(name: str, config_dirs: Sequence[str | Path] = ()) -> Suite:
@@ -106,13 +107,15 @@ def members(
     Args:
       suite: what to run.
       folder: folder of all its runs.
-      algorithms: take only these; empty takes all.
+      algorithms: take only these; empty takes all. Those of plug-ins need not be in the suite.
       envs: take only these; empty takes all.
       overrides: laid over everything that the suite says, for every algorithm.
 
     Raises:
       ConfigError: a name is not in the suite, or a configuration is wrong.
     """
+    theirs = {name: () for name in algorithms if name in plugins.added(ALGO)}
+    suite = suite._replace(algorithms=theirs | suite.algorithms)
     chosen_algorithms = _chosen("algorithm", algorithms, suite.algorithms)
     chosen_envs = _chosen("env", envs, suite.envs)
     return [_member(suite, Path(folder), algo, env, overrides) for env in chosen_envs for algo in chosen_algorithms]

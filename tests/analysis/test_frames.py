@@ -117,7 +117,7 @@ def test_a_metric_is_found_by_name_or_by_table_and_name(make_run):
     assert (points.row.tolist(), points.value.tolist()) == ([0, 0, 1], [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(frames.metric_of(run, "eval/return").value, points.value)
     assert frames.metric_of(run, "train/loss").value.tolist() == [-1.0, -2.0, -3.0]
-    for wrong in ("train/return", "seed", "nothing"):
+    for wrong in ("train/return", "seed", "nothing", "nope/return", "eval/nope/return"):
         with pytest.raises(ValueError, match=r"there are: eval/return, train/loss"):
             frames.metric_of(run, wrong)
 

@@ -169,6 +169,25 @@ def test_a_written_table_is_read_back_to_the_same_text(tmp_path):
     outcomes = outcomes_of(run_of([0, 4, 4, 0], np.arange(36.0).reshape(4, 9)), PAYOFF)
     path = write_table(outcomes, "matrix_game", PAYOFF, tmp_path)[1]
     assert markdown(read_outcomes(path), "matrix_game", PAYOFF) == markdown(outcomes, "matrix_game", PAYOFF)
-    path.write_text("[{}]")
-    with pytest.raises(ValueError, match=r"table-matrix_game.json is not a table"):
-        read_outcomes(path)
+
+
+def test_what_is_no_written_table_is_refused(tmp_path):
+    path = write_table(outcomes_of(run_of([0, 4, 4, 0], np.zeros((4, 9))), PAYOFF), "matrix_game", PAYOFF, tmp_path)[1]
+    (good, *_) = json.loads(path.read_text())
+    cases = [
+        "",
+        "{}",
+        "[]",
+        "[{}]",
+        "[" * 100_000,
+        json.dumps([good | {"seeds": "2"}]),
+        json.dumps([good | {"more": 1}]),
+    ]
+    cases += [json.dumps([good | {"utilities": wrong}]) for wrong in ([], [[1.0]], [[[1.0, 2.0], [3.0]]], 3)]
+    cases += [json.dumps([good | {"q_total": [[0.0] * 8]}]), json.dumps([good | {"shares": {}}])]
+    for text in cases:
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"table-matrix_game.json is no table that matrix-table wrote \(.+\)"):
+            read_outcomes(path)
+    path.write_text(json.dumps([good]))
+    assert len(read_outcomes(path)) == 1

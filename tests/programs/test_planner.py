@@ -1,5 +1,6 @@
 """The planner: counted bytes against real arrays, and layouts that fit."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +130,25 @@ def test_a_smaller_micro_batch_is_tried_before_blocks():
     plan = make_plan(with_train(CONFIG, memory_gib=between))
     assert (plan.width, plan.n_blocks, plan.micro_batch) == (4, 1, 4)
     assert "in 2 slices of 4" in plan_text(plan)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 8, 96, 1_000_000])
+def test_the_slice_is_that_of_a_search_through_all_and_few_are_looked_at(batch):
+    looked = []
+
+    def needs(micro_batch: int) -> dict[str, int]:
+        looked.append(micro_batch)
+        return {"replay": 50, "activations": 3 * micro_batch}
+
+    slices = planner._slices(batch)
+    assert slices == [size for size in range(1, batch + 1) if batch % size == 0 and (size == batch or size >= 4)]
+    for room, rows in itertools.product((10, 60, 100, 700, 3000, 10**6, 10**9), (1, 3, 64)):
+        fits = {size: room // (50 + 3 * size) for size in slices}
+        enough = [size for size in slices if fits[size] >= min(rows, max(fits.values()))]
+        looked.clear()
+        found = planner._slice_that_fits(needs, slices, room, rows)
+        assert found[:2] == (fits[max(enough)], max(enough))
+        assert len(looked) == len(set(looked)) <= 2 + len(slices).bit_length()
 
 
 def test_rows_that_do_not_fit_are_cut_into_equal_blocks():

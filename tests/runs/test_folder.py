@@ -108,6 +108,23 @@ def test_an_atomic_write_replaces_whole_files_and_leaves_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_dead_processes_left_half_written_goes_when_the_folder_is_next_held(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "run" / "policies").mkdir()
+    gone = [f".tmp-card.json-{dead.pid}", f"policies/.tmp-block-0000.safetensors-{dead.pid}"]
+    stays = [f".tmp-card.json-{os.getpid()}", f"linked/.tmp-notes-{dead.pid}", ".tmp-mine", f"tmp-card.json-{dead.pid}"]
+    for name in (*gone, *stays):
+        (tmp_path / "run" / name).write_text("half")
+    with folder.lock(tmp_path / "run"):
+        pass
+    assert [name for name in (*gone, *stays) if (tmp_path / "run" / name).exists()] == stays
+
+
 def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     folder.write_text_atomic(path, "old")

@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 
-from lsf_jax.runs.progress import Progress, Sample, duration_text, rate_text, rates, spread_text
+from lsf_jax.runs.progress import Progress, duration_text, rate_text, spread_text
 
 
 class Watch:
@@ -148,12 +148,6 @@ def test_errors_pass_through_the_context():
 def test_a_total_of_nothing_is_refused():
     with pytest.raises(ValueError, match="total_env_steps 0"):
         Progress(0, "a run")
-
-
-def test_no_rate_can_be_said_of_one_moment():
-    assert rates([Sample(1.0, 5, 5)]) == (0.0, 0.0)
-    assert rates([Sample(1.0, 5, 5), Sample(1.0, 9, 9)]) == (0.0, 0.0)
-    assert rates([Sample(1.0, 5, 5), Sample(3.0, 9, 6)]) == (2.0, 0.5)
 
 
 def test_words_for_numbers():

@@ -62,6 +62,11 @@ def test_wandb_is_sent_the_config_and_scalars_but_no_nan(fake_packages, tmp_path
     assert closed == "finished"
 
 
+def test_packages_are_asked_for_without_opening_anything(fake_packages):
+    sinks.require_packages(["tensorboard", "wandb"])
+    assert fake_packages == []
+
+
 def test_an_unknown_sink_lists_the_choices(tmp_path):
     with pytest.raises(ValueError, match="sink 'wanda' is unknown; choose from tensorboard, wandb"):
         sinks.make_sinks(["wanda"], tmp_path)

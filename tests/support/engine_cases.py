@@ -23,6 +23,9 @@ from lsf_jax.programs.compiled import jit_chunk, jit_init, seed_mesh
 from lsf_jax.programs.parts import Program, Rows, bind, make_rows
 from lsf_jax.runs import experiment, session, tables
 from lsf_jax.runs.progress import Progress
+from lsf_jax.testing.comparison import assert_same_bits as assert_same_bits
+from lsf_jax.testing.comparison import bits as bits
+from lsf_jax.testing.comparison import seed_slice as seed_slice
 from lsf_jax.types import TrainState
 
 NETWORKS = (
@@ -111,31 +114,6 @@ def start(config: Config, seeds: Any = None, devices: int = 1, **hyper: Any) -> 
 
 def advance(chunk: Chunk, state: TrainState, n: int, budget: int = FOREVER) -> tuple[TrainState, Any]:
     return chunk(state, jnp.int32(n), jnp.int32(budget))
-
-
-def bits(tree: Any) -> list[np.ndarray]:
-    """Copies of all leaves as unsigned integers, so that NaNs compare and -0 differs from 0."""
-
-    def one(leaf: Any) -> np.ndarray:
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        data = np.array(leaf)
-        return data.view(f"u{data.itemsize}")
-
-    return [one(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def assert_same_bits(left: Any, right: Any) -> None:
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(left)[0]]
-    different = [name for name, a, b in zip(names, bits(left), bits(right), strict=True) if not np.array_equal(a, b)]
-    assert not different, different
-
-
-def seed_slice(state: TrainState, rows: Any) -> TrainState:
-    """Rows of a block's state, on the host; what is common to all seeds stays."""
-    on_host = jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))
-    return jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, on_host)
 
 
 def inner_jaxprs(equation: Any) -> Iterator[Any]:

@@ -41,6 +41,7 @@ class ToyGames:
         self.episode, self.time = np.zeros(n_workers, int), np.zeros(n_workers, int)
         self.todo: deque[tuple[int, str, np.ndarray | None]] = deque()
         self.steps, self.open = 0, False
+        self.waiting: set[int] = set()
         self.sent: list[tuple[int, tuple[int, ...]]] = []
         self.finished: list[tuple[int, int]] = []
 
@@ -50,7 +51,10 @@ class ToyGames:
 
     def send(self, workers, actions):
         for worker, action in zip(workers, actions, strict=True):
-            assert self.observation.avail[worker, [0, 1], action].all(), "an unavailable action was sent"
+            if worker not in self.waiting or not self.observation.avail[worker, [0, 1], action].all():
+                raise ValueError(f"worker {worker} waits for no action, or not for {action}")
+        self.waiting -= set(workers)
+        for worker, action in zip(workers, actions, strict=True):
             self.sent.append((worker, tuple(int(one) for one in action)))
             self.todo.append((worker, STEP, action))
 
@@ -59,6 +63,7 @@ class ToyGames:
         if self.cfg.fail_after and self.steps >= self.cfg.fail_after:
             raise HostError("the toy is broken; mend it")
         events = [self._event(*self.todo.popleft()) for _ in range(min(len(self.todo), max(min_ready, 2)))]
+        self.waiting |= {event.worker for event in events if event.kind != LOST and not event.done}
         again = {event.worker for event in events if event.done or event.kind == LOST}
         self.todo.extend((worker, FIRST, None) for worker in sorted(again))
         return events

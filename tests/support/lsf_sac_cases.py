@@ -11,14 +11,26 @@ import optax
 
 from lsf_jax.algorithms.base import hyper_of
 from lsf_jax.algorithms.lsf_sac import binding, config, diagnostics, networks
-from lsf_jax.types import AgentState, Clock, EnvSpec, Episode, Layout, Observation, PackedRows, Trajectory
+from lsf_jax.testing.games import (
+    BATCH,
+    CLOCK,
+    ENDINGS,
+    SPEC,
+    A,
+    N,
+    episodes_of,
+    keys_of,
+    make_games,
+    observe,
+    trajectory_of,
+)
+from lsf_jax.testing.games import OBS as OBS
+from lsf_jax.testing.games import S as S
+from lsf_jax.testing.games import T as T
+from lsf_jax.types import AgentState
 from tests.support import oracle_lsf_sac as oracle
 
-T, N, A, OBS, S, H = 5, 3, 4, 6, 7, 8
-SPEC = EnvSpec(n_agents=N, n_actions=A, obs_dim=OBS, state_dim=S, episode_limit=T)
-# Length and how it ended: full and cut, terminated early, cut early, terminated, terminated at once, terminated at T.
-ENDINGS = ((5, False), (3, True), (2, False), (4, True), (1, True), (5, True))
-BATCH = len(ENDINGS)
+H = 8
 
 COMMON = {
     "batch_size": BATCH,
@@ -78,77 +90,6 @@ DOUBLE = config.DoubleSoftConfig(**COMMON, alpha=0.8)
 FIXED = config.FixedAlphaConfig(**COMMON, **MESSAGES)
 COMMUNICATING = replace(SMALL, communicate=True)
 PLAIN = replace(SMALL, recurrent=False, hyper_hidden=0)  # compiles fast, where recurrence does not matter
-CLOCK = Clock(env_steps=jnp.int32(40), episodes=jnp.int32(8), updates=jnp.int32(1))
-
-
-def make_games(seed=0):
-    """Random episodes with unavailable actions and dead agents; rows after the end look as `observe` leaves them."""
-    rng = np.random.default_rng(seed)
-    games = []
-    for length, terminal in ENDINGS:
-        real = np.arange(T + 1) <= length
-        valid = np.arange(T) < length
-        avail = rng.random((T + 1, N, A)) < 0.6
-        avail[np.arange(T + 1)[:, None], np.arange(N), rng.integers(A, size=(T + 1, N))] = True
-        for t, i in zip(range(1, T + 1), rng.integers(N, size=T)):
-            avail[t, i] = np.arange(A) == 2  # dead: a single action is left
-        avail |= ~real[:, None, None]
-        action = np.array([[rng.choice(np.flatnonzero(row)) for row in rows] for rows in avail[:T]])
-        games.append(
-            oracle.Game(
-                obs=rng.normal(size=(T + 1, N, OBS)) * real[:, None, None],
-                state=rng.normal(size=(T + 1, S)) * real[:, None],
-                avail=avail,
-                action=action * valid[:, None],
-                reward=rng.normal(size=T) * 2.0 * valid,
-                terminal=(np.arange(T) == length - 1) & terminal,
-                length=length,
-            )
-        )
-    return games
-
-
-def episodes_of(games) -> Episode:
-    """The batch as the code under test takes it; `world` is already an observation."""
-    stack = {name: np.stack([getattr(game, name) for game in games]) for name in oracle.Game._fields[:-1]}
-    observation = Observation(
-        obs=jnp.asarray(stack["obs"], jnp.float32),
-        state=jnp.asarray(stack["state"], jnp.float32),
-        avail=jnp.asarray(stack["avail"]),
-    )
-    return Episode(
-        world=observation,
-        action=jnp.asarray(stack["action"], jnp.uint8),
-        reward=jnp.asarray(stack["reward"], jnp.float32),
-        terminal=jnp.asarray(stack["terminal"]),
-        valid=jnp.asarray(np.stack([np.arange(T) < game.length for game in games])),
-        info={},
-    )
-
-
-def observe(rows: PackedRows) -> Trajectory:
-    """What learning sees of rows `[R, T+1, ...]`, time first; `world` is already an observation."""
-    fields = (rows.world, rows.action.astype(jnp.int32), rows.reward, rows.terminal, rows.valid)
-    by_time = lambda leaf: jnp.swapaxes(leaf, 0, 1)
-    return Trajectory(*jax.tree.map(by_time, fields), layout=Layout(first=by_time(rows.first), steps=rows.steps))
-
-
-def trajectory_of(episode: Episode) -> Trajectory:
-    """One episode `[T, ...]` as a trajectory of its own."""
-    return Trajectory(
-        observation=episode.world,
-        action=episode.action.astype(jnp.int32),
-        reward=episode.reward,
-        terminal=episode.terminal,
-        valid=episode.valid,
-        layout=Layout(first=jnp.arange(episode.valid.shape[0] + 1) == 0),
-    )
-
-
-def keys_of(key, episodes=BATCH, time=T):
-    """Keys `[B, T+1]` of an update's rows, as the engine makes them: of the episode, then of the moment in it."""
-    of_row = lambda episode, moment: jax.random.fold_in(jax.random.fold_in(key, episode), moment)
-    return jax.vmap(jax.vmap(of_row, (None, 0)), (0, None))(jnp.arange(episodes), jnp.arange(time + 1))
 
 
 def has_messages(cfg):

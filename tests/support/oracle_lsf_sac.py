@@ -1,8 +1,9 @@
 """One LSF-SAC update in plain NumPy float64: loops over episodes, steps, agents, actions; written from the equations.
 
-Nothing is imported from the package. Parameters are the nested dicts of the code under test, as NumPy arrays; `cfg` is
-any object with the settings' names (without `message_dim` there are no messages); noise is given. Every loss is a
-function of the parameters, so central differences give the gradients. Twin critics and mixers are numbered.
+Nothing but the record of a game is imported from the package. Parameters are the nested dicts of the code under test,
+as NumPy arrays; `cfg` is any object with the settings' names (without `message_dim` there are no messages); noise is
+given. Every loss is a function of the parameters, so central differences give the gradients. Twin critics and mixers
+are numbered.
 """
 
 import math
@@ -10,17 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-
-class Game(NamedTuple):
-    """One padded episode of L valid steps: arrays of T rows (actions, ...) and T+1 rows (obs, state, avail)."""
-
-    obs: np.ndarray
-    state: np.ndarray
-    avail: np.ndarray
-    action: np.ndarray
-    reward: np.ndarray
-    terminal: np.ndarray
-    length: int
+from lsf_jax.testing.games import Game
 
 
 class Noise(NamedTuple):

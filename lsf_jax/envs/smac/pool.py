@@ -19,9 +19,9 @@ import numpy as np
 
 from lsf_jax.envs.host import FIRST, LOST, STEP, Event, HostError
 from lsf_jax.envs.smac.config import OXWHIRL, SmacConfig, expected_max_reward, game_arguments, spec_of
-from lsf_jax.envs.smac.process import PoolFolder, WorkerProcess
+from lsf_jax.envs.smac.process import PoolFolder, WorkerProcess, absolute
 from lsf_jax.envs.smac.requirements import advice, examine_game, refuse
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, clip
 from lsf_jax.types import EnvSpec, Observation
 
 COUNTERS = (
@@ -254,7 +254,7 @@ class SmacPool:
         # Games that start together would otherwise be relaunched together, and nobody would play meanwhile.
         share = 1.0 if worker.generation else 1.0 - 0.5 * worker.index / self.n_workers
         settings = {
-            "factory": _absolute(cfg.factory or OXWHIRL),
+            "factory": absolute(cfg.factory or OXWHIRL),
             "arguments": {**game_arguments(cfg), "seed": seed},
             "step_mul": cfg.step_mul,
             "relaunch_loops": math.ceil(cfg.relaunch_loops * share),
@@ -362,10 +362,14 @@ class SmacPool:
         self._retired = [process for process in self._retired if not process.is_gone(KILL_TIMEOUT)]
 
     def _broken(self, worker: Worker, text: str, log: str) -> HostError:
-        lines = [f"worker {worker.index} of {self._cfg.map_name}: {text}"]
-        lines += [] if self._cfg.factory else advice(self._cfg)
-        lines += ["the end of its log:", log] if log else []
-        return HostError("\n".join(lines))
+        """What to raise: one line, and the end of the log as a note, which tracebacks show."""
+        parts = [f"worker {worker.index} of {self._cfg.map_name}: {text}"]
+        parts += [] if self._cfg.factory else advice(self._cfg)
+        said = [line for line in log.splitlines() if not line.startswith((" ", "Traceback"))][-2:]
+        parts += [f"its log ends: {clip(line, 200)}" for line in said if line and line not in text]
+        error = HostError(". ".join(parts))
+        error.add_note(f"the end of its log:\n{log}")
+        return error
 
 
 def _blank(spec: EnvSpec, n_workers: int) -> Observation:
@@ -374,8 +378,3 @@ def _blank(spec: EnvSpec, n_workers: int) -> Observation:
     state: Any = np.zeros((n_workers, spec.state_dim), np.float32)
     avail: Any = np.ones((n_workers, spec.n_agents, spec.n_actions), bool)
     return Observation(obs=obs, state=state, avail=avail)
-
-
-def _absolute(factory: str) -> str:
-    place, _, name = factory.rpartition(":")
-    return f"{Path(place).expanduser().absolute()}:{name}" if place.endswith(".py") else factory

@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from lsf_jax.envs.host import HostError
+from lsf_jax.settings import user_path
 from lsf_jax.types import EnvSpec, Observation
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -67,6 +68,12 @@ def interpreter(python: str) -> str:
     return os.path.expanduser(python) or sys.executable
 
 
+def absolute(factory: str) -> str:
+    """`SmacConfig.factory` as workers are told it: with the whole path of a file."""
+    place, _, name = factory.rpartition(":")
+    return f"{user_path('env.factory', place).absolute()}:{name}" if place.endswith(".py") else factory
+
+
 def worker_environment(folder: Path, python: str, sc2_path: str) -> dict[str, str]:
     """Environment variables of a worker.
 
@@ -80,7 +87,7 @@ def worker_environment(folder: Path, python: str, sc2_path: str) -> dict[str, st
     variables = {key: value for key, value in os.environ.items() if key not in foreign}
     threads = {key: "1" for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     own = {"TMPDIR": str(folder), "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
-    return threads | variables | own | ({"SC2PATH": str(Path(sc2_path).expanduser())} if sc2_path else {})
+    return threads | variables | own | ({"SC2PATH": str(user_path("env.sc2_path", sc2_path))} if sc2_path else {})
 
 
 def shared_memory(size: int) -> IO[bytes]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from lsf_jax.envs.host import Finding, HostError
 from lsf_jax.envs.smac.config import SmacConfig
-from lsf_jax.envs.smac.process import interpreter, worker_environment
+from lsf_jax.envs.smac.process import WORKER, absolute, interpreter, worker_environment
+from lsf_jax.settings import ConfigError, clip, user_path
 
 BUILDS = {"4.6.2": 69232, "4.10.0": 75689}
 """Builds whose results papers report; those of two versions do not compare."""
@@ -49,6 +50,12 @@ if found["is_oxwhirl"]:
 sys.stdout.write(chr(10) + json.dumps(found) + chr(10))
 """
 """Asks the workers' interpreter, in its own process, which packages it has; the answer is the last line of output."""
+FIND_CLASS = """
+import runpy, sys
+sys.path[:] = [place for place in sys.path if place]
+runpy.run_path(sys.argv[1])["find_class"](sys.argv[2])
+"""
+"""Imports a class in a process of the workers' interpreter, as workers do."""
 
 
 def examine(cfg: SmacConfig, maps: Iterable[str]) -> list[Finding]:
@@ -67,7 +74,30 @@ def require_all(cfg: SmacConfig) -> None:
     Raises:
       HostError: something is missing; one line with what to do.
     """
-    refuse([] if cfg.factory else advice(cfg))
+    if cfg.factory:
+        require_factory(cfg)
+    else:
+        refuse(advice(cfg))
+
+
+def require_factory(cfg: SmacConfig) -> None:
+    """Have the workers' interpreter import the class that `cfg.factory` names.
+
+    Raises:
+      ConfigError: it cannot; one line with the last that it said.
+    """
+    place, _, name = cfg.factory.rpartition(":")
+    problem = "" if place and name else "expected 'file.py:Class' or 'module:Class'"
+    if not problem and place.endswith(".py") and not user_path("env.factory", place).is_file():
+        problem = f"there is no file {place}"
+    if not problem:
+        try:
+            done = _ask(cfg, FIND_CLASS, str(WORKER), absolute(cfg.factory))
+            problem = done.stderr.strip().rpartition("\n")[2] or "it cannot be imported" if done.returncode else ""
+        except (OSError, subprocess.SubprocessError) as error:
+            problem = f"env.python cannot be asked: {error}"
+    if problem:
+        raise ConfigError(f"env.factory is {clip(cfg.factory, 200)}; {clip(problem, 200)}")
 
 
 def refuse(missing: list[str]) -> None:
@@ -82,7 +112,8 @@ def refuse(missing: list[str]) -> None:
 
 def game_folder(cfg: SmacConfig) -> Path:
     """Where StarCraft II is looked for, as pysc2 does it on Linux."""
-    return Path(cfg.sc2_path or os.environ.get("SC2PATH") or "~/StarCraftII").expanduser()
+    key = "env.sc2_path" if cfg.sc2_path else "SC2PATH"
+    return user_path(key, cfg.sc2_path or os.environ.get("SC2PATH") or "~/StarCraftII")
 
 
 def examine_game(cfg: SmacConfig, maps: Iterable[str]) -> list[Finding]:
@@ -118,10 +149,11 @@ def examine_packages(cfg: SmacConfig) -> list[Finding]:
     return findings + ([_protobuf_finding(found)] if found["versions"]["protobuf"] else [])
 
 
-def _probe(cfg: SmacConfig) -> dict[str, Any]:
+def _ask(cfg: SmacConfig, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a few lines of Python as a worker would."""
     with tempfile.TemporaryDirectory() as scratch:
-        done = subprocess.run(
-            [interpreter(cfg.python), "-c", PROBE],
+        return subprocess.run(
+            [interpreter(cfg.python), "-c", program, *arguments],
             env=worker_environment(Path(scratch), cfg.python, cfg.sc2_path),
             cwd=scratch,  # a folder named smac in the current one would pass for the package
             stdin=subprocess.DEVNULL,
@@ -129,6 +161,10 @@ def _probe(cfg: SmacConfig) -> dict[str, Any]:
             text=True,
             timeout=PROBE_SECONDS,
         )
+
+
+def _probe(cfg: SmacConfig) -> dict[str, Any]:
+    done = _ask(cfg, PROBE)
     if done.returncode:
         raise ValueError(done.stderr.strip()[-200:])
     return json.loads(done.stdout.strip().splitlines()[-1])
