@@ -190,7 +190,7 @@ def type_problem(annotation: Any, value: Any) -> str | None:
     never a number. A whole number is fine where a number is wanted, and a list where a tuple is. Numbers are finite.
 
     Args:
-      annotation: a field's type: bool, int, float, str, tuple, Literal, a union of these, or Any.
+      annotation: a field's type: bool, int, float, str, tuple, Mapping, Literal, a union of these, or Any.
       value: plain data as a YAML reader gives it.
 
     Returns:
@@ -207,6 +207,7 @@ def type_problem(annotation: Any, value: Any) -> str | None:
 def type_text(annotation: Any) -> str:
     """A field's type in words, for example "a list of numbers"."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    words[Mapping] = "a mapping"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_text(argument) for argument in arguments)
@@ -235,6 +236,8 @@ def freeze(annotation: Any, value: Any) -> Any:
 
 
 def _in_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _in_tuples(each) for key, each in value.items()}
     return tuple(_in_tuples(each) for each in value) if isinstance(value, list | tuple) else value
 
 

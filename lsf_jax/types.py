@@ -270,6 +270,7 @@ class Env(NamedTuple):
     payoff: Payoff | None = None  # of games so small that what is learned is compared with the truth
     draw: Callable[[Snapshot, int, dict[str, float]], Picture] | None = None
     """A moment (NumPy), its step, and the sums so far of every `info` and of "return"; None: `render` is shown."""
+    notes: tuple[tuple[str, str], ...] = ()  # what an adapter made of somebody else's game, for the card: (what, how)
 
 
 class Algorithm(NamedTuple):

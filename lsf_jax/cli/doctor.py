@@ -21,7 +21,8 @@ PACKAGES = ("lsf-jax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoi
 OPTIONAL = {
     "tensorboardX": ("train.sinks=tensorboard", "pip install 'lsf-jax[tensorboard]'"),
     "wandb": ("train.sinks=wandb", "pip install 'lsf-jax[wandb]'"),
-    "jaxmarl": ("env jaxmarl: particle worlds and the switch riddle", "pip install 'jaxmarl>=0.2,<0.3'"),
+    "jaxmarl": ("env jaxmarl: JaxMARL's games", "pip install 'jaxmarl>=0.2,<0.3'"),
+    "jumanji": ("env jumanji: RobotWarehouse and Level-Based Foraging", "pip install 'lsf-jax[jumanji]'"),
     "nbclient": ("running the notebooks", "pip install 'lsf-jax[notebook]'"),
 }
 

@@ -10,13 +10,9 @@ arguments: nothing here asks for a game's name. JaxMARL is imported when a game 
 Reference: Rutherford et al. (2024), JaxMARL: Multi-Agent RL Environments and Algorithms in JAX; version 0.2.0.
 """
 
-import contextlib
 import importlib
 import importlib.metadata
-import io
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
@@ -27,6 +23,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Integer
 
 from lsf_jax.envs.base import check_spec
+from lsf_jax.envs.guests import fields_text, lenient, reached, silence
+from lsf_jax.envs.stored import StoredObservation
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Env, EnvSpec, EpisodeStats, Observation, PRNGKey, Snapshot, TimeStep
 
@@ -37,12 +35,13 @@ GameState: TypeAlias = Any
 
 
 class Transition(NamedTuple):
-    """One step of a game, as JaxMARL tells it."""
+    """One step of a game, as JaxMARL tells it; its own states, whatever the view."""
 
     before: GameState
     after: GameState
     reward: dict[str, Array]  # by agent
     done: Bool[Array, ""]  # JaxMARL's own verdict, its time limit included
+    time: Int[Array, ""]  # steps since reset, this one included
 
 
 class View(NamedTuple):
@@ -60,6 +59,14 @@ class Rules(NamedTuple):
     terminal: Callable[[Transition], Array]  # whether the game has ended, whatever the time
     info: Callable[[Transition], dict[str, Array]] = lambda transition: {}  # as in TimeStep
     max_return: float = float("inf")  # no episode earns more
+    success: Callable[[EpisodeStats], Array] | None = None  # which episodes count as won; None: who earned `max_return`
+
+
+class Remembered(NamedTuple):
+    """The state of a game, and what everybody saw of it last; see `jaxmarl_stored`."""
+
+    game: GameState
+    seen: StoredObservation
 
 
 class State(NamedTuple):
@@ -80,7 +87,7 @@ def load_jaxmarl(part: str = "") -> ModuleType:
     """
     remedy = "run `pip install 'jaxmarl>=0.2,<0.3'`, or choose another env"
     try:
-        with _silence():
+        with silence():
             module = importlib.import_module(f"jaxmarl.{part}" if part else "jaxmarl")
     except ImportError as error:
         raise ConfigError(f"JaxMARL games need the package jaxmarl: {error}; {remedy}") from None
@@ -94,32 +101,10 @@ def jaxmarl_version() -> str:
     return importlib.metadata.version("jaxmarl")
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing is written meanwhile. JaxMARL swaps `sys.stdout` itself on import, for `sys.__stdout__` in the end."""
-    names = ("stdout", "stderr", "__stdout__", "__stderr__")
-    saved, nowhere = {name: sys.__dict__[name] for name in names}, io.StringIO()
-    try:
-        sys.__dict__.update(dict.fromkeys(names, nowhere))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.__dict__.update(saved)
-
-
-@contextlib.contextmanager
-def lenient() -> Iterator[None]:
-    """JAX's default promotion of ranks and dtypes, which JaxMARL's code relies on, whatever the caller has chosen."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def from_jaxmarl(game: Game, view: View, rules: Rules) -> Env:
     """A JaxMARL game as an `Env`; agents are in the order of `game.agents`.
 
-    `render` prints the snapshot's arrays, and `success` means that an episode earned `rules.max_return`: replace them
-    (`Env._replace`) where more is known.
+    `render` prints the snapshot's arrays: replace it, or give `draw` (`Env._replace`), where more is known.
 
     Args:
       game: with discrete actions for every agent.
@@ -137,16 +122,16 @@ def from_jaxmarl(game: Game, view: View, rules: Rules) -> Env:
         state_dim=int(shapes.state.shape[-1]),
         episode_limit=rules.episode_limit,
     )
-    if max(_n_actions(game)) > spec.n_actions:
-        raise ValueError(f"avail has {spec.n_actions} actions; expected the game's {max(_n_actions(game))}.")
+    if max(action_counts(game)) > spec.n_actions:
+        raise ValueError(f"avail has {spec.n_actions} actions; expected the game's {max(action_counts(game))}.")
     return Env(
         spec=check_spec(spec),
         reset=partial(_reset, game=game, view=view),
         step=partial(_step, game=game, view=view, rules=rules),
         snapshot=lambda state: view.snapshot(state.game),
         observe=view.observe,
-        render=_fields_text,
-        success=partial(_reached, best=rules.max_return),
+        render=fields_text,
+        success=rules.success or partial(reached, best=rules.max_return),
         max_return=rules.max_return,
         version=f"1, jaxmarl {jaxmarl_version()}",
     )
@@ -164,6 +149,11 @@ def full_view(game: Game, state: Callable[[dict[str, Array], GameState], Array])
     return View(snapshot=lambda game_state: game_state, observe=partial(_observe_all, game=game, state=state))
 
 
+def unwrapped(state: GameState) -> GameState:
+    """The game's own state, whether or not it is remembered with what was seen."""
+    return state.game if isinstance(state, Remembered) else state
+
+
 def stack(values: dict[str, Array], agents: Sequence[str]) -> Array:
     """One row per agent, `[N, widest]`: flattened, and padded with zeros (False) to the widest."""
     rows = [values[agent].reshape(-1) for agent in agents]
@@ -171,7 +161,12 @@ def stack(values: dict[str, Array], agents: Sequence[str]) -> Array:
     return jnp.stack([jnp.pad(row, (0, widest - row.shape[0])) for row in rows])
 
 
-def _n_actions(game: Game) -> list[int]:
+def action_counts(game: Game) -> list[int]:
+    """How many actions each agent has, in their order.
+
+    Raises:
+      ValueError: if an agent's actions are not discrete.
+    """
     spaces = {agent: game.action_space(agent) for agent in game.agents}
     for agent, space in spaces.items():
         if not isinstance(getattr(space, "n", None), int | np.integer):
@@ -189,12 +184,30 @@ def _observe_all(snapshot: Snapshot, *, game: Game, state: Callable[..., Array])
         )
 
 
+def availability(game: Game, game_state: GameState) -> dict[str, Array] | None:
+    """What each agent may do, truth values; None where the game does not say: everything that it has.
+
+    Hanabi calls its masks legal moves. Masks that have not an entry for each action are none: JaxNav's have two. Where
+    nothing is allowed, as when all is over, everything is: a policy needs something to choose.
+    """
+    n_actions = dict(zip(game.agents, action_counts(game)))
+    for name in ("get_avail_actions", "get_legal_moves"):
+        try:
+            masks = getattr(game, name)(game_state) if hasattr(game, name) else {}
+        except NotImplementedError:
+            continue
+        if all(agent in masks and masks[agent].shape == (n,) for agent, n in n_actions.items()):
+            return {agent: _something(masks[agent].astype(bool)) for agent in game.agents}
+    return None
+
+
+def _something(mask: Bool[Array, "actions"]) -> Bool[Array, "actions"]:
+    return mask | ~mask.any()
+
+
 def _available(game: Game, game_state: GameState) -> dict[str, Array]:
-    """What each agent may do; where the game does not say, everything that it has."""
-    try:
-        return {agent: mask.astype(bool) for agent, mask in game.get_avail_actions(game_state).items()}
-    except NotImplementedError:
-        return {agent: jnp.ones(n, bool) for agent, n in zip(game.agents, _n_actions(game))}
+    everything = {agent: jnp.ones(n, bool) for agent, n in zip(game.agents, action_counts(game))}
+    return availability(game, game_state) or everything
 
 
 def _reset(key: PRNGKey, *, game: Game, view: View) -> tuple[State, Observation]:
@@ -209,10 +222,16 @@ def _step(
     with lenient():
         by_agent = {agent: actions[index].astype(jnp.int32) for index, agent in enumerate(game.agents)}
         _, game_state, reward, done, _ = game.step_env(key, state.game, by_agent)
-        transition = Transition(before=state.game, after=game_state, reward=reward, done=done["__all__"])
+        transition = Transition(
+            before=unwrapped(state.game),
+            after=unwrapped(game_state),
+            reward=reward,
+            done=done["__all__"],
+            time=state.time + 1,
+        )
         terminal = rules.terminal(transition)
         earned = rules.reward(transition).astype(jnp.float32)
-    time = state.time + 1
+    time = transition.time
     return State(game=game_state, time=time), TimeStep(
         observation=view.observe(view.snapshot(game_state)),
         reward=earned,
@@ -220,19 +239,3 @@ def _step(
         done=terminal | (time >= rules.episode_limit),
         info=rules.info(transition),
     )
-
-
-def _fields_text(snapshot: Snapshot) -> str:
-    """A line for each array of the game's state."""
-    leaves = jax.tree_util.tree_flatten_with_path(snapshot)[0]
-    shown = {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.array2string(
-            np.asarray(leaf), precision=2, suppress_small=True, separator=", "
-        )
-        for path, leaf in leaves
-    }
-    return "\n".join(f"{name}: {' '.join(value.split())}" for name, value in shown.items())
-
-
-def _reached(stats: EpisodeStats, *, best: float) -> Array:
-    return jnp.asarray(stats.episode_return) >= best - 1e-4

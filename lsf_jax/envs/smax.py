@@ -1,4 +1,4 @@
-"""SMAX on the device: StarCraft-like micromanagement against scripted enemies, on ten scenarios.
+"""SMAX on the device: StarCraft-like micromanagement against scripted enemies.
 
 The rules and the enemies are those of JaxMARL 0.2.0, written anew so that a step is few operations (`smax_battle`,
 `smax_enemies`); given what chance decides, a step is JaxMARL's to the last bits, which a test shows. **SMAX is not
@@ -28,14 +28,15 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from lsf_jax.envs.base import check_settings, check_spec
 from lsf_jax.envs.chance import uniform
-from lsf_jax.envs.smax_battle import SPREAD, TICK, Units, fight, muster
+from lsf_jax.envs.smax_battle import SPREAD, TICK, Units, facing, fight, muster
+from lsf_jax.envs.smax_drawn import draw_teams
 from lsf_jax.envs.smax_enemies import Plans, Whims, decide, first_plans
 from lsf_jax.envs.smax_picture import draw_moment
-from lsf_jax.envs.smax_scenarios import SCENARIOS, Scenario
+from lsf_jax.envs.smax_scenarios import SCENARIOS, UNITS, Scenario
 from lsf_jax.envs.smax_view import MAP_SIZE, STOP, Snapshot, living, observe, sizes
 from lsf_jax.registry import Entry
 from lsf_jax.settings import setting
@@ -72,6 +73,7 @@ class State(NamedTuple):
     action: Int[Array, "units"]  # what each unit did last; STOP after reset, and of the dead
     plans: Plans
     time: Int[Array, ""]  # steps since reset
+    types: UInt8[Array, "units"] | None = None  # type numbers, where they are drawn for each battle
 
 
 class Chances(NamedTuple):
@@ -108,15 +110,15 @@ def make_smax(cfg: SmaxConfig) -> Env:
     )
 
 
-def begin(offset: Float[Array, "units 2"], cfg: SmaxConfig) -> State:
-    """A battle that begins with every unit so many cells from the middle of its side."""
-    scenario = SCENARIOS[cfg.scenario]
-    units = muster(offset, scenario)
+def begin(place: Float[Array, "units 2"], scenario: Scenario) -> State:
+    """A battle that begins with every unit at its place, but for being pushed apart."""
+    units = muster(place, scenario)
     return State(
         units=units,
         action=jnp.full(len(scenario.units()), STOP, jnp.int32),
         plans=first_plans(units, scenario),
         time=jnp.int32(0),
+        types=scenario.types,
     )
 
 
@@ -144,17 +146,18 @@ def transition(state: State, action: Integer[Array, "agents"], chances: Chances,
       chances: as `draw_chances` gives them.
       cfg: settings.
     """
-    scenario = SCENARIOS[cfg.scenario]
+    scenario = SCENARIOS[cfg.scenario]._replace(types=state.types)
     against, plans = decide(state.units, state.plans, chances.whims, scenario=scenario, shoots=cfg.enemy_shoots)
     action = jnp.concatenate([action.astype(jnp.int32), against])
     walls = cfg.walls_cause_death
     units = fight(state.units, action, chances.delay, scenario=scenario, walls_cause_death=walls)
-    return State(units=units, action=action, plans=plans, time=state.time + 1)
+    return State(units=units, action=action, plans=plans, time=state.time + 1, types=state.types)
 
 
 def judge(before: State, after: State, cfg: SmaxConfig) -> TimeStep:
     """What a step shows, earns and ends."""
-    n, health = len(SCENARIOS[cfg.scenario].allies), SCENARIOS[cfg.scenario].column("health")
+    scenario = SCENARIOS[cfg.scenario]._replace(types=after.types)
+    n, health = len(scenario.allies), scenario.column("health")
     alive = after.units.health > 0
     lost, beaten = ~alive[:n].any(), ~alive[n:].any()
     won = (beaten & ~lost).astype(jnp.float32)
@@ -171,12 +174,14 @@ def judge(before: State, after: State, cfg: SmaxConfig) -> TimeStep:
 
 def take_snapshot(state: State, *, scenario: Scenario) -> Snapshot:
     """The bytes of a battle that replay keeps."""
-    widest = jnp.uint8 if scenario.column("health").max() <= np.iinfo(np.uint8).max else jnp.uint16
+    most = max(UNITS[name].health for name in scenario.type_names())
+    widest = jnp.uint8 if most <= np.iinfo(np.uint8).max else jnp.uint16
     return Snapshot(
         position=state.units.position,
         cooldown=state.units.cooldown,
         health=state.units.health.astype(widest),
         action=state.action.astype(jnp.uint8),
+        types=state.types,
     )
 
 
@@ -187,8 +192,14 @@ def _see(state: State, cfg: SmaxConfig) -> Observation:
 
 
 def _reset(key: PRNGKey, *, cfg: SmaxConfig) -> tuple[State, Observation]:
-    n_units = len(SCENARIOS[cfg.scenario].units())
-    state = begin(SPREAD * (2 * uniform(key, 2 * n_units).reshape(n_units, 2) - 1), cfg)
+    scenario = SCENARIOS[cfg.scenario]
+    n_units = len(scenario.units())
+    if scenario.is_drawn:
+        types, place = draw_teams(key, len(scenario.allies), len(scenario.type_names()))
+        scenario = scenario._replace(types=types)
+    else:
+        place = facing(SPREAD * (2 * uniform(key, 2 * n_units).reshape(n_units, 2) - 1), scenario)
+    state = begin(place, scenario)
     return state, _see(state, cfg)
 
 
@@ -206,6 +217,7 @@ def _render(snapshot: Snapshot, *, scenario: Scenario) -> str:
 
     Below it, for each side, how many of each type live and how much health is left of all that there was.
     """
+    scenario = scenario.named(snapshot.types)
     alive, position = living(snapshot), np.asarray(snapshot.position)
     board = np.full((_ROWS, _COLUMNS), ".")
     columns = np.clip(position[:, 0] * (_COLUMNS / MAP_SIZE), 0, _COLUMNS - 1).astype(int)

@@ -65,8 +65,8 @@ class Moving(NamedTuple):
     cooldown: Float[Array, "units"]
 
 
-def muster(offset: Float[Array, "units 2"], scenario: Scenario) -> Units:
-    """Both armies at the start: the allies in the west, the enemies in the east, pushed apart where they overlap.
+def facing(offset: Float[Array, "units 2"], scenario: Scenario) -> Float[Array, "units 2"]:
+    """Places of both armies on either side of the map: the allies in the west, the enemies in the east.
 
     Args:
       offset: of each unit from the middle of its side, cells; at most `SPREAD` each way.
@@ -74,8 +74,18 @@ def muster(offset: Float[Array, "units 2"], scenario: Scenario) -> Units:
     """
     share = np.array([[1 / 4]] * len(scenario.allies) + [[3 / 4]] * len(scenario.enemies), np.float32)
     middle = MAP_SIZE * np.concatenate([share, np.full_like(share, 1 / 2)], axis=-1)
+    return jnp.asarray(middle) + offset
+
+
+def muster(place: Float[Array, "units 2"], scenario: Scenario) -> Units:
+    """Both armies at the start, pushed apart where they overlap.
+
+    Args:
+      place: where each unit was put, cells.
+      scenario: who fights.
+    """
     health = jnp.asarray(scenario.column("health"))
-    place = _push_apart((jnp.asarray(middle) + offset).T, jnp.ones(health.shape, bool), scenario)
+    place = _push_apart(place.T, jnp.ones(health.shape, bool), scenario)
     return Units(position=place.T, health=health, cooldown=jnp.zeros_like(health))
 
 

@@ -29,6 +29,7 @@ class Battle(NamedTuple):
 
 def unpack_battle(snapshot: Snapshot, scenario: Scenario) -> Battle:
     """The battle of a snapshot on the host."""
+    scenario = scenario.named(snapshot.types)
     n, action = len(scenario.allies), np.asarray(snapshot.action).astype(np.int64)
     # Allies number the enemies from the first one on; enemies number the allies from the last one back.
     aimed = np.where(np.arange(len(action)) < n, n + action - N_MOVES, n - 1 - (action - N_MOVES))

@@ -3,7 +3,7 @@
 Contents are JaxMARL 0.2.0's, in its order; the world state is normalised (JaxMARL's has raw positions and cooldowns)
 and leaves out what never changes within a scenario: the number of each unit's team, and that of its type. Types are
 fixed by the scenario, being alive is having health, and what units last did are their actions: so a moment is 14 bytes
-a unit (15 with a colossus).
+a unit (15 with a colossus, or where types are drawn).
 
 Everything is written for all pairs of units at once. JaxMARL builds each pair's features with scatters, which takes
 many times as long; tests compare the two entry by entry.
@@ -33,6 +33,7 @@ class Snapshot(NamedTuple):
     cooldown: Float[Array, "*lead units"]  # seconds until a unit can shoot again; negative once it can
     health: Shaped[Array, "*lead units"]  # whole points: uint8, or uint16 where some type has more than 255
     action: UInt8[Array, "*lead units"]  # what each unit did last; STOP after reset
+    types: UInt8[Array, "*lead units"] | None = None  # type numbers, where they are drawn for each battle
 
 
 class Moment(NamedTuple):
@@ -77,6 +78,7 @@ def observe(snapshot: Snapshot, *, scenario: Scenario, see_enemy_actions: bool) 
       scenario: who fights.
       see_enemy_actions: whether observations show what enemies did last.
     """
+    scenario = scenario._replace(types=snapshot.types)
     moment = _moment(snapshot, scenario)
     n = len(scenario.allies)
     alive = moment.alive[:n, None]
@@ -114,7 +116,7 @@ def _moment(snapshot: Snapshot, scenario: Scenario) -> Moment:
         direction=jnp.stack([went[EAST] - went[WEST], went[NORTH] - went[SOUTH]], -1),
         shot=jnp.where(snapshot.action >= N_MOVES, snapshot.action, 0).astype(jnp.float32) / largest,
         alive=snapshot.health > 0,
-        types=jnp.asarray(np.eye(len(scenario.type_names()), dtype=np.float32)[scenario.type_numbers()]),
+        types=scenario.one_hot_types(),
     )
 
 

@@ -59,6 +59,7 @@ def setup_card(config: Config, program: Program) -> Setup:
         "algorithm": config.algo_name,
         "environment": f"{config.env_name} version {program.env.version}",
         **{f"env.{key}": value_text(value) for key, value in vars(config.env).items()},
+        **{f"env {what}": how for what, how in program.env.notes},
         "sizes": _sizes_text(program.env.spec),
         "seeds": f"{train.seeds:,}, root {train.seed}",
         "budget": f"{train.env_steps:,} env steps a seed",

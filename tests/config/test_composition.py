@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import pytest
@@ -13,6 +14,7 @@ from lsf_jax.envs.matrix_game import MatrixGameConfig, make_matrix_game
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError, number, setting
 from tests.support.jaxmarl_cases import HAS_JAXMARL
+from tests.support.jumanji_cases import HAS_JUMANJI
 
 
 @dataclasses.dataclass(frozen=True)
@@ -650,6 +652,20 @@ def test_freezing_makes_tuples_and_floats():
     assert settings.freeze(tuple[tuple[float, ...], ...], [[1, 2], [3, 4]]) == ((1.0, 2.0), (3.0, 4.0))
     assert type(settings.freeze(float | None, 3)) is float
     assert settings.freeze(float | None, None) is None
+    frozen = settings.freeze(Mapping | None, {"layout": "ring", "payoff": [[1, 2], [3]], "inner": {"sizes": [4]}})
+    assert frozen == {"layout": "ring", "payoff": ((1, 2), (3,)), "inner": {"sizes": (4,)}}
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_mapping_is_a_setting_in_files_and_on_the_command_line_and_comes_back_equal():
+    made = compose(
+        env="jaxmarl", overrides=["env.game=overcooked", "env.arguments={layout: ring, sizes: [[1, 2], [3]]}"]
+    )
+    assert made.env.arguments == {"layout": "ring", "sizes": ((1, 2), (3,))}
+    assert from_yaml(to_yaml(made)) == made
+    assert hash(from_yaml(to_yaml(made))) == hash(made)
+    with pytest.raises(ConfigError, match=r"^env\.arguments is ring; expected a mapping or null \(in an override\)$"):
+        compose(env="jaxmarl", overrides=["env.arguments=ring"])
 
 
 # Shipped files
@@ -679,6 +695,8 @@ def test_every_registered_name_and_every_shipped_file_is_built(section, name):
     made = compose(presets=[name]) if section == "preset" else compose(**{section: name})
     if made.env_name == "jaxmarl" and not HAS_JAXMARL:
         pytest.skip("jaxmarl is not installed: pip install 'jaxmarl>=0.2,<0.3'")
+    if made.env_name == "jumanji" and not HAS_JUMANJI:
+        pytest.skip("jumanji is not installed: pip install 'lsf-jax[jumanji]'")
     env, algorithm = build(made)
     assert env.spec.n_agents >= 2
     assert algorithm.name == made.algo_name

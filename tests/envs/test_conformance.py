@@ -8,6 +8,7 @@ from lsf_jax.registry import Entry
 from lsf_jax.testing import conformance
 from tests.support.host_cases import ToyConfig, host_toy, make_toy
 from tests.support.jaxmarl_cases import needs_jaxmarl
+from tests.support.jumanji_cases import needs_jumanji
 
 CHANCY = "reward_of_observation"
 VARIANTS = {
@@ -19,17 +20,28 @@ VARIANTS = {
     "m_step, four branches": ("m_step", {"n_steps": 3, "good_branches": 4}),
     "jaxmarl, speaker and listener": ("jaxmarl", {"game": "MPE_simple_speaker_listener_v4"}),
     "jaxmarl, riddle": ("jaxmarl", {"game": "switch_riddle"}),
+    "jaxmarl, coins, stored": ("jaxmarl", {"game": "coin_game", "view": "stored", "episode_limit": 12}),
+    "jaxmarl, hanabi": ("jaxmarl", {"game": "hanabi", "episode_limit": 40}),
+    "jaxmarl, kitchen": ("jaxmarl", {"game": "overcooked", "arguments": {"max_steps": 20}}),
+    "jaxmarl, battle": ("jaxmarl", {"game": "HeuristicEnemySMAX", "arguments": {"max_steps": 20}}),
+    "jumanji, warehouse": ("jumanji", {"episode_limit": 30}),
+    "jumanji, foraging": ("jumanji", {"game": "LevelBasedForaging-v0", "episode_limit": 30}),
+    "smax, teams drawn": ("smax", {"scenario": "smacv2_5_units", "max_steps": 40}),
 }
 TOY = Entry("toy", ToyConfig, make_toy, "a game on the host", hosted=host_toy)
 
 
+NEEDS = {"jaxmarl": needs_jaxmarl, "jumanji": needs_jumanji}
+SLOW = ("jaxmarl, hanabi", "jaxmarl, kitchen", "jaxmarl, battle", "jumanji, warehouse")
+
+
 def marks(test, name):
-    return [needs_jaxmarl] if name.startswith("jaxmarl") else []
+    needed = [mark for package, mark in NEEDS.items() if name.startswith(package)]
+    return [*needed, pytest.mark.slow] if name in SLOW else needed
 
 
-TestConformance = conformance(
-    *(name for name, entry in ENVS.items() if entry.hosted is None), variants=VARIANTS, marks=marks
-)
+HERE = [name for name, entry in ENVS.items() if entry.hosted is None and name != "jumanji"]  # below, cut short
+TestConformance = conformance(*HERE, variants=VARIANTS, marks=marks)
 TestConformanceOfChance = conformance(
     variants={CHANCY: (PROBES[CHANCY], {})},
     exempt={"test_no_random_episode_beats_the_best_return": "chance decides what can be earned; it is an average"},

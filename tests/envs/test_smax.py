@@ -7,12 +7,12 @@ import pytest
 
 from lsf_jax.envs.jaxmarl import lenient
 from lsf_jax.envs.smax import SmaxConfig, State, begin, draw_chances
-from lsf_jax.envs.smax_battle import SPREAD, TICK, TICKS, Units
+from lsf_jax.envs.smax_battle import SPREAD, TICK, TICKS, Units, facing
 from lsf_jax.envs.smax_enemies import NOBODY, Plans, first_plans
 from lsf_jax.envs.smax_scenarios import SCENARIOS, UNITS
 from lsf_jax.envs.smax_view import MAP_SIZE, N_MOVES, STOP
 from lsf_jax.types import EpisodeStats
-from tests.support.jaxmarl_cases import PAPER, as_theirs, both_step, case, needs_jaxmarl, play
+from tests.support.jaxmarl_cases import DRAWN, PAPER, as_theirs, both_step, case, needs_jaxmarl, play
 
 pytestmark = needs_jaxmarl
 COPIES, STEPS = 16, 99
@@ -21,7 +21,7 @@ FULL = 20.0  # return of a won battle
 
 
 DEFAULT = ("3m", "1c3s5z_nosplash")
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in PAPER if name not in DEFAULT]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in (*PAPER, *DRAWN) if name not in DEFAULT]
 
 
 @pytest.fixture(scope="module", params=[*DEFAULT, *OTHERS])
@@ -131,7 +131,8 @@ def test_a_step_from_any_state_is_jaxmarls_where_sides_differ_in_number(name, se
 
 @pytest.mark.parametrize("name", ["1c3s5z_nosplash", "27m_vs_30m"])
 def test_a_battle_begins_as_jaxmarls_does_with_the_same_offsets(name):
-    game, cfg, n = case(name)[1], SmaxConfig(scenario=name), len(SCENARIOS[name].allies)
+    game, scenario = case(name)[1], SCENARIOS[name]
+    n = len(scenario.allies)
 
     @jax.jit
     @jax.vmap
@@ -141,7 +142,7 @@ def test_a_battle_begins_as_jaxmarls_does_with_the_same_offsets(name):
         _, west, east = jax.random.split(jax.random.split(key)[1], 3)
         shapes = ((west, (n, 2)), (east, (len(theirs.unit_health) - n, 2)))
         offset = jnp.concatenate([jax.random.uniform(key, shape, minval=-2.0, maxval=2.0) for key, shape in shapes])
-        return begin(offset, cfg), theirs
+        return begin(facing(offset, scenario), scenario), theirs
 
     state, theirs = jax.device_get(both(jax.random.split(jax.random.key(0), 16)))
     np.testing.assert_allclose(state.units.position, theirs.unit_positions, atol=ROUNDING)
@@ -200,9 +201,10 @@ def test_the_state_is_jaxmarls_normalised_without_constants(battles, scenario):
     per_unit = n_units * (4 + n_types)
     raw = battles.theirs.world_state[..., :per_unit].reshape(COPIES, STEPS, n_units, 4 + n_types).astype(np.float64)
     constants = battles.theirs.world_state[..., per_unit:]
-    assert (constants == constants[0, 0]).all()  # teams and type numbers
+    assert (constants == (constants[:, :1] if scenario.is_drawn else constants[0, 0])).all()  # teams and type numbers
+    reload = np.array([unit.cooldown for unit in UNITS.values()])[constants[..., n_units:].astype(int)]
     raw[..., 1:3] /= MAP_SIZE
-    raw[..., 3] = np.clip(raw[..., 3] / scenario.column("cooldown"), 0, 1)
+    raw[..., 3] = np.clip(raw[..., 3] / reload, 0, 1)
     np.testing.assert_allclose(battles.steps.observation.state, raw.reshape(COPIES, STEPS, -1), atol=1e-6)
     # Neighbours may push a living unit a little way off the map.
     assert battles.steps.observation.state.min() > -0.02

@@ -19,7 +19,7 @@ from lsf_jax.envs import make
 from lsf_jax.envs.jaxmarl import load_jaxmarl
 from lsf_jax.envs.smax_scenarios import N_STANDARD, SCENARIOS, UNITS
 from lsf_jax.settings import ConfigError
-from tests.support.jaxmarl_cases import PAPER, case, needs_jaxmarl
+from tests.support.jaxmarl_cases import DRAWN, PAPER, case, needs_jaxmarl
 
 SIZES = {  # agents, actions, observation, state
     "3m": (3, 8, 75, 60),
@@ -32,6 +32,9 @@ SIZES = {  # agents, actions, observation, state
     "corridor_open": (6, 29, 387, 300),
     "2M7m_vs_3M8m": (9, 16, 257, 200),
     "1c3s5z_nosplash": (9, 14, 249, 198),
+    "smacv2_5_units": (5, 10, 127, 100),
+    "smacv2_10_units": (10, 15, 257, 200),
+    "smacv2_20_units": (20, 25, 517, 400),
 }
 ARMIES = {
     "3m": "3m 3m",
@@ -53,7 +56,7 @@ def army_text(army):
 
 
 def test_the_papers_ten_maps_have_their_armies():
-    assert set(PAPER) == set(ARMIES) == set(SIZES)
+    assert set(PAPER) == set(ARMIES) == set(SIZES) - set(DRAWN)
     for name, expected in ARMIES.items():
         scenario = SCENARIOS[name]
         assert f"{army_text(scenario.allies)} {army_text(scenario.enemies)}" == expected
@@ -66,9 +69,10 @@ def test_scenarios_of_our_own_do_not_bear_names_of_smac():
 @needs_jaxmarl
 def test_scenarios_that_jaxmarl_has_are_jaxmarls():
     theirs = load_jaxmarl("environments.smax.smax_env").MAP_NAME_TO_SCENARIO
-    fixed = {name for name, scenario in theirs.items() if not scenario.smacv2_unit_type_generation}
-    assert fixed == set(SCENARIOS) - set(OURS)
-    for name in fixed:
+    assert set(theirs) == set(SCENARIOS) - set(OURS)
+    for name in theirs:
+        drawn = {theirs[name].smacv2_unit_type_generation, theirs[name].smacv2_position_generation}
+        assert drawn == {SCENARIOS[name].is_drawn} == {name in DRAWN}
         np.testing.assert_array_equal(theirs[name].unit_types, SCENARIOS[name].type_numbers())
         assert theirs[name].num_allies == len(SCENARIOS[name].allies)
 
@@ -90,7 +94,7 @@ def test_unit_types_are_jaxmarls_and_a_colossus_at_the_end():
     assert all(unit.damage == int(unit.damage) and unit.health == int(unit.health) for unit in UNITS.values())
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_those_of_the_table(name):
     env = make("smax", scenario=name)
     spec = env.spec
@@ -110,7 +114,7 @@ def first_available(carry, observation, key):
     return carry, observation.avail.argmax(-1)
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", SIZES)
 def test_replay_takes_14_bytes_a_unit_and_a_few_for_the_step(name):
     env = make("smax", scenario=name)
     spec, n_units = env.spec, len(SCENARIOS[name].units())
@@ -118,7 +122,7 @@ def test_replay_takes_14_bytes_a_unit_and_a_few_for_the_step(name):
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), played)
     ring = uniform(example, capacity=64, batch_size=32, n_envs=8)
     n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(ring.init)))
-    a_unit = 15 if "colossus" in SCENARIOS[name].units() else 14
+    a_unit = 15 if "colossus" in SCENARIOS[name].units() or name in DRAWN else 14
     # A snapshot for each of 101 moments; actions and a reward of 4 bytes for each of 100 steps; 2 flags as bits.
     assert n_bytes == 64 * (101 * a_unit * n_units + 100 * (spec.n_agents + 4) + 2 * 13)
     per_step = n_bytes / (64 * 100)
@@ -130,7 +134,7 @@ def test_replay_takes_14_bytes_a_unit_and_a_few_for_the_step(name):
 # Names and files.
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", SIZES)
 def test_every_map_has_a_file_that_says_what_it_is(name):
     made = composition.compose(env=f"smax/{name}")
     assert (made.env_name, made.env.scenario) == ("smax", name)
@@ -161,7 +165,7 @@ def test_maps_are_listed_without_importing_jaxmarl():
     code = "import sys; from lsf_jax.cli.app import main; main(['list', 'env']); assert 'jaxmarl' not in sys.modules"
     done = run(code)
     assert done.returncode == 0, done.stderr
-    assert all(f"  smax/{name} " in done.stdout for name in PAPER)
+    assert all(f"  smax/{name} " in done.stdout for name in SIZES)
 
 
 @needs_jaxmarl

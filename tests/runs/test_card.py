@@ -32,6 +32,15 @@ def test_the_card_tells_rates_and_ratios_in_the_units_of_papers():
     assert "hidden 64" in setup["networks"]
 
 
+def test_what_an_adapter_made_of_a_game_is_told_after_its_settings():
+    config = compose(algo="qmix", env="climbing")
+    program = bind(config)
+    notes = (("team reward", "mean of 3 agents' rewards"), ("state", "all observations side by side"))
+    setup = setup_card(config, program._replace(env=program.env._replace(notes=notes)))
+    assert (setup["env team reward"], setup["env state"]) == (notes[0][1], notes[1][1])
+    assert not [key for key in setup_card(config, program) if key.startswith("env ")]
+
+
 def test_updates_of_the_train_section_win_and_swept_numbers_show_all_values():
     words = ["algo.updates=3", "algo.lr=1e-3,3e-4", *GAME]
     setup = card_of(compose(algo="qmix", env="climbing", overrides=words))

@@ -25,6 +25,8 @@ PAPER = (
     *("corridor_open", "2M7m_vs_3M8m", "1c3s5z_nosplash"),
 )
 """The paper's ten maps, by our names."""
+DRAWN = ("smacv2_5_units", "smacv2_10_units", "smacv2_20_units")
+"""Scenarios whose types and places are drawn for each battle."""
 
 
 EMITTERS = "xla_cpu_use_fusion_emitters"
@@ -114,7 +116,7 @@ def as_theirs(game, state):
         unit_alive=state.units.health > 0,
         unit_teams=(jnp.arange(len(state.action)) >= game.num_allies).astype(jnp.float32),
         unit_health=state.units.health,
-        unit_types=game.scenario,
+        unit_types=game.scenario if state.types is None else state.types,
         unit_weapon_cooldowns=state.units.cooldown,
         prev_movement_actions=move,
         prev_attack_actions=shot,
@@ -155,10 +157,10 @@ def their_step(game, key, state, action):
             state=as_ours(after),
             fired=cooldown > state.units.cooldown - (TICKS - 0.5) * TICK,
         )
-    return account, _their_chances(game, key, cooldown)
+    return account, _their_chances(game, key, cooldown, after.state.unit_types)
 
 
-def _their_chances(game, key, cooldown):
+def _their_chances(game, key, cooldown, types):
     """What JaxMARL drew from a step's key, as far as it mattered: of eight delays of each unit, that of its shot.
 
     Its keys: half of a step's for the enemies, of which one half of each enemy's for whom it follows and the other for
@@ -171,7 +173,7 @@ def _their_chances(game, key, cooldown):
     delays = jax.vmap(jax.vmap(partial(jax.random.uniform, minval=-TICK, maxval=2 * TICK)))(each)
     # A shot in tick t was followed by 7 - t ticks of waiting.
     left = (TICKS - 1 - jnp.arange(TICKS, dtype=jnp.float32)) * TICK
-    reload = game.unit_type_weapon_cooldowns[game.scenario]
+    reload = game.unit_type_weapon_cooldowns[types]
     tick = jnp.abs(reload[None, :] + delays - left[:, None] - cooldown[None, :]).argmin(0)
     draw = jax.vmap(jax.random.uniform)
     return Chances(
