@@ -28,6 +28,7 @@ class Marks(TypedDict, total=False):
 
     traced: bool  # a number that compiled programs take as input: it can be swept, and changing it compiles nothing
     resumable: bool  # it does not decide what any iteration computes, so a resumed run may have another value
+    code: tuple[Any, ...]  # it names code or a program to run, unless it is one of these: see `lsf_jax.config.trust`
 
 
 def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
@@ -81,7 +82,7 @@ number = partial(setting, traced=True)
 
 def env_label(name: str, settings: Mapping[str, Any]) -> str:
     """An environment as people call it: its name, and the map, scenario or game where its settings choose one."""
-    chosen = [str(settings[key]) for key in ("scenario", "map_name", "game") if key in settings]
+    chosen = [str(settings[key]) for key in ("scenario", "map_name", "game") if settings.get(key)]
     return "/".join([name, *chosen])
 
 
@@ -152,6 +153,7 @@ def type_problem(annotation: Any, value: Any) -> str | None:
 def type_text(annotation: Any) -> str:
     """A field's type in words, for example "a list of numbers"."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    words[dict] = "names with values"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_text(argument) for argument in arguments)
@@ -163,7 +165,7 @@ def type_text(annotation: Any) -> str:
         plural = f"{inner[2:]}s" if plural.startswith("a ") else plural
         count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
         return f"a list of {count}{plural}" if inner else "a list"
-    return "a list" if annotation is tuple else words.get(annotation, "")
+    return "a list" if annotation is tuple else words.get(dict if origin is dict else annotation, "")
 
 
 def freeze(annotation: Any, value: Any) -> Any:
@@ -195,6 +197,8 @@ def _is_kind(annotation: Any, value: Any) -> bool:
             return False
         inner = _inner(annotation, len(value))
         return len(inner) == len(value) and all(_is_kind(each, item) for each, item in zip(inner, value))
+    if annotation is dict or origin is dict:
+        return isinstance(value, dict)
     if annotation is float:
         return (type(value) is float and not math.isnan(value)) or (type(value) is int and abs(value) < 1e300)
     if annotation in (bool, int, str, type(None)):

@@ -1,5 +1,6 @@
 """Trained policies at work: load them from a run folder, evaluate them again, and record episodes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsf_jax.analysis.render import Pixels, draw_text, paint
-from lsf_jax.config.composition import Config
+from lsf_jax.config.composition import Config, differences
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
 from lsf_jax.engine.rollouts import play
+from lsf_jax.envs import ENVS
 from lsf_jax.programs.compiled import jit_evaluate, jit_init
 from lsf_jax.programs.hosted import EVALUATE, behaviour_of
 from lsf_jax.programs.parts import Program, Rows, bind, make_rows, take_rows
@@ -31,18 +33,23 @@ class Policies(NamedTuple):
     hyper: Hyper  # leaves [R]
 
 
-def load_policies(path: str | Path) -> Policies:
+def load_policies(path: str | Path, overrides: Sequence[str] = ()) -> Policies:
     """Read the parameters that a finished run kept at its budget.
 
     Args:
       path: the run folder.
+      overrides: words laid over its configuration: settings that a resumed run may have other values of, and code that
+        the folder names, such as `env.make`, which is run only if they name it too.
 
     Raises:
-      ConfigError: it is not a run folder, or no block of it is finished.
+      ConfigError: it is not a run folder, or no block of it is finished, or the policies are not for such settings.
       CheckpointError: a file is damaged or foreign.
     """
     path = Path(path)
-    config, _ = read_run(path)
+    config, _ = read_run(path, overrides)
+    changed = differences(read_run(path)[0], config)
+    if changed:
+        raise ConfigError(f"policies of run {path} are not for {changed[0]}; leave that setting alone")
     files = sorted((path / "policies").glob("block-*.safetensors"))
     if not files:
         raise ConfigError(f"run {path} has no finished policies yet; finish it with `lsf-jax resume {path}`")
@@ -128,11 +135,7 @@ def record_episode(policies: Policies, row: int, key: PRNGKey, *, stochastic: bo
     Raises:
       ConfigError: the environment is played on the host.
     """
-    if policies.program.hosted is not None:
-        raise ConfigError(
-            f"env {policies.config.env_name} is played on the host, which records its own games; "
-            "use `lsf-jax evaluate RUN --replays FOLDER`"
-        )
+    check_recordable(policies.config)
     algorithm = policies.program.algorithm
     policy = algorithm.act_sampled if stochastic else algorithm.act_greedy
     clock = Clock(env_steps=jnp.int32(0), episodes=jnp.int32(0), updates=jnp.int32(0))
@@ -147,6 +150,19 @@ def record_episode(policies: Policies, row: int, key: PRNGKey, *, stochastic: bo
     params, hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf[row]), (policies.params, policies.hyper))
     agent = jax.eval_shape(algorithm.init, key, algorithm.hyper)._replace(params=params)
     return jax.tree.map(np.asarray, jax.jit(record)(algorithm.policy_params(agent), hyper, key))
+
+
+def check_recordable(config: Config) -> None:
+    """Nothing, where episodes are played on the device.
+
+    Raises:
+      ConfigError: they are played on the host.
+    """
+    if ENVS[config.env_name].hosted is not None:
+        raise ConfigError(
+            f"env {config.env_name} is played on the host, which records its own games; "
+            "use `lsf-jax evaluate RUN --replays FOLDER`"
+        )
 
 
 def episode_moments(episode: Episode) -> list[Snapshot]:

@@ -43,6 +43,8 @@ class Config:
     grid: tuple[
         tuple[str, tuple[float | int, ...]], ...
     ] = ()  # (algo key, its values); rows = points of the grid × seeds
+    unconfirmed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    """Code that a run folder names and the user has not, as words for the command line; see `config.trust`."""
 
     @property
     def where(self) -> str:
@@ -159,8 +161,10 @@ def make_env(config: Config) -> Env:
     """The environment that a configuration describes.
 
     Raises:
-      ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent.
+      ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent, or code
+        that a run folder alone names.
     """
+    _refuse_unconfirmed(config)
     try:
         return layers.entries_of("env")[config.env_name].factory(config.env)
     except ValueError as error:
@@ -170,8 +174,17 @@ def make_env(config: Config) -> Env:
 
 def make_hosted(config: Config) -> Hosted | None:
     """How to open the games of an environment that lives on the host, or None if it lives on the device."""
+    _refuse_unconfirmed(config)
     hosted = layers.entries_of("env")[config.env_name].hosted
     return None if hosted is None else hosted(config.env)
+
+
+def _refuse_unconfirmed(config: Config) -> None:
+    if config.unconfirmed:
+        raise ConfigError(
+            "the run's config.yaml names code to run, which a run folder alone may not; if you trust it, name it again: "
+            + " ".join(config.unconfirmed)
+        )
 
 
 def replace(config: Config, key: str, value: Any) -> Config:

@@ -68,13 +68,18 @@ def describe(section: str, config_class: type, swept: Iterable[str] = ()) -> lis
     return [
         KeyDoc(
             key=f"{section}.{field.name}",
-            default=yaml12.shorten(field.default),
+            default=yaml12.shorten(default_of(field)),
             doc=field.metadata.get("doc") or _comment(config_class, field.name),
             allowed=range_text(field) or type_text(typing.get_type_hints(config_class)[field.name]),
             swept=field.name in set(swept),
         )
         for field in dataclasses.fields(config_class)
     ]
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The value of a setting when nobody says otherwise."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _comment(config_class: type, key: str) -> str:

@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsf_jax.config.composition import Config, from_yaml
+from lsf_jax.config.trust import from_folder
 from lsf_jax.settings import ConfigError
 
 try:
@@ -183,14 +184,20 @@ def read_documents(path: Path) -> Documents:
     return Documents(config=config, card=card)
 
 
-def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
+def read_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, dict[str, Any]]:
     """Configuration and card of a run folder; for plain settings and the tables see `lsf_jax.load_run`.
+
+    Args:
+      path: the run folder.
+      overrides: words such as "env.deadline=5", laid over its configuration. Code that the folder names is run only if
+        they name it too.
 
     Raises:
       ConfigError: it is no run folder, one of the two files is damaged, or today's code does not know a setting.
     """
     documents = read_documents(path)
-    return from_yaml(documents.config, str(path / CONFIG)), documents.card
+    config = from_yaml(documents.config, str(path / CONFIG), overrides)
+    return from_folder(config, overrides), documents.card
 
 
 def _damaged_card(path: Path, expected: str, found: Any) -> ConfigError:

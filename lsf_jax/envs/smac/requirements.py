@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lsf_jax.envs.host import Finding, HostError
-from lsf_jax.envs.smac.config import SmacConfig
-from lsf_jax.envs.smac.process import interpreter, worker_environment
+from lsf_jax.envs.smac.config import SmacConfig, worker_variables
+from lsf_jax.envs.workers.process import interpreter, worker_environment
 
 BUILDS = {"4.6.2": 69232, "4.10.0": 75689}
 """Builds whose results papers report; those of two versions do not compare."""
@@ -70,6 +70,16 @@ def require_all(cfg: SmacConfig) -> None:
     refuse([] if cfg.factory else advice(cfg))
 
 
+def require_game(cfg: SmacConfig) -> None:
+    """Look for the game and its map only, which takes no time; other games than oxwhirl's are free.
+
+    Raises:
+      HostError: something is missing; one line with what to do.
+    """
+    found = [] if cfg.factory else examine_game(cfg, [cfg.map_name])
+    refuse([f"{finding.name}: {finding.text}" for finding in found if not finding.good])
+
+
 def refuse(missing: list[str]) -> None:
     """Nothing, if nothing is missing.
 
@@ -122,7 +132,7 @@ def _probe(cfg: SmacConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         done = subprocess.run(
             [interpreter(cfg.python), "-c", PROBE],
-            env=worker_environment(Path(scratch), cfg.python, cfg.sc2_path),
+            env=worker_environment(Path(scratch), cfg.python, worker_variables(cfg)),
             cwd=scratch,  # a folder named smac in the current one would pass for the package
             stdin=subprocess.DEVNULL,
             capture_output=True,
