@@ -80,6 +80,11 @@ number = partial(setting, traced=True)
 """A setting that is a traced number."""
 
 
+def default_of(field: dataclasses.Field) -> Any:
+    """The value of a setting when nobody says otherwise."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def env_label(name: str, settings: Mapping[str, Any]) -> str:
     """An environment as people call it: its name, and the map, scenario or game where its settings choose one."""
     chosen = [str(settings[key]) for key in ("scenario", "map_name", "game") if settings.get(key)]

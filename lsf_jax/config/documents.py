@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lsf_jax.config import yaml12
 from lsf_jax.config.composition import Config, swept_keys
-from lsf_jax.settings import range_text, type_text
+from lsf_jax.settings import default_of, range_text, type_text
 
 SWEPT = "[sweep]"
 """What marks a setting that may be given several values."""
@@ -75,11 +75,6 @@ def describe(section: str, config_class: type, swept: Iterable[str] = ()) -> lis
         )
         for field in dataclasses.fields(config_class)
     ]
-
-
-def default_of(field: dataclasses.Field) -> Any:
-    """The value of a setting when nobody says otherwise."""
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _comment(config_class: type, key: str) -> str:

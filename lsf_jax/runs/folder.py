@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lsf_jax.config.composition import Config, from_yaml
-from lsf_jax.config.trust import from_folder
 from lsf_jax.settings import ConfigError
 
 try:
@@ -196,8 +195,7 @@ def read_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, dict[st
       ConfigError: it is no run folder, one of the two files is damaged, or today's code does not know a setting.
     """
     documents = read_documents(path)
-    config = from_yaml(documents.config, str(path / CONFIG), overrides)
-    return from_folder(config, overrides), documents.card
+    return from_yaml(documents.config, str(path / CONFIG), overrides), documents.card
 
 
 def _damaged_card(path: Path, expected: str, found: Any) -> ConfigError:

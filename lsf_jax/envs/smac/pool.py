@@ -11,7 +11,8 @@ from typing import Any
 
 from lsf_jax.envs.smac import game
 from lsf_jax.envs.smac.config import OXWHIRL, SmacConfig, expected_max_reward, game_arguments, spec_of, worker_variables
-from lsf_jax.envs.smac.requirements import advice, require_game
+from lsf_jax.envs.smac.requirements import advice, require_all, require_game
+from lsf_jax.envs.workers.ask import IMPORT, ask_worker
 from lsf_jax.envs.workers.pool import COUNTERS as COMMON_COUNTERS
 from lsf_jax.envs.workers.pool import Pool, PoolGame
 from lsf_jax.envs.workers.process import absolute
@@ -42,16 +43,30 @@ class SmacPool(Pool):
     """
 
     def __init__(self, cfg: SmacConfig, n_workers: int, seed: int = 0) -> None:
-        played = PoolGame(
-            label=cfg.map_name,
-            spec=spec_of(cfg),
-            settings=partial(_settings, cfg),
-            variables=worker_variables(cfg),
-            remedies=REMEDIES,
-            check=partial(require_game, cfg),
-            advice=lambda: [] if cfg.factory else advice(cfg),
-        )
-        super().__init__(played, cfg, n_workers, seed)
+        super().__init__(_pool_game(cfg), cfg, n_workers, seed)
+
+
+def check_smac(cfg: SmacConfig) -> None:
+    """Look for everything that the games need, before anything is compiled or launched.
+
+    Raises:
+      HostError: something is missing, or another game than oxwhirl's cannot be imported.
+    """
+    require_all(cfg)
+    if cfg.factory:
+        ask_worker(_pool_game(cfg), cfg, IMPORT)
+
+
+def _pool_game(cfg: SmacConfig) -> PoolGame:
+    return PoolGame(
+        label=cfg.map_name,
+        spec=spec_of(cfg),
+        settings=partial(_settings, cfg),
+        variables=worker_variables(cfg),
+        remedies=REMEDIES,
+        check=partial(require_game, cfg),
+        advice=lambda: [] if cfg.factory else advice(cfg),
+    )
 
 
 def _settings(cfg: SmacConfig, seed: int, share: float) -> dict[str, Any]:

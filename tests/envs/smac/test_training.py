@@ -145,7 +145,7 @@ def test_ctrl_c_saves_ends_every_game_and_resume_goes_on(monkeypatch, tmp_path):
     assert process.returncode == 130, output
     assert marked_processes(str(tmp_path)) == []
     before = load_run(tmp_path / "run").train["env_steps"].max()
-    more = [*command, "resume", str(tmp_path / "run"), f"train.env_steps={before + 200}"]
+    more = [*command, "resume", str(tmp_path / "run"), f"train.env_steps={before + 200}", GAMES[0]]
     done = subprocess.run(more, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert load_run(tmp_path / "run").train["env_steps"].max() >= before + 200
