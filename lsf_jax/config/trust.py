@@ -38,8 +38,8 @@ def refuse(found: Sequence[str]) -> None:
     """
     if found:
         raise ConfigError(
-            "the run's config.yaml names code to run, which a run folder alone may not; if you trust it, name it again: "
-            + " ".join(found)
+            "the run's config.yaml names code to run, which a run folder alone may not; "
+            f"if you trust it, name it again: {' '.join(found)}"
         )
 
 

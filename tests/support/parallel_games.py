@@ -127,7 +127,9 @@ class Lists:
         return np.array([self.time, 0.5]), self.time % 4
 
     def info(self):
-        return {"won": self.time == 2, "each": [0.0, 1.0]} | ({"action_mask": [[1, 0], [0, 1, 1]]} if self.masks else {})
+        return {"won": self.time == 2, "each": [0.0, 1.0]} | (
+            {"action_mask": [[1, 0], [0, 1, 1]]} if self.masks else {}
+        )
 
 
 class Keyed:

@@ -35,12 +35,16 @@ def code_of(value: str | Callable[..., Any], what: str) -> Code:
     if module is None or name is None:
         return _pickled(value, what)
     if "<" in name:
-        raise ConfigError(f"{what} is {name}; workers are other processes: expected a function of a module, by its name")
+        raise ConfigError(
+            f"{what} is {name}; workers are other processes: expected a function of a module, by its name"
+        )
     if module != "__main__":
         return Code(f"{module}:{name}")
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is None:
-        raise ConfigError(f"{what} is {name} of this session; workers are other processes: put it into a module or file")
+        raise ConfigError(
+            f"{what} is {name} of this session; workers are other processes: put it into a module or file"
+        )
     return Code(f"{Path(script).absolute()}:{name}")
 
 
@@ -51,5 +55,9 @@ def _pickled(value: Any, what: str) -> Code:
         data = pickle.dumps(value)
     except Exception as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{what} cannot be pickled for other processes ({cause}); expected a named function") from None
-    return Code(f"pickle:{type(value).__name__}_{hashlib.sha256(data).hexdigest()[:8]}", base64.b64encode(data).decode())
+        raise ConfigError(
+            f"{what} cannot be pickled for other processes ({cause}); expected a named function"
+        ) from None
+    return Code(
+        f"pickle:{type(value).__name__}_{hashlib.sha256(data).hexdigest()[:8]}", base64.b64encode(data).decode()
+    )

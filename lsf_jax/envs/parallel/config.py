@@ -37,7 +37,9 @@ class ParallelGameConfig:
     limit_truncates: bool = setting(
         False, doc="an end at the limit is a cut, from which learning bootstraps, even if the game calls it its end"
     )
-    info: tuple[str, ...] = setting((), doc="numbers from the game's infos to report, as an episode's last step has them")
+    info: tuple[str, ...] = setting(
+        (), doc="numbers from the game's infos to report, as an episode's last step has them"
+    )
     success: str = setting("", doc="the one of them that says whether an episode was won; empty: see max_return")
     max_return: float | None = setting(None, doc="best return of an episode, and a success; null: unknown")
 

@@ -377,4 +377,3 @@ def _blank(spec: EnvSpec, n_workers: int) -> Observation:
     state: Any = np.zeros((n_workers, spec.state_dim), np.float32)
     avail: Any = np.ones((n_workers, spec.n_agents, spec.n_actions), bool)
     return Observation(obs=obs, state=state, avail=avail)
-

@@ -37,7 +37,9 @@ def test_sizes_are_those_of_the_largest_agent_and_of_the_state():
     described = open_game(Zoo()).describe()
     assert described["spec"] == {"n_agents": 3, "n_actions": 3, "obs_dim": 4, "state_dim": 2, "episode_limit": 4}
     assert described["version"] == ""
-    assert open_game(Keyed()).describe()["spec"] == dict(n_agents=2, n_actions=2, obs_dim=5, state_dim=10, episode_limit=5)
+    assert open_game(Keyed()).describe()["spec"] == dict(
+        n_agents=2, n_actions=2, obs_dim=5, state_dim=10, episode_limit=5
+    )
 
 
 def test_sizes_that_differ_from_the_trainers_are_told():
@@ -154,7 +156,9 @@ def test_masks_in_the_infos_of_agents_are_theirs():
 # What it earns, and when it ends
 
 
-@pytest.mark.parametrize(("team_reward", "expected"), [("sum", [111, 111, 110]), ("mean", [37, 37, 110 / 3]), ("first", [1, 1, 0])])
+@pytest.mark.parametrize(
+    ("team_reward", "expected"), [("sum", [111, 111, 110]), ("mean", [37, 37, 110 / 3]), ("first", [1, 1, 0])]
+)
 def test_the_teams_reward_counts_who_has_left_as_nothing(team_reward, expected):
     answers = play(begun(Zoo(), team_reward=team_reward), (0, 0, 0), (0, 0, 0), (0, 1, 0))
     assert [reward for reward, *_ in answers] == pytest.approx(expected)
@@ -231,7 +235,9 @@ def test_numbers_of_infos_are_means_over_agents_as_they_stand():
 def test_a_number_that_no_episode_has_told_is_refused_with_those_that_there_are():
     game = begun(Lists(), info=["wonn"])
     play(game, (0, 0), (0, 0))
-    with pytest.raises(adapter.GameFault, match=r"env\.info is 'wonn'; expected what the game tells: each, won") as caught:
+    with pytest.raises(
+        adapter.GameFault, match=r"env\.info is 'wonn'; expected what the game tells: each, won"
+    ) as caught:
         game.step([0, 0])
     assert caught.value.fault == "refused"
 

@@ -173,7 +173,9 @@ def test_functions_of_modules_are_named_and_partial_ones_pickled():
     assert (entry.name, cfg.make, cfg.team_reward) == ("zoo", "tests.support.parallel_games:zoo", "first")
     assert cfg.arguments == {"max_cycles": 9}
     assert entry.factory(cfg).spec.episode_limit == 9
-    partial = hosted.from_parallel_env(functools.partial(parallel_games.zoo, max_cycles=7), state=parallel_games.counted)
+    partial = hosted.from_parallel_env(
+        functools.partial(parallel_games.zoo, max_cycles=7), state=parallel_games.counted
+    )
     assert partial.config().make.startswith("pickle:partial_")
     assert tuple(partial.factory(partial.config()).spec) == (3, 3, 4, 3, 7)
     pool = partial.hosted(partial.config(**QUICK | {"make": partial.config().make})).open(1, 0)
@@ -190,7 +192,9 @@ def test_what_other_processes_could_not_find_is_refused_in_one_line():
         return parallel_games.Zoo()
 
     for make in (lambda: parallel_games.Zoo(), inside):
-        with pytest.raises(ConfigError, match=r"^make is .*<.*; workers are other processes: expected a function of a mod"):
+        with pytest.raises(
+            ConfigError, match=r"^make is .*<.*; workers are other processes: expected a function of a mod"
+        ):
             hosted.from_parallel_env(make)
     with pytest.raises(ConfigError, match=r"^state is .*<lambda>"):
         hosted.from_parallel_env(parallel_games.zoo, state=lambda game, observations: [0])
