@@ -1,11 +1,12 @@
 """What tests of `--env parallel` share: the tiny games as settings, and a player that checks every event."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from lsf_jax.envs.host import FIRST, LOST, STEP
-from tests.support.parallel_games import AGENT, EPISODE, STEP as STEP_COLUMN  # isort: skip
+from tests.support import parallel_games
 
 FILE = Path(__file__).with_name("parallel_games.py")
 ZOO = f"{FILE}:zoo"
@@ -14,8 +15,6 @@ QUICK = {"make": ZOO, "stagger": 0.0, "backoff": 0.02, "deadline": 20.0, "team_r
 
 def has_packages(*names):
     """Whether packages of others can be imported, without importing them."""
-    from importlib.util import find_spec
-
     return all(find_spec(name) for name in names)
 
 
@@ -41,7 +40,7 @@ class ZooPlayer:
             self.lost += 1
             del self.open[event.worker]
             return False
-        seen = [int(x) for x in rows[1, [EPISODE, STEP_COLUMN, AGENT]]]
+        seen = [int(x) for x in rows[1, [parallel_games.EPISODE, parallel_games.STEP, parallel_games.AGENT]]]
         if event.kind == FIRST:
             assert event.worker not in self.open
             assert seen[1:] == [0, 1]

@@ -181,6 +181,16 @@ def zoo(**arguments):
     return Zoo(**arguments)
 
 
+class Maker:
+    """Makes games that it was told how to make."""
+
+    def __init__(self, max_cycles):
+        self.max_cycles = max_cycles
+
+    def make(self):
+        return Zoo(max_cycles=self.max_cycles)
+
+
 def whole_team(rewards):
     return 2.0 * sum(rewards.values())
 

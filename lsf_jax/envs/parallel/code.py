@@ -32,8 +32,8 @@ def code_of(value: str | Callable[..., Any], what: str) -> Code:
     if isinstance(value, str):
         return Code(value)
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if module is None or name is None:
-        return _pickled(value, what)
+    if module is None or name is None or ("<" not in name and _found(module, name) is not value):
+        return _pickled(value, what)  # a method of an object, for example
     if "<" in name:
         raise ConfigError(
             f"{what} is {name}; workers are other processes: expected a function of a module, by its name"
@@ -46,6 +46,13 @@ def code_of(value: str | Callable[..., Any], what: str) -> Code:
             f"{what} is {name} of this session; workers are other processes: put it into a module or file"
         )
     return Code(f"{Path(script).absolute()}:{name}")
+
+
+def _found(module: str, name: str) -> Any:
+    found = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def _pickled(value: Any, what: str) -> Code:

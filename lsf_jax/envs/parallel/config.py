@@ -18,7 +18,7 @@ class ParallelGameConfig:
     """Which game is played, and how a team makes of it what algorithms here learn from."""
 
     make: str = setting("", code=("",), doc=f"{CODE} that makes the game")
-    arguments: dict[str, Any] | None = setting(
+    arguments: dict[str, Any] | None = setting(  # noqa: RUF009  (its default is None)
         None, code=(None,), doc="keyword arguments of that function, for example {N: 3}"
     )
     game: str = setting("", doc="what to call the game in the names of runs, in plots and tables; empty: nothing")
@@ -30,16 +30,14 @@ class ParallelGameConfig:
     state: str = setting(
         "auto",
         code=tuple(STATES),
-        doc=f"for critics: game is env.state(), observations those side by side, auto the first that there is, or {CODE} "
-        "of the game and a dictionary of observations",
+        doc=f"for critics: game is env.state(), observations those side by side, auto the first there is, or {CODE}"
+        " of the game and a dictionary of observations",
     )
     episode_limit: int = setting(0, low=0, high=100_000, doc="steps after which an episode is cut; 0: the game's own")
     limit_truncates: bool = setting(
         False, doc="an end at the limit is a cut, from which learning bootstraps, even if the game calls it its end"
     )
-    info: tuple[str, ...] = setting(
-        (), doc="numbers from the game's infos to report, as an episode's last step has them"
-    )
+    info: tuple[str, ...] = setting((), doc="numbers of the game's infos to report, as they stand at an episode's end")
     success: str = setting("", doc="the one of them that says whether an episode was won; empty: see max_return")
     max_return: float | None = setting(None, doc="best return of an episode, and a success; null: unknown")
 

@@ -279,7 +279,7 @@ def one_hot(n: int, index: int) -> np.ndarray:
 
 
 def by_agent(value: Any, agents: Sequence[Any]) -> dict[Any, Any]:
-    """A value by agent: of a dictionary what it has, of a sequence in their order, of anything else the same for all."""
+    """A value by agent: of a dictionary what it has, of a sequence in their order, else the same for all."""
     if isinstance(value, dict):
         return {agent: value[agent] for agent in agents if agent in value}
     if not isinstance(value, (list, tuple)) and np.ndim(value) == 0:

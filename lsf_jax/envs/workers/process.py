@@ -185,7 +185,7 @@ class WorkerProcess:
         )
 
     def keep_log(self) -> str:
-        """Copies what worker and game have printed to where it outlives them; the new file's path, "" if there is none."""
+        """Copies what worker and game have printed to where it outlives them; the new path, "" if there is none."""
         try:
             descriptor, path = tempfile.mkstemp(prefix=KEPT, suffix=".log")
             os.close(descriptor)

@@ -42,7 +42,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from typing import Any, Callable, NoReturn  # noqa: UP035  (Python 3.8)
+from typing import Any, NoReturn
 
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # Linux: PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
 KILL_TIMEOUT = 5.0  # seconds that killed processes get to disappear

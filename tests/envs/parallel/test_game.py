@@ -157,7 +157,8 @@ def test_masks_in_the_infos_of_agents_are_theirs():
 
 
 @pytest.mark.parametrize(
-    ("team_reward", "expected"), [("sum", [111, 111, 110]), ("mean", [37, 37, 110 / 3]), ("first", [1, 1, 0])]
+    ("team_reward", "expected"),
+    [("sum", [111, 111, 110]), ("mean", [37, 37, 110 / 3]), ("first", [1, 1, 0])],
 )
 def test_the_teams_reward_counts_who_has_left_as_nothing(team_reward, expected):
     answers = play(begun(Zoo(), team_reward=team_reward), (0, 0, 0), (0, 0, 0), (0, 1, 0))
@@ -266,7 +267,7 @@ def test_old_interfaces_and_single_agents_are_refused():
         begun(env).step([0, 0])
     single = Many()
     single.action_space = Discrete(2)
-    with pytest.raises(adapter.GameFault, match="action_space is .*; expected one for each agent"):
+    with pytest.raises(adapter.GameFault, match=r"action_space is .*; expected one for each agent"):
         open_game(single)
 
 

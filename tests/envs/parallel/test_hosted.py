@@ -83,8 +83,8 @@ def test_an_episode_with_a_fault_is_lost_and_a_fresh_game_goes_on(faults, counte
 
 def test_a_game_that_fails_again_and_again_ends_the_run_with_the_cause_alone_and_a_log():
     pool = open_pool(1, arguments={"faults": {"step": {"what": "raise"}, "until_seed": 100}}, max_restarts=1)
+    pool.start()
     with pytest.raises(HostError) as caught:
-        pool.start()
         ZooPlayer(pool).play(1)
     pool.close()
     line, _, log = str(caught.value).rpartition("; its log is ")
@@ -178,6 +178,9 @@ def test_functions_of_modules_are_named_and_partial_ones_pickled():
     )
     assert partial.config().make.startswith("pickle:partial_")
     assert tuple(partial.factory(partial.config()).spec) == (3, 3, 4, 3, 7)
+    method = hosted.from_parallel_env(parallel_games.Maker(7).make)  # whose name is not enough
+    assert method.config().make.startswith("pickle:method_")
+    assert method.factory(method.config()).spec.episode_limit == 7
     pool = partial.hosted(partial.config(**QUICK | {"make": partial.config().make})).open(1, 0)
     try:
         pool.start()
@@ -192,24 +195,23 @@ def test_what_other_processes_could_not_find_is_refused_in_one_line():
         return parallel_games.Zoo()
 
     for make in (lambda: parallel_games.Zoo(), inside):
-        with pytest.raises(
-            ConfigError, match=r"^make is .*<.*; workers are other processes: expected a function of a mod"
-        ):
+        with pytest.raises(ConfigError, match=r"^make is .*<.*; workers are other processes: expected a func"):
             hosted.from_parallel_env(make)
     with pytest.raises(ConfigError, match=r"^state is .*<lambda>"):
         hosted.from_parallel_env(parallel_games.zoo, state=lambda game, observations: [0])
-    with pytest.raises(ConfigError, match="make cannot be pickled .*; expected a named function"):
+    with pytest.raises(ConfigError, match=r"make cannot be pickled .*; expected a named function"):
         hosted.from_parallel_env(functools.partial(inside))
 
 
 def test_functions_of_a_script_are_found_in_its_file_and_those_of_a_session_refused(monkeypatch):
     monkeypatch.setattr(parallel_games.whole_team, "__module__", "__main__")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(FILE), raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "whole_team", parallel_games.whole_team, raising=False)
     assert hosted.from_parallel_env(ZOO, team_reward=parallel_games.whole_team).config().team_reward == (
         f"{FILE}:whole_team"
     )
     monkeypatch.delattr(sys.modules["__main__"], "__file__")
-    with pytest.raises(ConfigError, match="whole_team of this session; .*put it into a module or file"):
+    with pytest.raises(ConfigError, match=r"whole_team of this session; .*put it into a module or file"):
         hosted.from_parallel_env(ZOO, team_reward=parallel_games.whole_team)
 
 
