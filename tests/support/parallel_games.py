@@ -42,7 +42,7 @@ class Zoo:
     are 1, 2 and 3. Rewards are 1 for "a", 10 for "b", 100 for "c".
     """
 
-    metadata = {"name": "zoo"}  # noqa: RUF012 - as in PettingZoo
+    state_space = Box(1, 2)
     actions = {"a": Discrete(3), "b": Discrete(2), "c": Discrete(3, start=1)}  # noqa: RUF012
     rewards = {"a": 1.0, "b": 10.0, "c": 100.0}  # noqa: RUF012
 

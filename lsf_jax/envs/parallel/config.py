@@ -30,7 +30,8 @@ class ParallelGameConfig:
     state: str = setting(
         "auto",
         code=tuple(STATES),
-        doc=f"for critics: game is env.state(), observations those side by side, auto the first there is, or {CODE}"
+        doc=f"for critics: game is env.state(), observations those side by side, auto the former of a game with a "
+        f"state_space, else the latter, or {CODE}"
         " of the game and a dictionary of observations",
     )
     episode_limit: int = setting(0, low=0, high=100_000, doc="steps after which an episode is cut; 0: the game's own")

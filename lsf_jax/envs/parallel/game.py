@@ -371,10 +371,7 @@ def _first(rewards: Any) -> float:
 def _of_game(env: Any, observations: dict[Any, np.ndarray]) -> Any:
     del observations
     state = env.state if hasattr(env, "state") else getattr(env, "unwrapped", env).state
-    value = state() if callable(state) else state
-    if value is None:
-        raise NotImplementedError("the game's state is None; expected numbers")
-    return value
+    return state() if callable(state) else state
 
 
 def _side_by_side(env: Any, observations: dict[Any, np.ndarray]) -> np.ndarray:
@@ -383,10 +380,8 @@ def _side_by_side(env: Any, observations: dict[Any, np.ndarray]) -> np.ndarray:
 
 
 def _whichever(env: Any, observations: dict[Any, np.ndarray]) -> Any:
-    try:
-        return _of_game(env, observations)
-    except (AttributeError, NotImplementedError):
-        return _side_by_side(env, observations)
+    """Of the game where it describes its states: attributes of that name may be anything."""
+    return (_side_by_side if getattr(env, "state_space", None) is None else _of_game)(env, observations)
 
 
 TEAM_REWARDS = {"sum": _sum, "mean": _mean, "first": _first}

@@ -69,7 +69,7 @@ def from_parallel_env(
       team_reward: sum, mean or first of the agents' rewards, or a function of them (a dictionary by agent, 0 for those
         that have left; one number where the game gives one).
       state: what critics see: "game" (`env.state()`), "observations" (those of all agents side by side), "auto" (the
-        first of these that there is), or a function of the game and a dictionary of flat observations.
+        former of a game with a `state_space`), or a function of the game and a dictionary of flat observations.
       doc: one line for people.
       **settings: defaults of any other setting of `--env parallel`, for example arguments, episode_limit or deadline.
 

@@ -93,7 +93,9 @@ def test_the_state_is_the_games_or_all_observations(choice, state):
 
 
 def test_a_game_without_a_state_has_its_observations_and_a_function_may_make_another():
-    assert begun(Lists()).look()[1].tolist() == [0, 0.5, 1, 0, 0, 0]
+    env = Lists()
+    env.state = {"of": "something else"}
+    assert begun(env).look()[1].tolist() == [0, 0.5, 1, 0, 0, 0]
     game = begun(Zoo(), code={"state": parallel_games.counted})
     play(game, (0, 0, 0), (0, 0, 0), (0, 1, 0))
     assert game.look()[1].tolist() == [3, 3, 10]  # of "a", which has left, there are zeros

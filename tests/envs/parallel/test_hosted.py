@@ -67,7 +67,7 @@ def test_games_play_side_by_side_and_every_event_fits():
 )
 def test_an_episode_with_a_fault_is_lost_and_a_fresh_game_goes_on(faults, counter):
     faults = faults | {"until_seed": 2}  # the first games of both workers
-    pool = open_pool(2, arguments={"faults": faults}, deadline=1.0)
+    pool = open_pool(2, arguments={"faults": faults}, deadline=2.0)
     try:
         pool.start()
         player = ZooPlayer(pool)
