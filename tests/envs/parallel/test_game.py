@@ -210,6 +210,12 @@ def test_an_agent_that_was_cut_long_ago_makes_no_end_a_cut():
     assert game.step([0, 0])[1:3] == (True, False)
 
 
+def test_who_has_ended_and_was_cut_at_once_has_ended():
+    env = Lists()
+    env.step = lambda actions: ((np.zeros(2), 0), [0, 0], True, True, {})
+    assert begun(env).step([0, 0])[1:3] == (True, False)
+
+
 def test_all_may_be_cut_at_once():
     assert begun(Many(), episode_limit=9).step([1, 1])[:3] == (1.0, True, True)
 
