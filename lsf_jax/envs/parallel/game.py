@@ -82,7 +82,7 @@ class Game:
         start = reset(self._env, self._seed)
         self._seed, self._time = None, 0
         observations, infos = start if is_pair(start) else (start, {})
-        self._playing = self._present(set(self.agents))
+        self._playing = self._present(set(self.agents), observations)
         self._take(observations, infos, self._playing)
 
     def step(self, actions: Sequence[int]) -> tuple[float, bool, bool, dict[str, float]]:
@@ -96,7 +96,7 @@ class Game:
         self._time += 1
         before, is_at_limit = self._playing, self._time >= self._limit
         ended, cut = (self._flags(each) & before for each in (terminated, truncated))
-        self._playing = self._present(before) - ended - cut
+        self._playing = self._present(before, observations) - ended - cut
         is_done = not self._playing or is_at_limit
         limit_cuts = is_at_limit and self._limit_truncates
         is_cut = bool(self._playing or cut - ended or limit_cuts)
@@ -113,9 +113,11 @@ class Game:
             raise GameFault("crashes", f"observations or state after {self._time} steps are not finite")
         return obs, state, [self._mask(agent) for agent in self.agents]
 
-    def _present(self, before: set[Any]) -> set[Any]:
-        """The agents that are in the game now, as far as it tells; else those that were."""
-        return set(self._env.agents) & set(self.agents) if has_roster(self._env) else before
+    def _present(self, before: set[Any], observations: Any) -> set[Any]:
+        """The agents that are in the game now: those that it lists, else those that were and still see something."""
+        if has_roster(self._env):
+            return set(self._env.agents) & set(self.agents)
+        return before & set(observations) if isinstance(observations, dict) else before
 
     def _flags(self, value: Any) -> set[Any]:
         """The agents for which one of `terminated` and `truncated` says yes."""
@@ -129,7 +131,6 @@ class Game:
         self._seen = {agent: self._flat(agent, value) for agent, value in given.items() if value is not None}
         masks = masks_of(self._env, given, infos, self.agents)
         self._masks = {agent: masks.get(agent) for agent in acting & set(self._seen)}
-        self._playing &= set(self._seen)
 
     def _flat(self, agent: Any, value: Any) -> np.ndarray:
         row = np.concatenate([np.zeros(0, np.float32), *flatten(self._spaces[agent], value)])
@@ -149,7 +150,7 @@ class Game:
         return padded
 
     def _mask(self, agent: Any) -> list[bool]:
-        """Of an agent that cannot act action 0 alone, which only games get that want one for each."""
+        """What an agent can do; one that cannot act has action 0, which only games get that want one for everybody."""
         own = self._n_actions[agent]
         padding = [False] * (self._most_actions - own)
         if agent not in self._masks:

@@ -136,6 +136,12 @@ def test_dictionaries_of_gymnasium_are_read_and_sent_by_name():
     assert env.sent == [{"x": 0, "y": 1}, {"x": 0, "y": 1}, {"x": 0}]
 
 
+def test_an_episode_is_over_when_nobody_is_mentioned_any_more():
+    env = Keyed()
+    env.step = lambda actions: ({}, {}, {"__all__": False}, {}, {})
+    assert begun(env).step([0, 1]) == (0.0, True, False, {})
+
+
 def test_masks_are_found_in_infos_and_broken_ones_are_faults():
     env = Lists(masks=True)
     game = begun(env)
