@@ -84,7 +84,7 @@ def is_code(text: str) -> bool:
 def with_defaults(name: str, cfg: ParallelConfig) -> type[ParallelConfig]:
     """A class of settings like those of `cfg` whose defaults are what `cfg` has."""
 
-    def field_like(field: dataclasses.Field) -> dataclasses.Field:
+    def field_like(field: dataclasses.Field) -> Any:
         value = getattr(cfg, field.name)
         if isinstance(value, dict):
             return dataclasses.field(default_factory=lambda: dict(value), metadata=field.metadata)

@@ -189,7 +189,7 @@ def agents_of(env: Any) -> Sequence[Any]:
         raise GameFault("refused", "the game is for agents in turn (AEC); expected its parallel_env")
     if has_roster(env):
         return list(env.possible_agents)
-    space = getattr(env, "action_space", None)
+    space: Any = getattr(env, "action_space", None)
     spaces = getattr(space, "spaces", space)
     if isinstance(spaces, dict):
         return list(spaces)
@@ -260,8 +260,8 @@ def size_of(space: Any) -> int:
 
 def flatten(space: Any, value: Any) -> list[np.ndarray]:
     """A value as rows of numbers: arrays row by row, one of n things as n zeros and a one, parts one after another."""
-    if isinstance(value, dict) and MASK in value and not hasattr(space, "spaces"):
-        value = value["observation"]  # the space is that of the observation alone
+    if has_mask(value) and not hasattr(space, "spaces"):
+        return flatten(space, value["observation"])  # the space is that of the observation alone
     if hasattr(space, "spaces"):
         return [row for key, part in parts_of(space) for row in flatten(part, value[key])]
     if hasattr(space, "nvec"):
@@ -270,6 +270,11 @@ def flatten(space: Any, value: Any) -> list[np.ndarray]:
     if hasattr(space, "n") and not np.ndim(space.n) and not getattr(space, "shape", ()):
         return [one_hot(int(space.n), int(value) - int(getattr(space, "start", 0)))]
     return [np.asarray(value, np.float32).reshape(-1)]
+
+
+def has_mask(value: Any) -> bool:
+    """Whether a dictionary tells which actions are available."""
+    return isinstance(value, dict) and MASK in value
 
 
 def one_hot(n: int, index: int) -> np.ndarray:
@@ -300,10 +305,10 @@ def rewards_by(rewards: Any, agents: Sequence[Any]) -> Any:
 
 def masks_of(env: Any, observations: dict[Any, Any], infos: Any, agents: Sequence[Any]) -> dict[Any, Any]:
     """Which actions are available: of the agents of which observations, infos or the game itself tell."""
-    told = {agent: seen[MASK] for agent, seen in observations.items() if isinstance(seen, dict) and MASK in seen}
+    told = {agent: seen[MASK] for agent, seen in observations.items() if has_mask(seen)}
     if told:
         return told
-    if isinstance(infos, dict) and MASK in infos:
+    if has_mask(infos):
         return by_agent(infos[MASK], agents)
     if isinstance(infos, dict) and has_roster(env):
         return {agent: infos[agent][MASK] for agent in agents if MASK in infos.get(agent, {})}
