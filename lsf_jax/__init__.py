@@ -79,6 +79,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.envs.host import HostError as HostError
     from lsf_jax.envs.host import hosted_env as hosted_env
     from lsf_jax.envs.jaxmarl import from_jaxmarl as from_jaxmarl
+    from lsf_jax.envs.parallel.hosted import from_parallel_env as from_parallel_env
     from lsf_jax.networks.agents import AgentNetwork as AgentNetwork
     from lsf_jax.networks.agents import trajectory_inputs as trajectory_inputs
     from lsf_jax.networks.agents import unroll as unroll

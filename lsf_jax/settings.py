@@ -49,6 +49,7 @@ class Marks(TypedDict, total=False):
     traced: bool  # a number that compiled programs take as input: it can be swept, and changing it compiles nothing
     names: str  # its values are names of this kind of thing that is registered: plug-ins may add to them
     resumable: bool  # it does not decide what any iteration computes, so a resumed run may have another value
+    code: tuple[Any, ...]  # it names code or a program to run, unless it is one of these: see `lsf_jax.config.trust`
 
 
 def clip(text: str, longest: int = 60) -> str:
@@ -127,9 +128,14 @@ number = partial(setting, traced=True)
 """A setting that is a traced number."""
 
 
+def default_of(field: dataclasses.Field) -> Any:
+    """The value of a setting when nobody says otherwise."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def env_label(name: str, settings: Mapping[str, Any]) -> str:
     """An environment as people call it: its name, and the map, scenario or game where its settings choose one."""
-    chosen = [str(settings[key]) for key in ("scenario", "map_name", "game") if key in settings]
+    chosen = [str(settings[key]) for key in ("scenario", "map_name", "game") if settings.get(key)]
     return "/".join([name, *chosen])
 
 
@@ -207,7 +213,7 @@ def type_problem(annotation: Any, value: Any) -> str | None:
 def type_text(annotation: Any) -> str:
     """A field's type in words, for example "a list of numbers"."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
-    words[Mapping] = "a mapping"
+    words[Mapping] = words[dict] = "a mapping"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_text(argument) for argument in arguments)
@@ -219,7 +225,7 @@ def type_text(annotation: Any) -> str:
         plural = f"{inner[2:]}s" if plural.startswith("a ") else plural
         count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
         return f"a list of {count}{plural}" if inner else "a list"
-    return "a list" if annotation is tuple else words.get(annotation, "")
+    return "a list" if annotation is tuple else words.get(dict if origin is dict else annotation, "")
 
 
 def freeze(annotation: Any, value: Any) -> Any:

@@ -86,6 +86,8 @@ def _warnings(rows: Sequence[Row]) -> tuple[str, ...]:
 def _setup_then(config: Config, card: dict[str, Any]) -> Setup:
     """The card of a run with the environment as it was then."""
     written = card.get("setup") or {"environment": f"{config.env_name} version {FIRST_VERSION}"}
+    if config.unconfirmed:  # the game is code that the folder names: only what is written is known
+        return {item: str(value) for item, value in written.items()}
     return setup_card(config, bind(config)) | {item: str(written[item]) for item in OF_THE_DAY if item in written}
 
 

@@ -1,5 +1,6 @@
 """Trained policies at work: load them from a run folder, evaluate them again, and record episodes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from lsf_jax.analysis.policy import Policy, PolicyPrograms, jit_policy
 from lsf_jax.analysis.render import Pixels, draw_text, paint
-from lsf_jax.config.composition import Config
+from lsf_jax.config.composition import Config, differences
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
+from lsf_jax.envs import ENVS
 from lsf_jax.programs.compiled import jit_evaluate, jit_init
 from lsf_jax.programs.hosted import EVALUATE, behaviour_of
 from lsf_jax.programs.parts import Program, Rows, bind, make_rows, take_rows
@@ -65,18 +67,23 @@ class Policies(NamedTuple):
         return f"Policies({self.config.algo_name} on {self.config.where}: {rows}{points}, of {self.path})"
 
 
-def load_policies(path: str | Path) -> Policies:
+def load_policies(path: str | Path, overrides: Sequence[str] = ()) -> Policies:
     """Read the parameters that a finished run kept at its budget.
 
     Args:
       path: the run folder.
+      overrides: words laid over its configuration: settings that a resumed run may have other values of, and code that
+        the folder names, such as `env.make`, which is run only if they name it too.
 
     Raises:
-      ConfigError: it is not a run folder, or no block of it is finished.
+      ConfigError: it is not a run folder, or no block of it is finished, or the policies are not for such settings.
       CheckpointError: a file is missing, damaged or foreign.
     """
     path = Path(path)
-    config, card = read_run(path)
+    config, card = read_run(path, overrides)
+    changed = differences(read_run(path)[0], config)
+    if changed:
+        raise ConfigError(f"policies of run {path} are not for {changed[0]}; leave that setting alone")
     layout = check_layout(path, config, card)
     files = finished_policies(path, config, layout.width * layout.n_devices)
     program = bind(config)
@@ -169,7 +176,21 @@ def record_episode(policies: Policies, row: int, key: PRNGKey, *, stochastic: bo
     Raises:
       ConfigError: the environment is played on the host, or there is no such row.
     """
+    check_recordable(policies.config)
     return policies.row(row, stochastic=stochastic).play(key)
+
+
+def check_recordable(config: Config) -> None:
+    """Nothing, where episodes are played on the device.
+
+    Raises:
+      ConfigError: they are played on the host.
+    """
+    if ENVS[config.env_name].hosted is not None:
+        raise ConfigError(
+            f"env {config.env_name} is played on the host, which records its own games; "
+            "use `lsf-jax evaluate RUN --replays FOLDER`"
+        )
 
 
 def episode_moments(episode: Episode) -> list[Snapshot]:

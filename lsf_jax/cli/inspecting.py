@@ -20,7 +20,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from lsf_jax.analysis import playback
     from lsf_jax.programs import runtime
 
-    policies = playback.load_policies(options.run)
+    policies = playback.load_policies(options.run, options.overrides)
     runtime.configure(policies.config.train)
     columns = playback.evaluate_policies(
         policies,
@@ -47,8 +47,10 @@ def _render(options: argparse.Namespace) -> int:
     from lsf_jax.analysis import playback
     from lsf_jax.analysis.render import frames_to_gif
     from lsf_jax.programs import runtime
+    from lsf_jax.runs.folder import read_run
     from lsf_jax.runs.safe_files import file_inside
 
+    playback.check_recordable(read_run(Path(options.run))[0])
     policies = playback.load_policies(options.run)
     runtime.configure(policies.config.train)
     if not 0 <= options.row < len(policies.seed):
@@ -101,6 +103,13 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="the run folder")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings that may change, such as env.deadline, and code that the run names, such as env.make: it is run "
+        "only if you name it again",
+    )
     parser.add_argument("--episodes", type=positive, default=100, help="episodes for each seed (default 100)")
     parser.add_argument("--stochastic", action="store_true", help=STOCHASTIC)
     parser.add_argument("--seed", type=whole(0), default=0, help="root of the evaluation's randomness (default 0)")

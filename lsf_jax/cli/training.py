@@ -1,7 +1,6 @@
 """Commands that train or are about to: `train`, `sweep`, `resume` and `plan`."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_composition, composed, positive
@@ -38,15 +37,9 @@ def _train(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace) -> int:
     """`lsf-jax resume`."""
-    from lsf_jax.config.composition import from_yaml
-    from lsf_jax.runs import experiment, folder
+    from lsf_jax.runs import experiment
 
-    path = Path(options.run)
-    config, _ = folder.read_run(path)
-    if options.overrides:
-        text = folder.read_documents(path).config
-        config = from_yaml(text, str(path / folder.CONFIG), options.overrides)
-    return _report(experiment.resume(path, config=config))
+    return _report(experiment.resume(options.run, overrides=options.overrides))
 
 
 def _plan(options: argparse.Namespace) -> int:

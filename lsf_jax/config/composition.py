@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
-from lsf_jax.config import layers, yaml12
+from lsf_jax.config import layers, trust, yaml12
 from lsf_jax.config.files import named_files, refuse_shadows
 from lsf_jax.config.layers import Given, Layer, Sweep
 from lsf_jax.config.train_config import TrainConfig
@@ -51,6 +51,8 @@ class Config:
     grid: tuple[
         tuple[str, tuple[float | int, ...]], ...
     ] = ()  # (algo key, its values); rows = points of the grid × seeds
+    unconfirmed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    """Code that a run's text names and the user does not, as words for the command line: see `config.trust`."""
 
     @property
     def where(self) -> str:
@@ -124,7 +126,8 @@ def from_yaml(text: str, source: str = "config.yaml", overrides: Sequence[str] =
       text: YAML with `algo.name` and `env.name`; settings left out take the dataclasses' defaults, and those that have
         gone since are read as what they became (`RETIRED`).
       source: named in errors.
-      overrides: laid over the text, as in `compose`; they cannot change a name.
+      overrides: laid over the text, as in `compose`; they cannot change a name. Code that the text names is run only
+        if they name it too.
 
     Returns:
       A checked configuration.
@@ -144,7 +147,9 @@ def from_yaml(text: str, source: str = "config.yaml", overrides: Sequence[str] =
         if merged[section, key].value != given.value:
             shown = yaml12.shorten(merged[section, key].value)
             raise ConfigError(f"{section}.name is {shown}; expected {given.value}, as in {source}; leave it alone")
-    return _build(names[0], names[1], merged)
+    config = _build(names[0], names[1], merged)
+    parts = {"algo": config.algo, "env": config.env, "train": config.train}
+    return dataclasses.replace(config, unconfirmed=trust.unconfirmed(parts, overrides, plugins.loaded_plugins()))
 
 
 def _renewed(layer: Layer) -> Layer:
@@ -176,8 +181,10 @@ def make_env(config: Config) -> Env:
     """The environment that a configuration describes.
 
     Raises:
-      ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent.
+      ConfigError: for settings that the environment refuses, for example a payoff without an axis per agent, or code
+        that a run folder alone names.
     """
+    trust.refuse(config.unconfirmed)
     try:
         return plugins.build("env", layers.entries_of("env")[config.env_name], config.env, expected=Env)
     except ValueError as error:
@@ -187,6 +194,7 @@ def make_env(config: Config) -> Env:
 
 def make_hosted(config: Config) -> Hosted | None:
     """How to open the games of an environment that lives on the host, or None if it lives on the device."""
+    trust.refuse(config.unconfirmed)
     hosted = layers.entries_of("env")[config.env_name].hosted
     return None if hosted is None else hosted(config.env)
 

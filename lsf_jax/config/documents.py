@@ -11,7 +11,7 @@ from lsf_jax.config import yaml12
 from lsf_jax.config.composition import Config, swept_keys
 from lsf_jax.config.layers import PLUGINS
 from lsf_jax.registry import plugins
-from lsf_jax.settings import range_text, type_text
+from lsf_jax.settings import default_of, range_text, type_text
 
 SWEPT = "[sweep]"
 """What marks a setting that may be given several values."""
@@ -80,7 +80,7 @@ def describe(section: str, config_class: type, swept: Iterable[str] = ()) -> lis
     return [
         KeyDoc(
             key=f"{section}.{field.name}",
-            default=yaml12.shorten(field.default),
+            default=yaml12.shorten(default_of(field)),
             doc=field.metadata.get("doc") or _comment(config_class, field.name),
             allowed=_names_text(field)
             or range_text(field)

@@ -23,6 +23,7 @@ from jax.experimental import topologies
 
 from lsf_jax.config.composition import Config, from_yaml
 from lsf_jax.engine.training import make_chunk
+from lsf_jax.envs import ENVS
 from lsf_jax.platforms import compiling_for
 from lsf_jax.programs import planner, runtime
 from lsf_jax.programs.chips import CHIPS, Chip, topology_arguments
@@ -139,12 +140,12 @@ def serve(requests: Iterator[str], answer: Callable[[dict[str, Any]], None]) -> 
     config = replace(config, train=replace(config.train, cache_dir=runtime.OFF))  # nothing compiled here can be kept
     runtime.configure(config.train, 1)
     with compiling_for(chip.backend):
-        program = bind(config)
-        if program.hosted is not None:
+        if ENVS[config.env_name].hosted is not None:
             raise ConfigError(
                 f"--target is {chip.name}; expected an environment on the device: the games of {config.env_name} are "
                 f"played on the host; leave --target away"
             )
+        program = bind(config)
         plan = planner.make_plan(config, program, planner.Hardware(chip.backend, n_devices, chip.limit))
         sizes = {"n_envs": config.train.n_envs, "episode_limit": program.env.spec.episode_limit}
         sizes |= {"evaluation_interval": evaluation_interval(config, program), "env_steps": config.train.env_steps}

@@ -5,6 +5,7 @@ The host acts between chunks only. What it decides (when to look, save or stop) 
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,13 +99,21 @@ def train(config: Config, *, init_from: str | Path | None = None, progress: Prog
             return _run(Session(config, path, plan, program, shown))
 
 
-def resume(path: str | Path, *, config: Config | None = None, progress: Progress | None = None) -> Result:
+def resume(
+    path: str | Path,
+    *,
+    config: Config | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Result:
     """Continue a run from its last checkpoints, to the same bits as if it had never stopped.
 
     Args:
       path: the run folder.
       config: a configuration that may differ in settings declared `resumable` (a larger train.env_steps extends the
         run); None takes the folder's own.
+      overrides: without a configuration, words laid over the folder's own. Code that it names, such as `env.make`, is
+        run only if they name it too.
       progress: as for `train`.
 
     Raises:
@@ -115,7 +124,7 @@ def resume(path: str | Path, *, config: Config | None = None, progress: Progress
     """
     path = Path(path)
     saved, card = folder.read_run(path)
-    wanted = in_blocks_of(saved, config or saved)
+    wanted = in_blocks_of(saved, config or folder.read_run(path, overrides)[0])
     changed = differences(saved, wanted)
     if changed:
         raise ConfigError(

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,14 +166,19 @@ def read_layout(path: Path, card: dict[str, Any]) -> schemas.Layout:
     return schemas.conform(card["layout"], schemas.Layout, path / CARD)
 
 
-def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
+def read_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, dict[str, Any]]:
     """Configuration and card of a run folder; for plain settings and the tables see `lsf_jax.load_run`.
+
+    Args:
+      path: the run folder.
+      overrides: words such as "env.deadline=5", laid over its configuration. Code that the folder names is run only if
+        they name it too.
 
     Raises:
       ConfigError: it is no run folder, one of the two files is damaged, or today's code does not know a setting.
     """
     documents = read_documents(path)
-    return from_yaml(documents.config, str(path / CONFIG)), documents.card
+    return from_yaml(documents.config, str(path / CONFIG), overrides), documents.card
 
 
 def _readable(path: Path, name: str, read: Callable[[Path], Any]) -> Any:

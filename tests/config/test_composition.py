@@ -15,6 +15,7 @@ from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError, number, setting
 from tests.support.jaxmarl_cases import HAS_JAXMARL
 from tests.support.jumanji_cases import HAS_JUMANJI
+from tests.support.parallel_cases import ZOO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -532,11 +533,13 @@ RESUMABLE = {
 
 @pytest.mark.usefixtures("shipped")
 def test_a_resumed_run_may_have_other_values_of_these_settings_and_of_no_others():
-    of_train, of_games = ({f"{section}.{key}" for key in keys} for section, keys in RESUMABLE.items())
+    of_train = {f"train.{key}" for key in RESUMABLE["train"]}
     for algo in algorithms.ALGORITHMS:
         assert composition.resumable_keys(compose(algo=algo)) == of_train, algo
-    for env in envs.ENVS:
-        assert composition.resumable_keys(compose(env=env)) == of_train | (of_games if env == "smac" else set()), env
+    for env, entry in envs.ENVS.items():
+        keys = {field.name for field in dataclasses.fields(entry.config)} if entry.hosted else set()
+        expected = of_train | {f"env.{key}" for key in keys & RESUMABLE["env"]}
+        assert composition.resumable_keys(compose(env=env)) == expected, env
 
 
 def test_differences_ignore_what_may_change_on_resume():
@@ -692,7 +695,8 @@ def build(made: Config):
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize(("section", "name"), NAMED)
 def test_every_registered_name_and_every_shipped_file_is_built(section, name):
-    made = compose(presets=[name]) if section == "preset" else compose(**{section: name})
+    needed = [f"env.make={ZOO}"] if name == "parallel" else []  # which has no game of its own
+    made = compose(presets=[name]) if section == "preset" else compose(**{section: name}, overrides=needed)
     if made.env_name == "jaxmarl" and not HAS_JAXMARL:
         pytest.skip("jaxmarl is not installed: pip install 'jaxmarl>=0.2,<0.3'")
     if made.env_name == "jumanji" and not HAS_JUMANJI:

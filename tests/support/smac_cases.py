@@ -13,7 +13,7 @@ import psutil
 from lsf_jax.envs.host import FIRST, LOST, STEP
 from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.pool import SmacPool
-from lsf_jax.envs.smac.process import PREFIX
+from lsf_jax.envs.workers.process import PREFIX
 
 SCRIPTED = Path(__file__).with_name("scripted.py")
 BASE = 1000

@@ -4,21 +4,21 @@ import dataclasses
 from dataclasses import dataclass
 
 from lsf_jax.envs.base import check_settings, require
+from lsf_jax.envs.smac.game import RESET_LOOPS
 from lsf_jax.envs.smac.maps import MAPS, GameMap
-from lsf_jax.settings import setting
+from lsf_jax.envs.workers.config import WorkersConfig
+from lsf_jax.settings import setting, user_path
 from lsf_jax.types import EnvSpec
 
 LOOP_LIMIT = 2**19
 """Game loops after which StarCraft II ends any game."""
-RESET_LOOPS = 3
-"""Game loops that SMAC spends on starting an episode."""
 OXWHIRL = "smac.env:StarCraft2Env"
 """The environment that is meant where `factory` is empty."""
 
 
 @dataclass(frozen=True)
-class SmacConfig:
-    """Settings of real SMAC. The first block goes to `StarCraft2Env` as it is, with oxwhirl's defaults."""
+class StarCraftConfig:
+    """What `StarCraft2Env` takes as it is, with oxwhirl's defaults."""
 
     map_name: str = setting("8m", choices=tuple(MAPS), doc="one of the ten maps of the paper; oxwhirl")
     difficulty: str = setting("7", choices=(*"123456789", "A"), doc="built-in AI: 7 very hard, 8 to A cheat; oxwhirl")
@@ -44,35 +44,24 @@ class SmacConfig:
     reward_scale: bool = setting(True, doc="divide rewards by max_reward / reward_scale_rate; oxwhirl")
     reward_scale_rate: float = setting(20.0, above=0, doc="best return after scaling; oxwhirl")
 
-    factory: str = setting("", doc=f"'file.py:Class' or 'module:Class' of another SMAC-shaped game; empty: {OXWHIRL}")
-    python: str = setting(
-        "", resumable=True, doc="interpreter of the workers, 3.8 or newer; empty: the one of this program"
+
+@dataclass(frozen=True)
+class SmacConfig(WorkersConfig, StarCraftConfig):
+    """Settings of real SMAC: of `StarCraft2Env`, then of its workers, then of where and for how long it runs."""
+
+    factory: str = setting(
+        "", code=("",), doc=f"'file.py:Class' or 'module:Class' of another SMAC-shaped game; empty: {OXWHIRL}"
     )
     sc2_path: str = setting(
-        "", resumable=True, doc="StarCraft II's folder; empty: $SC2PATH, else StarCraftII in the home folder"
+        "",
+        resumable=True,
+        code=("",),
+        doc="StarCraft II's folder; empty: $SC2PATH, else StarCraftII in the home folder",
     )
     max_reward: float = setting(0.0, low=0, doc="unscaled best return that the game must report; 0: the table's")
-    deadline: float = setting(
-        60.0, above=0, high=3600, resumable=True, doc="seconds that a step or the start of an episode may take"
-    )
-    launch_deadline: float = setting(
-        240.0, above=0, high=3600, resumable=True, doc="seconds from starting a worker to its first step"
-    )
-    stagger: float = setting(0.5, low=0, high=60, resumable=True, doc="seconds between starting two workers")
-    backoff: float = setting(
-        1.0, low=0, high=60, resumable=True, doc="seconds before the second restart in a row, then doubled up to 30"
-    )
-    max_restarts: int = setting(
-        6, low=0, high=1000, resumable=True, doc="failures of a worker in a row before the run gives up"
-    )
     relaunch_loops: int = setting(
         400_000, low=1, high=LOOP_LIMIT, doc="game loops after which a game is started afresh, between two episodes"
     )
-    store: str = setting("float16", choices=("float16", "float32"), doc="how replay keeps observations and state")
-    min_ready: int = setting(
-        1, low=1, resumable=True, doc="workers that must have answered before agents act again; n_envs: lockstep"
-    )
-    overlap: bool = setting(True, doc="collect while updating, with parameters one update old")
 
 
 def game_map(cfg: SmacConfig) -> GameMap:
@@ -116,9 +105,14 @@ def expected_max_reward(cfg: SmacConfig) -> float:
 
 def game_arguments(cfg: SmacConfig) -> dict[str, bool | int | float | str | None]:
     """Keyword arguments of `StarCraft2Env`, its seed excepted."""
-    names = [field.name for field in dataclasses.fields(cfg)]
-    arguments = {name: getattr(cfg, name) for name in names[: names.index("factory")]}
+    arguments = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(StarCraftConfig)}
     return arguments | {"game_version": cfg.game_version or None}
+
+
+def worker_variables(cfg: SmacConfig) -> dict[str, str]:
+    """Environment variables of a worker: the game's folder, and parsing that every protobuf can do."""
+    place = {"SC2PATH": str(user_path("env.sc2_path", cfg.sc2_path))} if cfg.sc2_path else {}
+    return {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"} | place
 
 
 def _more_in_obs(cfg: SmacConfig, row: GameMap) -> int:

@@ -7,14 +7,13 @@ from jaxtyping import Array
 
 from lsf_jax.envs.host import Hosted, hosted_env
 from lsf_jax.envs.smac.config import SmacConfig, spec_of
+from lsf_jax.envs.smac.game import INFO
 from lsf_jax.envs.smac.maps import MAPS
-from lsf_jax.envs.smac.pool import SmacPool
-from lsf_jax.envs.smac.requirements import examine, require_all
+from lsf_jax.envs.smac.pool import SmacPool, check_smac
+from lsf_jax.envs.smac.requirements import examine
 from lsf_jax.registry import Entry
 from lsf_jax.types import Env, EpisodeStats
 
-INFO = ("battle_won", "dead_allies", "dead_enemies")
-"""What every step reports; of an episode its last step counts."""
 OUR_VERSION = "1"
 """Another one whenever the bridge changes observations, rewards or the end of episodes."""
 
@@ -44,7 +43,7 @@ def host_smac(cfg: SmacConfig) -> Hosted:
         store=cfg.store,
         overlap=cfg.overlap,
         min_ready=cfg.min_ready,
-        check=partial(require_all, cfg),
+        check=partial(check_smac, cfg),
         open=lambda n_workers, seed: SmacPool(cfg, n_workers, seed),
         examine=partial(examine, cfg, MAPS),
         title="StarCraft II, for --env smac/3m and so on",

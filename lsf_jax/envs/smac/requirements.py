@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lsf_jax.envs.host import Finding, HostError
-from lsf_jax.envs.smac.config import SmacConfig
-from lsf_jax.envs.smac.process import WORKER, absolute, interpreter, worker_environment
-from lsf_jax.settings import ConfigError, clip, user_path
+from lsf_jax.envs.smac.config import SmacConfig, worker_variables
+from lsf_jax.envs.workers.process import interpreter, worker_environment
+from lsf_jax.settings import user_path
 
 BUILDS = {"4.6.2": 69232, "4.10.0": 75689}
 """Builds whose results papers report; those of two versions do not compare."""
@@ -50,12 +50,6 @@ if found["is_oxwhirl"]:
 sys.stdout.write(chr(10) + json.dumps(found) + chr(10))
 """
 """Asks the workers' interpreter, in its own process, which packages it has; the answer is the last line of output."""
-FIND_CLASS = """
-import runpy, sys
-sys.path[:] = [place for place in sys.path if place]
-runpy.run_path(sys.argv[1])["find_class"](sys.argv[2])
-"""
-"""Imports a class in a process of the workers' interpreter, as workers do."""
 
 
 def examine(cfg: SmacConfig, maps: Iterable[str]) -> list[Finding]:
@@ -74,30 +68,17 @@ def require_all(cfg: SmacConfig) -> None:
     Raises:
       HostError: something is missing; one line with what to do.
     """
-    if cfg.factory:
-        require_factory(cfg)
-    else:
-        refuse(advice(cfg))
+    refuse([] if cfg.factory else advice(cfg))
 
 
-def require_factory(cfg: SmacConfig) -> None:
-    """Have the workers' interpreter import the class that `cfg.factory` names.
+def require_game(cfg: SmacConfig) -> None:
+    """Look for the game and its map only, which takes no time; other games than oxwhirl's are free.
 
     Raises:
-      ConfigError: it cannot; one line with the last that it said.
+      HostError: something is missing; one line with what to do.
     """
-    place, _, name = cfg.factory.rpartition(":")
-    problem = "" if place and name else "expected 'file.py:Class' or 'module:Class'"
-    if not problem and place.endswith(".py") and not user_path("env.factory", place).is_file():
-        problem = f"there is no file {place}"
-    if not problem:
-        try:
-            done = _ask(cfg, FIND_CLASS, str(WORKER), absolute(cfg.factory))
-            problem = done.stderr.strip().rpartition("\n")[2] or "it cannot be imported" if done.returncode else ""
-        except (OSError, subprocess.SubprocessError) as error:
-            problem = f"env.python cannot be asked: {error}"
-    if problem:
-        raise ConfigError(f"env.factory is {clip(cfg.factory, 200)}; {clip(problem, 200)}")
+    found = [] if cfg.factory else examine_game(cfg, [cfg.map_name])
+    refuse([f"{finding.name}: {finding.text}" for finding in found if not finding.good])
 
 
 def refuse(missing: list[str]) -> None:
@@ -149,22 +130,17 @@ def examine_packages(cfg: SmacConfig) -> list[Finding]:
     return findings + ([_protobuf_finding(found)] if found["versions"]["protobuf"] else [])
 
 
-def _ask(cfg: SmacConfig, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a few lines of Python as a worker would."""
+def _probe(cfg: SmacConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
-        return subprocess.run(
-            [interpreter(cfg.python), "-c", program, *arguments],
-            env=worker_environment(Path(scratch), cfg.python, cfg.sc2_path),
+        done = subprocess.run(
+            [interpreter(cfg.python), "-c", PROBE],
+            env=worker_environment(Path(scratch), cfg.python, worker_variables(cfg)),
             cwd=scratch,  # a folder named smac in the current one would pass for the package
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=PROBE_SECONDS,
         )
-
-
-def _probe(cfg: SmacConfig) -> dict[str, Any]:
-    done = _ask(cfg, PROBE)
     if done.returncode:
         raise ValueError(done.stderr.strip()[-200:])
     return json.loads(done.stdout.strip().splitlines()[-1])

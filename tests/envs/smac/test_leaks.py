@@ -14,7 +14,7 @@ import pytest
 
 from lsf_jax.config.files import config_folder
 from lsf_jax.envs.host import FIRST, LOST, HostError
-from lsf_jax.envs.smac.process import PREFIX, PoolFolder
+from lsf_jax.envs.workers.process import PREFIX, PoolFolder
 from tests.support.smac_cases import BASE, QUICK, Player, leftovers, lowest, marked_processes, scripted_pool, wait_until
 
 SHARED = Path("/dev/shm")

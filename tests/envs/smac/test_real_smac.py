@@ -21,8 +21,8 @@ from lsf_jax.envs.host import FIRST, LOST, STEP, HostError
 from lsf_jax.envs.smac.config import SmacConfig, game_arguments, spec_of
 from lsf_jax.envs.smac.maps import MAPS
 from lsf_jax.envs.smac.pool import COUNTERS, SmacPool
-from lsf_jax.envs.smac.process import PREFIX
 from lsf_jax.envs.smac.requirements import examine
+from lsf_jax.envs.workers.process import PREFIX
 from tests.support.smac_cases import wait_until
 
 

@@ -121,6 +121,15 @@ def test_without_the_game_nothing_is_made_and_one_line_says_what_is_missing(tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_a_game_that_cannot_be_imported_is_refused_before_anything_is_made(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    overrides = words(tmp_path, "env.factory=no_such_module:Env")
+    with pytest.raises(HostError, match=r"^3m: cannot import no_such_module:Env: ModuleNotFoundError"):
+        lsf_jax.train(compose(algo="qmix", env="smac/3m", overrides=overrides))
+    assert not (tmp_path / "run").exists()
+    assert leftovers(tmp_path) == ([], [])
+
+
 def test_the_environment_has_sizes_and_refuses_to_be_a_function():
     env = make_env(compose(env="smac/27m_vs_30m"))
     assert tuple(env.spec) == (27, 36, 285, 1170, 180)
@@ -145,7 +154,7 @@ def test_ctrl_c_saves_ends_every_game_and_resume_goes_on(monkeypatch, tmp_path):
     assert process.returncode == 130, output
     assert marked_processes(str(tmp_path)) == []
     before = load_run(tmp_path / "run").train["env_steps"].max()
-    more = [*command, "resume", str(tmp_path / "run"), f"train.env_steps={before + 200}"]
+    more = [*command, "resume", str(tmp_path / "run"), f"train.env_steps={before + 200}", GAMES[0]]
     done = subprocess.run(more, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert load_run(tmp_path / "run").train["env_steps"].max() >= before + 200

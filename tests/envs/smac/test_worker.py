@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from lsf_jax.envs.host import HostError
-from lsf_jax.envs.smac import maps, process
-from lsf_jax.envs.smac.process import WORKER
+from lsf_jax.envs.parallel import game as parallel_game
+from lsf_jax.envs.smac import game, maps
+from lsf_jax.envs.smac.config import SmacConfig, worker_variables
+from lsf_jax.envs.workers import process
+from lsf_jax.envs.workers.process import WORKER
 from tests.support.smac_cases import Player, scripted_pool
 
 OLDEST = (3, 8)
@@ -28,12 +31,15 @@ def other_interpreters():
     return {version: path for version, path in found.items() if version >= OLDEST and version != sys.version_info[:2]}
 
 
-@pytest.mark.parametrize("file", [WORKER, Path(maps.__file__)], ids=lambda file: file.name)
-def test_files_that_other_interpreters_read_import_the_standard_library_only(file):
-    tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=OLDEST)
+@pytest.mark.parametrize(
+    ("file", "packages"),
+    [(WORKER, set()), (maps.__file__, set()), (game.__file__, set()), (parallel_game.__file__, {"numpy"})],
+)
+def test_files_that_other_interpreters_read_import_the_standard_library_only(file, packages):
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"), feature_version=OLDEST)
     imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     imported += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in imported} <= set(sys.stdlib_module_names)
+    assert {name.split(".")[0] for name in imported} <= set(sys.stdlib_module_names) | packages
 
 
 def test_workers_run_under_other_interpreters(monkeypatch, tmp_path):
@@ -52,17 +58,17 @@ def test_workers_run_under_other_interpreters(monkeypatch, tmp_path):
 def test_another_interpreter_does_not_inherit_the_paths_of_this_one(monkeypatch, tmp_path):
     for name in ("PYTHONPATH", "PYTHONHOME"):
         monkeypatch.setenv(name, "ours")
-    assert process.worker_environment(tmp_path, "", "")["PYTHONPATH"] == "ours"
-    assert not {"PYTHONPATH", "PYTHONHOME"} & set(process.worker_environment(tmp_path, "another", ""))
+    assert process.worker_environment(tmp_path, "", {})["PYTHONPATH"] == "ours"
+    assert not {"PYTHONPATH", "PYTHONHOME"} & set(process.worker_environment(tmp_path, "another", {}))
 
 
 def test_the_environment_finds_the_game_a_folder_and_parsing_that_every_protobuf_can_do(monkeypatch, tmp_path):
     monkeypatch.setenv("SC2PATH", "from outside")
-    variables = process.worker_environment(tmp_path, "", "")
+    variables = process.worker_environment(tmp_path, "", worker_variables(SmacConfig()))
     assert variables["SC2PATH"] == "from outside"
     assert variables["TMPDIR"] == str(tmp_path)
     assert variables["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] == "python"
-    assert process.worker_environment(tmp_path, "", "here")["SC2PATH"] == "here"
+    assert worker_variables(SmacConfig(sc2_path="here"))["SC2PATH"] == "here"
 
 
 def test_memory_without_room_goes_to_disk_and_without_a_name(monkeypatch, tmp_path):

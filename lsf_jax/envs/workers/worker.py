@@ -1,4 +1,4 @@
-"""One worker: a script that owns one environment. It runs under any Python from 3.8 on and needs nothing installed.
+"""One worker: a script that owns one game. It runs under any Python from 3.8 on and needs nothing installed.
 
     python worker.py CONTROL LIFELINE MEMORY FOLDER      (three inherited file descriptors, and a folder to remove)
 
@@ -12,7 +12,12 @@ into MEMORY, an unlinked file that both sides map, in turn into one of two slots
 begins the next one by itself, so at most two answers are unread, one in each slot.
 
     in:   settings, once; then {"step": [action, ...]} or {"replay": folder}
-    out:  hello, first, step, replay, no_replay; and the final messages: spent, fault, refused
+    out:  hello, first, step, replay, no_replay; and the final messages: spent, fault, refused, found, description
+
+Settings name the code of the game and an adapter, a file of ours with a function `open_game(code, settings)`. What that
+returns has `describe() -> sizes`, `problems(spec)`, `begin()`, `look() -> (obs, state, avail)`, `step(actions) ->
+(reward, done, truncated, info)`, `is_spent()` and `save_replay(folder)`. An exception's attribute `fault` says what it
+is counted as, or "refused" where another try is in vain; without one it is a crash.
 
 Whatever goes wrong ends the child: nothing is repaired in here, the pool starts a fresh worker.
 """
@@ -20,6 +25,7 @@ Whatever goes wrong ends the child: nothing is repaired in here, the pool starts
 from __future__ import annotations
 
 import array
+import base64
 import ctypes
 import importlib
 import importlib.util
@@ -27,29 +33,28 @@ import json
 import math
 import mmap
 import os
+import pickle
 import select
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 import traceback
 from contextlib import suppress
-from typing import Any, Callable, NoReturn  # noqa: UP035  (Python 3.8)
+from typing import Any, NoReturn
 
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # Linux: PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
-RESET_LOOPS = 3  # game loops of an episode's start, at most
 KILL_TIMEOUT = 5.0  # seconds that killed processes get to disappear
-INFO = ("battle_won", "dead_allies", "dead_enemies")
+LONGEST_TEXT = 300  # characters of an exception in a message; the rest is in the log
 
 
 class Fault(Exception):
-    """The environment did something that voids the episode; `kind` is crash or stale_reset."""
+    """The game did something that voids the episode; `fault` is what it is counted as."""
 
-    def __init__(self, kind: str, text: str) -> None:
+    def __init__(self, fault: str, text: str) -> None:
         super().__init__(text)
-        self.kind = kind
+        self.fault = fault
 
 
 class Channel:
@@ -93,12 +98,12 @@ class SharedMemory:
         self._slot = 1 - self._slot
         floats, masks = self._floats[self._slot], self._masks[self._slot]
         if len(obs) != self._agents or len(avail) != self._agents:
-            raise Fault("crash", f"{len(obs)} observations and {len(avail)} masks of {self._agents} agents")
+            raise Fault("crashes", f"{len(obs)} observations and {len(avail)} masks of {self._agents} agents")
         for agent in range(self._agents):
             self._put(floats, agent * self._obs, self._obs, obs[agent])
             bits = bytes(map(bool, avail[agent]))
             if len(bits) != self._actions or 1 not in bits:
-                raise Fault("crash", f"agent {agent} has the mask {list(bits)}")
+                raise Fault("crashes", f"agent {agent} has the mask {list(bits)}")
             masks[agent * self._actions : (agent + 1) * self._actions] = bits
         self._put(floats, self._agents * self._obs, self._state, state)
         return self._slot
@@ -112,135 +117,114 @@ class SharedMemory:
         if values is None or values.format != "f" or values.ndim != 1:
             values = memoryview(array.array("f", list(row)))
         if len(values) != length:
-            raise Fault("crash", f"{len(values)} numbers where {length} were expected")
+            raise Fault("crashes", f"{len(values)} numbers where {length} were expected")
         floats[start : start + length] = values
 
 
-def find_class(factory: str) -> Callable[..., Any]:
-    """The environment's class, from "path/to/file.py:Class" or "module:Class"."""
-    place, _, name = factory.rpartition(":")
-    if not place.endswith(".py"):
-        return getattr(importlib.import_module(place), name)
-    spec = importlib.util.spec_from_file_location("environment_of_the_worker", place)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot load {place}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return getattr(module, name)
+def find_code(source: Any) -> Any:
+    """What a source of code means: "path/to/file.py:name", "module:name", or {"pickle": text in base 64}."""
+    if not isinstance(source, str):
+        return pickle.loads(base64.b64decode(source["pickle"]))
+    place, _, name = source.rpartition(":")
+    found = load_file(place) if place.endswith(".py") else importlib.import_module(place)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
-def size_problems(info: dict[str, Any], spec: dict[str, int]) -> list[str]:
-    """Where `get_env_info()` differs from the sizes that the trainer was built for."""
-    names = {"obs_shape": "obs_dim", "state_shape": "state_dim"}
-    keys = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")
-    pairs = [(key, info.get(key), spec[names.get(key, key)]) for key in keys]
-    return [f"{key} is {found}, expected {wanted}" for key, found, wanted in pairs if found != wanted]
+def load_file(path: str) -> Any:
+    """A Python file as a module, read once however often it is asked for."""
+    name = f"file_of_the_worker:{path}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"cannot load {path}")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
-def count_restarts(env: Any) -> int:
-    """How often SMAC has restarted the game behind our back."""
-    if hasattr(env, "force_restarts"):
-        return int(env.force_restarts)
-    try:
-        return int(env.get_stats().get("restarts", 0))
-    except ZeroDivisionError:  # SMAC's win rate before the first finished battle
-        return 0
+def next_actions(game: Any, channel: Channel) -> list[int]:
+    """The joint action that the trainer sends next; requests for replays before it are met."""
+    while True:
+        message = channel.receive()
+        if "step" in message:
+            return message["step"]
+        try:
+            channel.send("replay", path=game.save_replay(message["replay"]))
+        except Exception as error:
+            traceback.print_exc()
+            channel.send("no_replay", text=describe(error))
 
 
-def save_replay(env: Any, folder: str) -> str:
-    """Lets the environment save its replay and moves the file, whose name SMAC does not return, to `folder`."""
-    scratch = tempfile.mkdtemp(prefix="replay-")
-    env.replay_dir = scratch  # an absolute path wins over StarCraft II's own folder
-    env.save_replay()
-    (name,) = os.listdir(scratch)
-    os.makedirs(folder, exist_ok=True)
-    stem, end = os.path.splitext(name)
-    path, number = os.path.join(folder, name), 1
-    while os.path.exists(path):  # SMAC's names hold the second, and workers may share a folder
-        number += 1
-        path = os.path.join(folder, f"{stem}-{number}{end}")
-    shutil.move(os.path.join(scratch, name), path)
-    return path
+def play_step(game: Any, actions: list[int], channel: Channel, memory: SharedMemory) -> bool:
+    """One step and its report; returns whether the episode is done."""
+    reward, done, truncated, info = game.step(actions)
+    if not math.isfinite(reward):
+        raise Fault("crashes", f"the reward is {reward}")
+    slot = memory.write(*game.look())
+    channel.send("step", slot=slot, reward=reward, done=done, truncated=truncated, info=info)
+    return done
 
 
-class Game:
-    """The environment, what it has used up of its game loops, and the two ways to the trainer."""
-
-    def __init__(self, env: Any, settings: dict[str, Any], channel: Channel, memory: SharedMemory) -> None:
-        self._env, self._channel, self._memory = env, channel, memory
-        self._step_mul, self._most_loops = settings["step_mul"], settings["relaunch_loops"]
-        self._loops = 0
-
-    def play(self) -> None:
-        """Episode after episode, until the game has run for so long that it should be started afresh."""
-        while self._loops < self._most_loops:
-            self._begin()
-            while not self._step(self._next_actions()):
-                pass
-        self._channel.send("spent", loops=self._loops)
-
-    def _begin(self) -> None:
-        env, restarts = self._env, count_restarts(self._env)
-        obs, state = env.reset()
-        if count_restarts(env) != restarts:
-            raise Fault("stale_reset", "the game was restarted inside reset(), which leaves stale units")
-        self._loops += RESET_LOOPS
-        slot = self._memory.write(obs, state, env.get_avail_actions())
-        reward = getattr(env, "max_reward", None)
-        self._channel.send("first", slot=slot, max_reward=None if reward is None else float(reward))
-
-    def _next_actions(self) -> list[int]:
-        while True:
-            message = self._channel.receive()
-            if "step" in message:
-                return message["step"]
-            try:
-                self._channel.send("replay", path=save_replay(self._env, message["replay"]))
-            except Exception as error:
-                traceback.print_exc()
-                self._channel.send("no_replay", text=describe(error))
-
-    def _step(self, actions: list[int]) -> bool:
-        env, restarts = self._env, count_restarts(self._env)
-        reward, done, info = env.step(actions)
-        self._loops += self._step_mul
-        if "battle_won" not in info or count_restarts(env) != restarts:
-            raise Fault("crash", "the game was restarted inside step()")
-        if not math.isfinite(reward):
-            raise Fault("crash", f"the reward is {reward}")
-        slot = self._memory.write(env.get_obs(), env.get_state(), env.get_avail_actions())
-        content = {name: float(info.get(name, 0)) for name in INFO}
-        truncated = bool(info.get("episode_limit", False))
-        self._channel.send("step", slot=slot, reward=float(reward), done=bool(done), truncated=truncated, info=content)
-        return bool(done)
+def play(game: Any, channel: Channel, memory: SharedMemory) -> None:
+    """Episode after episode, until the game has run for so long that it should be started afresh."""
+    while not game.is_spent():
+        game.begin()
+        channel.send("first", slot=memory.write(*game.look()))
+        while not play_step(game, next_actions(game, channel), channel, memory):
+            pass
+    channel.send("spent")
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+    """An exception in one line: what it is and says, without the traceback that may be part of that."""
+    if hasattr(error, "fault"):
+        return str(error)
+    lines = str(error).strip().splitlines() or [""]
+    said = lines[-1:] if any(line.startswith("Traceback (most recent") for line in lines) else lines
+    text = " ".join(f"{type(error).__name__}: {' '.join(said)}".split())
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 3] + "..."
+
+
+def find_all(sources: dict[str, Any]) -> dict[str, Any]:
+    """The code that settings name, by what it is for.
+
+    Raises:
+      Fault: some of it cannot be imported, for whatever reason.
+    """
+    found = {}
+    for name, source in sources.items():
+        try:
+            found[name] = find_code(source)
+        except BaseException as error:
+            traceback.print_exc()
+            shown = source if isinstance(source, str) else f"the pickled {name}"
+            raise Fault("refused", f"cannot import {shown}: {describe(error)}") from None
+    return found
 
 
 def work(control: int, memory: int) -> None:
-    """The child: builds the environment and plays until something ends it. Its final message is sent, not raised."""
+    """The child: opens the game and plays until something ends it. Its final message is sent, not raised."""
     channel = Channel(control)
     channel.send("hello", pid=os.getpid())
     settings = channel.receive()
+    sys.path.extend(path for path in settings.get("paths", []) if path not in sys.path)
     try:
-        factory = find_class(settings["factory"])
-    except BaseException as error:  # a package that cannot be imported, for whatever reason
-        traceback.print_exc()
-        return channel.send("refused", text=f"cannot import {settings['factory']}: {describe(error)}")
-    try:
-        env = factory(**settings["arguments"])
-        problems = size_problems(env.get_env_info(), settings["spec"])
+        code = find_all(settings["code"])
+        if settings["task"] == "import":
+            return channel.send("found")
+        game = load_file(settings["adapter"]).open_game(code, settings)
+        if settings["task"] == "describe":
+            return channel.send("description", **game.describe())
+        problems = game.problems(settings["spec"])
         if problems:
-            return channel.send("refused", text=f"the environment has other sizes: {'; '.join(problems)}")
-        Game(env, settings, channel, SharedMemory(memory, settings["spec"], settings["layout"])).play()
+            raise Fault("refused", f"the environment has other sizes: {'; '.join(problems)}")
+        play(game, channel, SharedMemory(memory, settings["spec"], settings["layout"]))
     except BaseException as error:
         traceback.print_exc()
-        kind = error.kind if isinstance(error, Fault) else "crash"
-        channel.send("fault", fault=kind, text=str(error) if isinstance(error, Fault) else describe(error))
+        fault = str(getattr(error, "fault", "crashes"))
+        channel.send("refused" if fault == "refused" else "fault", fault=fault, text=describe(error))
     return None
 
 

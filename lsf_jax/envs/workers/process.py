@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -22,9 +23,10 @@ from lsf_jax.settings import user_path
 from lsf_jax.types import EnvSpec, Observation
 
 WORKER = Path(__file__).with_name("worker.py")
-PREFIX = "lsf_jax-smac-"
+PREFIX = "lsf_jax-games-"
+KEPT = "lsf_jax-worker-"
+"""What names of logs begin with that outlive their worker."""
 LOG = "log.txt"
-LOG_TAIL = 2_000  # bytes of a log that an error message shows
 ALIGNMENT = 64  # bytes
 MEMORY_FOLDER = "/dev/shm"
 
@@ -64,30 +66,33 @@ def sweep() -> None:
 
 
 def interpreter(python: str) -> str:
-    """The program that `SmacConfig.python` means."""
+    """The program that `WorkersConfig.python` means."""
     return os.path.expanduser(python) or sys.executable
 
 
-def absolute(factory: str) -> str:
-    """`SmacConfig.factory` as workers are told it: with the whole path of a file."""
-    place, _, name = factory.rpartition(":")
-    return f"{user_path('env.factory', place).absolute()}:{name}" if place.endswith(".py") else factory
+def absolute(code: str, key: str = "env.factory") -> str:
+    """Code as a worker finds it: "path/to/file.py:name" with the whole path, "module:name" as it is.
+
+    Raises:
+      ConfigError: the path begins with the home of a user who does not exist; the message names `key`.
+    """
+    place, _, name = code.rpartition(":")
+    return f"{user_path(key, place).absolute()}:{name}" if place.endswith(".py") else code
 
 
-def worker_environment(folder: Path, python: str, sc2_path: str) -> dict[str, str]:
+def worker_environment(folder: Path, python: str, variables: Mapping[str, str]) -> dict[str, str]:
     """Environment variables of a worker.
 
     Args:
       folder: where it may leave temporary files.
       python: its interpreter, "" for this one. Another one does not inherit PYTHONPATH and PYTHONHOME, which belong to
         this one.
-      sc2_path: StarCraft II's folder, "" to leave $SC2PATH as it is.
+      variables: what else its games want.
     """
     foreign = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__") if python else ()
-    variables = {key: value for key, value in os.environ.items() if key not in foreign}
+    inherited = {key: value for key, value in os.environ.items() if key not in foreign}
     threads = {key: "1" for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    own = {"TMPDIR": str(folder), "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
-    return threads | variables | own | ({"SC2PATH": str(user_path("env.sc2_path", sc2_path))} if sc2_path else {})
+    return threads | inherited | {"TMPDIR": str(folder)} | dict(variables)
 
 
 def shared_memory(size: int) -> IO[bytes]:
@@ -112,7 +117,9 @@ class WorkerProcess:
       OSError: the machine has no room for another process, folder or piece of memory.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], spec: EnvSpec, *, python: str, sc2_path: str) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], spec: EnvSpec, *, python: str, variables: Mapping[str, str]
+    ) -> None:
         self.pid = 0
         self._folder, self._rest, self._retired_at = folder, b"", 0.0
         obs, state = spec.n_agents * spec.obs_dim, spec.state_dim
@@ -136,7 +143,7 @@ class WorkerProcess:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # the terminal's Ctrl-C is for the trainer
-                    env=worker_environment(folder, python, sc2_path),
+                    env=worker_environment(folder, python, variables),
                 )
             except OSError as error:
                 self._close()
@@ -144,7 +151,7 @@ class WorkerProcess:
                     raise  # too many processes, for example
                 raise HostError(
                     f"cannot run the workers' interpreter {interpreter(python)!r} ({error.strerror}); "
-                    "set env.python to a Python of 3.8 or newer in which smac is installed"
+                    "set env.python to a Python of 3.8 or newer in which the game is installed"
                 ) from None
         self._control.setblocking(False)
         layout = {"avail": self._avail, "slot": self._slot}
@@ -182,14 +189,15 @@ class WorkerProcess:
             avail=masks.reshape(spec.n_agents, spec.n_actions).astype(bool),
         )
 
-    def log_tail(self) -> str:
-        """The end of what worker and game have printed."""
+    def keep_log(self) -> str:
+        """Copies what worker and game have printed to where it outlives them; the new path, "" if there is none."""
         try:
-            with (self._folder / LOG).open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL))
-                return log.read().decode(errors="replace").strip()
+            descriptor, path = tempfile.mkstemp(prefix=KEPT, suffix=".log")
+            os.close(descriptor)
+            shutil.copyfile(self._folder / LOG, path)
         except OSError:
             return ""
+        return path
 
     def retire(self) -> None:
         """Has worker and game killed, at once and without waiting; see `is_gone`."""
