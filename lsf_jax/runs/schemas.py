@@ -43,7 +43,7 @@ class Trouble(msgspec.Struct):
 class Card(msgspec.Struct):
     """`card.json`."""
 
-    layout: Layout | None = None  # needed by all that continues or plays, not to read results
+    layout: dict[str, Any] | None = None  # a `Layout` for all that continues or plays; to read results none is needed
     setup: dict[str, str] = {}
     timing: dict[str, float] = {}
     nonfinite: list[Trouble] = []
