@@ -26,11 +26,11 @@ LINES = [
     (page, line.partition("   #")[0].strip())
     for page, text in PAGES.items()
     for block in re.findall(r"```bash\n(.*?)```", text, re.S)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
 ]
 COMMAND_LINES = [line for _, line in LINES if "lsf-jax " in line]
-WITHOUT_PROGRAM = {"plugins", "jaxmarl_and_jumanji"}
-"""Pages about what there is: nothing to write; games of others are trained in tests/envs/test_guests_training.py."""
+WITHOUT_PROGRAM = {"plugins", "policies", "jaxmarl_and_jumanji", "parallel"}
+"""Pages about what there is, without a file that the command line loads; games of others are trained in tests/envs."""
 EXAMPLES = [title.removesuffix(".py") for title in FILES if not title.startswith("test_")]
 
 
