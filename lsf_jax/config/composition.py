@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from lsf_jax.config import layers, trust, yaml12
 from lsf_jax.config.files import named_files, refuse_shadows
 from lsf_jax.config.layers import Given, Layer, Sweep
-from lsf_jax.config.train_config import TrainConfig
+from lsf_jax.config.train_config import TrainConfig, divisors
 from lsf_jax.envs.host import Hosted
 from lsf_jax.registry import plugins
 from lsf_jax.settings import ConfigError, clip, env_label, freeze, nearest, range_problem, type_problem
@@ -338,12 +338,6 @@ def _checked(section: str, config_class: type, key: str, given: Given) -> Any:
         shown = yaml12.shorten(given.value) if given.text is None else clip(given.text)
         raise ConfigError(f"{section}.{key} is {shown}; expected {problem}{layers.place_text(given.source)}")
     return value
-
-
-def divisors(number: int) -> list[int]:
-    """Whole numbers that divide another, in ascending order."""
-    low = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
-    return sorted({*low, *(number // each for each in low)})
 
 
 def _name_problem(field: dataclasses.Field, value: Any) -> str | None:

@@ -1,5 +1,6 @@
 """How a run is carried out: the settings that no algorithm and no environment owns."""
 
+import math
 from dataclasses import dataclass
 
 from lsf_jax.registry import SINK
@@ -67,3 +68,9 @@ class TrainConfig:
     )
     sinks: tuple[str, ...] = setting((), names=SINK, resumable=True, doc="where else metrics go")
     cache_dir: str = setting("", resumable=True, doc="compilation cache; empty: in the user's cache folder; off: none")
+
+
+def divisors(number: int) -> list[int]:
+    """Whole numbers that divide another, in ascending order."""
+    low = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
+    return sorted({*low, *(number // each for each in low)})

@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 from jax.extend import core as jax_core
 
-from lsf_jax.config.composition import Config, divisors
+from lsf_jax.config.composition import Config
+from lsf_jax.config.train_config import divisors
 from lsf_jax.engine.training import init_train_state
 from lsf_jax.programs.compiled import LOG_ROWS, jit_chunk, jit_init
 from lsf_jax.programs.parts import Program, bind, make_rows, take_rows, with_micro_batch
