@@ -242,8 +242,6 @@ def freeze(annotation: Any, value: Any) -> Any:
 
 
 def _in_tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _in_tuples(each) for key, each in value.items()}
     return tuple(_in_tuples(each) for each in value) if isinstance(value, list | tuple) else value
 
 

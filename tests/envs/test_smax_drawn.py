@@ -104,5 +104,5 @@ def test_pictures_and_texts_show_the_types_drawn():
     battle = unpack_battle(snapshot, DRAWN)
     assert "".join(battle.letters) == "zzzMMsssss"
     np.testing.assert_array_equal(battle.health, [1, 1, 1, 1, 0, 1, 1, 1, 1, 1])
-    assert env.draw(snapshot, 0, {"dead_allies": 1, "dead_enemies": 0, "return": 0}).caption.startswith("step 0")
+    assert env.draw(snapshot, 0, {"dead_allies": 1.0, "dead_enemies": 0.0, "return": 0.0}).caption.startswith("step 0")
     assert max(unit.health for name, unit in UNITS.items() if name != "colossus") < 256
