@@ -368,7 +368,8 @@ class SmacPool:
         said = [line for line in log.splitlines() if not line.startswith((" ", "Traceback"))][-2:]
         parts += [f"its log ends: {clip(line, 200)}" for line in said if line and line not in text]
         error = HostError(". ".join(parts))
-        error.add_note(f"the end of its log:\n{log}")
+        if log:
+            error.add_note(f"the end of its log:\n{log}")
         return error
 
 
