@@ -298,7 +298,7 @@ def _load(plugin: Plugin) -> None:
             raise ConfigError("it registers nothing; expected it to call lsf_jax.register(...) when it is imported")
     except (Exception, SystemExit) as error:
         _restore(before)
-        raise ConfigError(f"{plugin.text}: {_reason(error, name)}; {_remedy(plugin)}") from error
+        raise ConfigError(f"{plugin.text}: {_reason(error, name)}; {_remedy(plugin, error)}") from error
     STATE.loading.remove(name)
 
 
@@ -322,7 +322,9 @@ def _reason(error: BaseException, name: str, what: str = "cannot be imported") -
     return f"{what}: {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{where}"
 
 
-def _remedy(plugin: Plugin) -> str:
+def _remedy(plugin: Plugin, error: BaseException) -> str:
+    if plugin.named and isinstance(error, ModuleNotFoundError) and plugin.name.startswith(error.name or "?"):
+        return "is it installed, on PYTHONPATH, or a file of this folder?"
     if plugin.named:
         return "mend it, or leave it out"
     return f"mend or uninstall it, or leave it out with {FLAG} {WITHOUT}{plugin.name}"

@@ -151,6 +151,7 @@ def test_every_command_takes_plugins(command, capsys):
     assert app.main([command, *needed.get(command, []), "--plugin", "nowhere_to_be_found"]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("lsf-jax: plug-in nowhere_to_be_found (--plugin): cannot be imported: ModuleNotFoundError")
+    assert "is it installed, on PYTHONPATH, or a file of this folder?" in shown
     assert shown.count("\n") == 1
 
 
