@@ -12,6 +12,7 @@ from typing import NoReturn
 from lsf_jax.cli import inspecting, listing, suites, training
 from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, WRONG_INPUT, add_plugins
 from lsf_jax.registry import plugins
+from lsf_jax.registry.state import FLAG
 from lsf_jax.settings import ConfigError
 
 COMMANDS = {
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        plugins.load_plugins(options.plugins, plugins.FLAG)
+        plugins.load_plugins(options.plugins, FLAG)
         code = COMMANDS[options.command].run(options)
         sys.stdout.flush()
         return code
