@@ -68,7 +68,8 @@ def isolated() -> Iterator[None]:
 def copies() -> Copies:
     """What is known and registered now, to be put back by `restore`."""
     things = {(kind, name): TABLES[kind][name] for kind, name in STATE.owners}
-    return Copies(state=State(*(table.copy() for table in STATE)), things=things)
+    tables: Any = [table.copy() for table in STATE]
+    return Copies(state=State(*tables), things=things)
 
 
 def restore(before: Copies) -> None:
@@ -77,6 +78,7 @@ def restore(before: Copies) -> None:
         del TABLES[kind][name]
     for (kind, name), thing in before.things.items():
         TABLES[kind][name] = thing
-    for table, copy in zip(STATE, before.state):
+    pairs: Any = zip(STATE, before.state)  # of lists, sets and dicts
+    for table, copy in pairs:
         table.clear()
         table.extend(copy) if isinstance(table, list) else table.update(copy)
