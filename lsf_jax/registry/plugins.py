@@ -89,7 +89,7 @@ def load_plugins(names: Iterable[str] = (), origin: str = PROCESS) -> None:
     """
     words = [(word, origin) for word in names]
     words += [(word, f"${VARIABLE}") for word in os.environ.get(VARIABLE, "").replace(",", " ").split()]
-    before = [(kept, kept.copy()) for kept in (STATE.asked, STATE.left_out)]
+    asked, left_out = STATE.asked.copy(), STATE.left_out.copy()
     for word, source in words:
         if word.startswith(WITHOUT):
             STATE.left_out.add(word.removeprefix(WITHOUT))
@@ -101,8 +101,9 @@ def load_plugins(names: Iterable[str] = (), origin: str = PROCESS) -> None:
     try:
         for plugin in (*STATE.asked.values(), *_installed(tuple(sys.path)).values()):
             _load(plugin)
-    except ConfigError:
-        restore(before)
+    except ConfigError:  # who asked for it is told, once
+        now = copies()
+        restore(now._replace(state=now.state._replace(asked=asked, left_out=left_out)))
         raise
     STATE.settled[:] = wish
 

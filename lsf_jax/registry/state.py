@@ -48,6 +48,13 @@ STATE = State({}, set(), {}, {}, {}, [], [])
 """There is one in a process, as there is one of each table."""
 
 
+class Copies(NamedTuple):
+    """All that was known and registered at one moment."""
+
+    state: State
+    things: dict[tuple[str, str], Any]  # (kind, name) -> what a plug-in had added
+
+
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
     """Whatever is named and registered in the `with` block is forgotten at its end: for tests."""
@@ -58,14 +65,20 @@ def isolated() -> Iterator[None]:
         restore(before)
 
 
-def copies() -> list[tuple[Any, Any]]:
-    """All that is known and registered, each table with a copy of what it holds."""
-    kept: list[Any] = [*STATE, *TABLES.values()]
-    return [(one, one.copy()) for one in kept]
+def copies() -> Copies:
+    """What is known and registered now, to be put back by `restore`."""
+    things = {(kind, name): TABLES[kind][name] for kind, name in STATE.owners}
+    tables: Any = [table.copy() for table in STATE]
+    return Copies(state=State(*tables), things=things)
 
 
-def restore(kept: list[tuple[Any, Any]]) -> None:
-    """Put back what tables held when they were copied."""
-    for one, copy in kept:
-        one.clear()
-        one.extend(copy) if isinstance(one, list) else one.update(copy)
+def restore(before: Copies) -> None:
+    """Put back what was known and registered; entries of ours, which may have come since, stay."""
+    for kind, name in STATE.owners:
+        del TABLES[kind][name]
+    for (kind, name), thing in before.things.items():
+        TABLES[kind][name] = thing
+    pairs: Any = zip(STATE, before.state)  # of lists, sets and dicts
+    for table, copy in pairs:
+        table.clear()
+        table.extend(copy) if isinstance(table, list) else table.update(copy)

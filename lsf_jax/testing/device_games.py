@@ -32,8 +32,9 @@ def make_env(entry: Entry, config: Any) -> Env:
 
 
 @lru_cache(maxsize=2)
-def play(env: Env) -> Played:
+def play(entry: Entry, config: Any) -> Played:
     """Random available actions for `episode_limit` steps, whether or not the episode has ended before."""
+    env = make_env(entry, config)
 
     def episode(key: PRNGKey) -> Any:
         key_reset, key_steps = jax.random.split(key)
@@ -72,7 +73,7 @@ def env_of(suite: Suite, name: str) -> Env:
 
 def played_of(suite: Suite, name: str) -> Played:
     """Sixteen random episodes of it."""
-    return play(env_of(suite, name))
+    return play(suite.entries[name], suite.configs[name])
 
 
 class DeviceGames(Tests):

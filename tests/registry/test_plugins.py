@@ -211,8 +211,15 @@ def test_a_broken_plugin_is_one_line_and_leaves_nothing(case, path, capsys):
     assert shown.err.startswith("lsf-jax: plug-in bad (--plugin): ")
     assert message in shown.err
     assert shown.err.count("\n") == 1
-    assert [now for now, _ in before] == [then for _, then in before]
+    assert state.copies() == before
     assert compose(algo="vdn").algo_name == "vdn"  # nobody asks for it any more
+
+
+def test_what_comes_of_ours_while_a_plugin_fails_stays():
+    """Its import may have been the first of `lsf_jax.algorithms`, which is not imported again."""
+    with state.isolated():
+        plugins.TABLES["algo"]["late"] = lsf_jax.ALGORITHMS["vdn"]
+    assert plugins.TABLES["algo"].pop("late").name == "vdn"
 
 
 def test_a_name_that_is_no_modules_is_one_line(capsys):
@@ -349,11 +356,12 @@ def test_presets_suites_and_lists_know_plugins(path, capsys):
 
 def test_another_process_gets_the_same_plugins(path, monkeypatch):
     """The variable that it is given says all that was named here."""
+    nothing = state.copies()
     plugins.load_plugins(["mine", "no:other"])
     monkeypatch.setenv(*next(iter(plugins.as_variable().items())))
-    for kept in (*state.STATE, *plugins.TABLES.values()):
-        kept.clear()
+    state.restore(nothing)
     del sys.modules["mine"]
+    assert "alone" not in lsf_jax.ALGORITHMS
     assert list(plugins.loaded_plugins()) == ["mine"]
     assert state.STATE.left_out == {"other"}
 
