@@ -63,12 +63,19 @@ def stubs(monkeypatch, good):
 
     for module in (folder, checks, policy_files):
         monkeypatch.setattr(module, "from_yaml", once)
+
+    def out_of_time(*arguments: Any) -> None:
+        raise TimeoutError("it waits for something")
+
+    before = signal.signal(signal.SIGALRM, out_of_time)
     parser = app.parser()
     monkeypatch.setattr(app, "parser", lambda: parser)
     monkeypatch.setattr(experiment, "_run", reached)
     monkeypatch.setattr(playback, "evaluate_policies", reached)
     monkeypatch.setattr(playback, "record_episode", reached)
     monkeypatch.setattr(plots, "save", lambda figure, path: figure)
+    yield
+    signal.signal(signal.SIGALRM, before)
 
 
 def state_of(folder: Path) -> dict[str, Any]:
