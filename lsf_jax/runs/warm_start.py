@@ -175,7 +175,10 @@ def _read_source(given: str) -> Source:
         path = Path(given).expanduser()
     except RuntimeError:
         raise ConfigError(f"train.init_from is {given}; expected a run folder, and there is no such user") from None
-    config, _ = folder.read_run(path)
+    try:
+        config, _ = folder.read_run(path)
+    except ConfigError as error:
+        raise ConfigError(f"train.init_from: {error}") from None
     n_rows = config.train.seeds * len(grid_points(config))
     parts = [load_params(file) for file in sorted(folder_inside(path, "policies").glob("block-*.safetensors"))]
     rows = [row for _, metadata in parts for row in _rows_in(path, metadata)]

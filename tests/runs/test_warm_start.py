@@ -92,7 +92,7 @@ def test_an_unfinished_run_and_what_is_no_run_are_refused(source, tmp_path):
     (half / "policies" / "block-0000.safetensors").unlink()  # else row 2 would pass for the only one
     with pytest.raises(ConfigError, match="final policies of 1 of its 3 rows; expected a finished run"):
         prepared(half, "seeds=1")
-    with pytest.raises(ConfigError, match="nowhere is not a run folder"):
+    with pytest.raises(ConfigError, match=r"^train.init_from: .*nowhere is not a run folder"):
         prepared(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="no such user"):
         prepared("~nosuchuser/run")
