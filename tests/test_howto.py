@@ -13,7 +13,7 @@ import pytest
 from lsf_jax.cli import app
 from lsf_jax.cli.app import COMMANDS, parser
 from lsf_jax.config.composition import compose
-from lsf_jax.registry import plugins
+from lsf_jax.registry import plugins, state
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "howto").glob("*.md"))}
@@ -46,9 +46,9 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def examples(folder):
     """Every example in use; the module with the pages' own tests by name."""
-    with pytest.MonkeyPatch.context() as patch, plugins.isolated():
+    with pytest.MonkeyPatch.context() as patch, state.isolated():
         patch.setattr(sys, "path", [str(folder), *sys.path])
-        plugins.load_plugins(EXAMPLES, plugins.FLAG)
+        plugins.load_plugins(EXAMPLES, state.FLAG)
         yield {title.removesuffix(".py"): __import__(title.removesuffix(".py")) for title in FILES}
     for title in FILES:
         sys.modules.pop(title.removesuffix(".py"), None)

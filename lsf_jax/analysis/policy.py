@@ -181,7 +181,8 @@ class Policy(NamedTuple):
                     f"{name} has shape {list(np.shape(given))}; expected {[spec.n_agents, size]}, the {what} of all "
                     f"agents of {self.config.where}; for several games at once use jax.vmap"
                 )
-        if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.shape:
+        is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if not is_typed or key.shape:
             raise ValueError("key is no typed random key; give one, for example jax.random.key(0)")
         state = jnp.zeros((spec.state_dim,))
         return Observation(obs=jnp.asarray(obs, jnp.float32), state=state, avail=jnp.asarray(avail, bool))

@@ -12,7 +12,7 @@ from typing import NoReturn
 from lsf_jax.cli import inspecting, listing, suites, training
 from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, WRONG_INPUT, add_plugins
 from lsf_jax.cli.complaints import FLAG, complain, discard_output
-from lsf_jax.registry import plugins
+from lsf_jax.registry import plugins, state
 from lsf_jax.settings import clip_words
 
 COMMANDS = {
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     try:
         options = _parse(arguments)
-        plugins.load_plugins(options.plugins, plugins.FLAG)
+        plugins.load_plugins(options.plugins, state.FLAG)
         code = COMMANDS[options.command].run(options)
         sys.stdout.flush()
         return code

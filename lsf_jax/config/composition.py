@@ -59,13 +59,17 @@ class Config:
         """The environment as people call it: "smax/3m"."""
         return env_label(self.env_name, vars(self.env))
 
-    def __repr__(self) -> str:
+    @property
+    def size(self) -> str:
+        """How much is trained, for people: "4 seeds × 2 grid points, 200,000 env steps each"."""
         points = len(grid_points(self))
         grid = f" × {points} grid points" if points > 1 else ""
-        size = f"{self.train.seeds} seeds{grid}, {self.train.env_steps:,} env steps each"
+        return f"{self.train.seeds} seeds{grid}, {self.train.env_steps:,} env steps each"
+
+    def __repr__(self) -> str:
         changed = _changed(self)
         more = [*changed[:MOST_SHOWN], *(["..."] if len(changed) > MOST_SHOWN else [])]
-        return f"Config({self.algo_name} on {self.where}: {'; '.join([size, *more])})"
+        return f"Config({self.algo_name} on {self.where}: {'; '.join([self.size, *more])})"
 
 
 def compose(

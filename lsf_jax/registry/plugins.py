@@ -5,68 +5,29 @@ an entry point in the group `lsf_jax.plugins`, and those that the user names: by
 LSF_JAX_PLUGINS, by importing them. Never those that only a file names: a run folder makes nobody import code.
 """
 
-import contextlib
 import importlib
 import importlib.util
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from lsf_jax import registry
 from lsf_jax.registry import ALGO, ENV, PACKAGES, SHIPPED_SINKS, SINK, TABLES, Entry
 from lsf_jax.registry.checks import entry_problem, folder_problem, name_problem, sink_problem
+from lsf_jax.registry.state import FLAG, GROUP, NOTEBOOK, PROCESS, STATE, VARIABLE, WITHOUT, Plugin, copies, restore
 from lsf_jax.settings import ConfigError
 
-GROUP = "lsf_jax.plugins"
-"""Group of entry points; the value of each is a module."""
-VARIABLE = "LSF_JAX_PLUGINS"
-"""Environment variable that names modules, with commas between them."""
-WITHOUT = "no:"
-"""What stands before a name that is not to be loaded, in `--plugin` and the variable."""
-FLAG, PROCESS = "--plugin", "this process"
-"""Who named a plug-in: a word of the command line, or a module or script that called `register` by itself."""
-NOTEBOOK = "__main__"
-"""What registers in a notebook or an interactive session: no other process can import it."""
 MIXING = "mixing"
 """Key of the adapter that makes an algorithm of a mixer."""
 ADAPTERS: dict[str, Callable[[Entry], Entry]] = {}
 """How an entry of another kind becomes one of an algorithm; `lsf_jax.algorithms` knows."""
-
-
-class Plugin(NamedTuple):
-    """A module that adds something, or may."""
-
-    name: str  # of the module
-    origin: str  # FLAG, the variable, PROCESS, or what installed it: "lsf-extra 0.1"
-    named: bool  # by the user; else it is installed
-
-    @property
-    def text(self) -> str:
-        """As messages call it."""
-        return f"plug-in {self.name} ({self.origin})"
-
-
-class State(NamedTuple):
-    """What this process knows of plug-ins."""
-
-    asked: dict[str, Plugin]  # what the user named
-    left_out: set[str]  # what the user does not want
-    loaded: dict[str, Plugin]
-    owners: dict[tuple[str, str], str]  # (kind, name) of all that was added -> the plug-in
-    folders: dict[Path, str]  # folder of configurations -> the plug-in
-    loading: list[str]  # plug-ins whose modules are being imported, the innermost last
-    settled: list[Any]  # what the last complete `load_plugins` was asked for
-
-
-STATE = State({}, set(), {}, {}, {}, [], [])
-"""There is one in a process, as there is one of each table."""
 
 
 def register(
@@ -141,7 +102,7 @@ def load_plugins(names: Iterable[str] = (), origin: str = PROCESS) -> None:
         for plugin in (*STATE.asked.values(), *_installed(tuple(sys.path)).values()):
             _load(plugin)
     except ConfigError:
-        _restore(before)
+        restore(before)
         raise
     STATE.settled[:] = wish
 
@@ -246,27 +207,6 @@ def as_variable() -> dict[str, str]:
     return {VARIABLE: ",".join(words)} if words else {}
 
 
-@contextlib.contextmanager
-def isolated() -> Iterator[None]:
-    """Whatever is named and registered in the `with` block is forgotten at its end: for tests."""
-    before = _copies()
-    try:
-        yield
-    finally:
-        _restore(before)
-
-
-def _copies() -> list[tuple[Any, Any]]:
-    kept: list[Any] = [*STATE, *TABLES.values()]
-    return [(one, one.copy()) for one in kept]
-
-
-def _restore(copies: list[tuple[Any, Any]]) -> None:
-    for one, copy in copies:
-        one.clear()
-        one.extend(copy) if isinstance(one, list) else one.update(copy)
-
-
 @cache
 def _installed(path: tuple[str, ...]) -> dict[str, Plugin]:
     """The plug-ins that packages on `path` (that is `sys.path`) bring, by module."""
@@ -288,7 +228,7 @@ def _load(plugin: Plugin) -> None:
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
         stem = Path(name).stem
         raise ConfigError(f"plug-in {name!r} ({plugin.origin}) is not a module's name; expected one such as {stem}")
-    before = _copies()
+    before = copies()
     STATE.loading.append(name)
     try:
         if plugin.named:
@@ -297,8 +237,8 @@ def _load(plugin: Plugin) -> None:
         if name not in STATE.loaded:
             raise ConfigError("it registers nothing; expected it to call lsf_jax.register(...) when it is imported")
     except (Exception, SystemExit) as error:
-        _restore(before)
-        raise ConfigError(f"{plugin.text}: {_reason(error, name)}; {_remedy(plugin)}") from error
+        restore(before)
+        raise ConfigError(f"{plugin.text}: {_reason(error, name)}; {_remedy(plugin, error)}") from error
     STATE.loading.remove(name)
 
 
@@ -322,7 +262,9 @@ def _reason(error: BaseException, name: str, what: str = "cannot be imported") -
     return f"{what}: {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{where}"
 
 
-def _remedy(plugin: Plugin) -> str:
+def _remedy(plugin: Plugin, error: BaseException) -> str:
+    if plugin.named and isinstance(error, ModuleNotFoundError) and plugin.name.startswith(error.name or "?"):
+        return "is it installed, on PYTHONPATH, or a file of this folder?"
     if plugin.named:
         return "mend it, or leave it out"
     return f"mend or uninstall it, or leave it out with {FLAG} {WITHOUT}{plugin.name}"

@@ -41,14 +41,11 @@ class Result(NamedTuple):
     trouble: list[dict[str, int]]  # rows whose loss became non-finite: row, seed, iteration
 
     def __repr__(self) -> str:
-        train, returns = self.config.train, self.final.get("return")
-        points = len(grid_points(self.config))
-        grid = f" × {points} grid points" if points > 1 else ""
+        returns = self.final.get("return")
         end = "stopped; continue with `resume`" if returns is None else f"final return {_spread(returns)}"
-        trouble = f"; {len(self.trouble)} rows with a loss that is not finite" if self.trouble else ""
+        trouble = f"; loss not finite in {len(self.trouble)} of the rows" if self.trouble else ""
         return (
-            f"Result({self.path}: {self.config.algo_name} on {self.config.where}, {train.seeds} seeds{grid}, "
-            f"{train.env_steps:,} env steps each; {end}{trouble})"
+            f"Result({self.path}: {self.config.algo_name} on {self.config.where}, {self.config.size}; {end}{trouble})"
         )
 
 
@@ -210,11 +207,9 @@ def in_blocks_of(saved: Config, wanted: Config) -> Config:
 def describe_run(config: Config) -> str:
     """The first line of a run: what will be trained, for how long."""
     train = config.train
-    points = len(grid_points(config))
-    grid = f" × {points} grid points" if points > 1 else ""
     return (
-        f"{config.algo_name} on {config.where}: {train.seeds} seeds{grid}, {train.env_steps:,} env steps each, "
-        f"{train.n_envs} environments and batches of {config.algo.batch_size} episodes per seed, root seed {train.seed}"
+        f"{config.algo_name} on {config.where}: {config.size}, {train.n_envs} environments and batches of "
+        f"{config.algo.batch_size} episodes per seed, root seed {train.seed}"
     )
 
 

@@ -149,7 +149,7 @@ def read_documents(path: Path) -> Documents:
     """
     if not path.is_dir():
         raise ConfigError(f"{path} is not a run folder: there is no such folder; give the path that training printed")
-    config = _readable(path, CONFIG, lambda file: safe_files.read_bytes(file, schemas.LARGEST).decode("utf-8"))
+    config = _readable(path, CONFIG, lambda file: safe_files.read_bytes(file, schemas.LARGEST_CONFIG).decode("utf-8"))
     card = _readable(path, CARD, schemas.read_json)
     schemas.conform(card, schemas.Card, path / CARD)
     return Documents(config=config, card=card)

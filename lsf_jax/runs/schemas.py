@@ -13,8 +13,8 @@ import msgspec
 from lsf_jax.runs import safe_files
 from lsf_jax.runs.safe_files import RunFolderError
 
-LARGEST = 64 * 2**20
-"""Bytes that a document of a run may have."""
+LARGEST_CARD, LARGEST_CONFIG = 64 * 2**20, 4 * 2**20
+"""Bytes that the documents of a run may have; YAML is read slowly."""
 MOST_POINTS = 1_000_000
 """Grid points that a run may have: far more than anyone trains, few enough to be counted."""
 
@@ -43,7 +43,7 @@ class Trouble(msgspec.Struct):
 class Card(msgspec.Struct):
     """`card.json`."""
 
-    layout: Layout | None = None  # needed by all that continues or plays, not to read results
+    layout: dict[str, Any] | None = None  # a `Layout` for all that continues or plays; to read results none is needed
     setup: dict[str, str] = {}
     timing: dict[str, float] = {}
     nonfinite: list[Trouble] = []
@@ -145,7 +145,7 @@ def read_json(path: Path) -> Any:
       OSError: it cannot be read.
     """
     try:
-        content = json.loads(safe_files.read_bytes(path, LARGEST).decode("utf-8"))
+        content = json.loads(safe_files.read_bytes(path, LARGEST_CARD).decode("utf-8"))
         json.dumps(content, ensure_ascii=False).encode("utf-8")  # escapes may hold what is no text
         return content
     except UnicodeError:

@@ -161,7 +161,10 @@ def drop_from(folder: Path, table: str, block: int, iteration: int) -> int:
     keep = [path for path in paths if _part_numbers(path)[0] < iteration]
     ends = [_read_part(path, table, ["iteration"])["iteration"].to_numpy().max(initial=-1) for path in keep]
     straddling = [(path, _read_part(path, table)) for path, end in zip(keep, ends, strict=True) if end >= iteration]
-    for pattern in (f".tmp-part-*-{block:04d}.parquet-*", f"part-*-{block:04d}.parquet.tmp"):  # the latter: before 0.2
+    for pattern in (
+        f".tmp-part-*-{block:04d}.parquet-*",
+        f"part-*-{block:04d}.parquet.tmp",
+    ):  # the latter: earlier versions
         for leftover in table_folder(folder, table).glob(pattern):
             leftover.unlink()
     n_dropped = 0

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from lsf_jax.registry import ALGO, ENV, plugins
+from lsf_jax.registry.state import FLAG
 from lsf_jax.settings import ConfigError, nearest
 
 
@@ -48,7 +49,7 @@ def pytest_configure(config: Any) -> None:
     """Load the plug-ins and look up the names."""
     option = config.option
     try:
-        plugins.load_plugins(option.lsf_jax_plugins, plugins.FLAG)
+        plugins.load_plugins(option.lsf_jax_plugins, FLAG)
         asked = {ALGO: option.lsf_jax_algorithms, ENV: option.lsf_jax_environments}
         for kind, names in asked.items():
             for name in names:

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from lsf_jax.analysis import render
+from lsf_jax.settings import ConfigError
 from lsf_jax.types import Cross, Disc, Line, Picture, Rectangle
 
 
@@ -136,3 +137,11 @@ def test_a_picture_survives_being_saved(tmp_path):
     path = render.save_picture(picture, tmp_path / "new" / "a.png")
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), picture)
+
+
+def test_a_gif_or_picture_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be written \(Is a directory\); name a file"):
+        render.frames_to_gif(["a"], tmp_path)
+    with pytest.raises(ConfigError, match=r"/dev/full cannot be written \(No space left on device\)"):
+        render.save_picture(draw(), "/dev/full")
+    assert list(tmp_path.iterdir()) == []

@@ -345,3 +345,12 @@ def test_an_unfinished_run_has_no_policies_yet(trained, tmp_path, capsys):
     copy = Path(shutil.copytree(trained, tmp_path / "copy"))
     shutil.rmtree(copy / "policies")
     assert "no finished policies" in complaint(["evaluate", str(copy)], capsys)
+
+
+def test_a_picture_that_cannot_be_written_is_named_and_nothing_is_made(trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path, tmp_path / "file" / "curve.png"):
+        shown = complaint(["plot", str(trained), "--output", str(place)], capsys)
+        assert f"{place} cannot be written (" in shown
+        assert "name a file in a folder" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

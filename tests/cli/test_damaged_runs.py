@@ -63,6 +63,8 @@ def stubs(monkeypatch, good):
 
     for module in (folder, checks, policy_files):
         monkeypatch.setattr(module, "from_yaml", once)
+    parser = app.parser()
+    monkeypatch.setattr(app, "parser", lambda: parser)
     monkeypatch.setattr(experiment, "_run", reached)
     monkeypatch.setattr(playback, "evaluate_policies", reached)
     monkeypatch.setattr(playback, "record_episode", reached)
@@ -115,10 +117,10 @@ def problems(damage: Damage, good: Path, folder: Path, capsys: Any) -> list[str]
             found.append(f"{damage.name}: {command} ends with {code}: {said}")
         if code and (said.count("\n") != 1 or not said.startswith("lsf-jax: ") or not said[:-1].isprintable()):
             found.append(f"{damage.name}: {command} says {said!r}")
-        if state_of(run) != before:
-            found.append(f"{damage.name}: {command} changed the run folder")
-        if outside_state(outside) != theirs:
-            found.append(f"{damage.name}: {command} changed something outside")
+    if state_of(run) != before:
+        found.append(f"{damage.name}: the run folder was changed")
+    if outside_state(outside) != theirs:
+        found.append(f"{damage.name}: something outside was changed")
     shutil.rmtree(folder)
     return found
 

@@ -12,7 +12,7 @@ from lsf_jax.cli import app
 from lsf_jax.config import files
 from lsf_jax.config.composition import compose, from_yaml, make_env
 from lsf_jax.config.documents import to_documented_yaml, to_yaml
-from lsf_jax.registry import checks, plugins
+from lsf_jax.registry import checks, plugins, state
 from lsf_jax.runs import machine, sinks, suite
 from lsf_jax.settings import ConfigError
 
@@ -40,11 +40,11 @@ MINE = f'{ALGO}lsf_jax.register(algorithms=[entry("alone")], sinks={{"page": pri
 def _forgotten(monkeypatch, tmp_path):
     """What a test registers and imports is forgotten after it; it runs in an empty folder."""
     known = set(sys.modules)
-    monkeypatch.delenv(plugins.VARIABLE, raising=False)
+    monkeypatch.delenv(state.VARIABLE, raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with plugins.isolated():
+    with state.isolated():
         yield
     for name in set(sys.modules) - known:
         if not name.startswith("lsf_jax"):
@@ -70,9 +70,9 @@ def install(folder: Path, name: str, module: str) -> None:
     info = folder / f"{name}-1.5.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
-    (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{name} = {module}\n")
+    (info / "entry_points.txt").write_text(f"[{state.GROUP}]\n{name} = {module}\n")
     plugins._installed.cache_clear()
-    plugins.STATE.settled.clear()
+    state.STATE.settled.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_a_named_plugin_is_used_and_recorded(path):
 
 
 def test_a_file_makes_nobody_import_code(path, tmp_path):
-    with plugins.isolated():
+    with state.isolated():
         plugins.load_plugins(["mine"])
         text = to_yaml(compose(algo="alone"))
     (path / "mine.imported").unlink()
@@ -129,7 +129,7 @@ def test_what_is_named_or_installed_is_imported(how, path, tmp_path, monkeypatch
     if how == "flag":
         words += ["--plugin", "mine"]
     elif how == "variable":
-        monkeypatch.setenv(plugins.VARIABLE, "mine")
+        monkeypatch.setenv(state.VARIABLE, "mine")
     elif how == "import":
         __import__("mine")
     elif how == "installed":
@@ -151,6 +151,7 @@ def test_every_command_takes_plugins(command, capsys):
     assert app.main([command, *needed.get(command, []), "--plugin", "nowhere_to_be_found"]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("lsf-jax: plug-in nowhere_to_be_found (--plugin): cannot be imported: ModuleNotFoundError")
+    assert "is it installed, on PYTHONPATH, or a file of this folder?" in shown
     assert shown.count("\n") == 1
 
 
@@ -203,7 +204,7 @@ BROKEN = {
 def test_a_broken_plugin_is_one_line_and_leaves_nothing(case, path, capsys):
     source, message = BROKEN[case]
     write(path, bad=source)
-    before = plugins._copies()
+    before = state.copies()
     assert app.main(["config", "--algo", "vdn", "--plugin", "bad"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -223,7 +224,7 @@ def test_a_name_that_is_no_modules_is_one_line(capsys):
 def test_two_plugins_with_one_name_are_refused_by_both(path):
     write(path, other=MINE)
     install(path, "other-marl", "other")
-    message = refusal(plugins.load_plugins, ["mine"], plugins.FLAG)
+    message = refusal(plugins.load_plugins, ["mine"], state.FLAG)
     assert message == (
         "plug-in other (other-marl 1.5): algo 'alone' is registered by plug-in mine (--plugin) already; leave one of "
         "them out; mend or uninstall it, or leave it out with --plugin no:other"
@@ -248,8 +249,8 @@ def test_names_of_an_installed_plugin_that_a_run_was_not_made_with_are_refused(p
     assert from_yaml(text, "run").algo_name == "alone"  # by the user's own word: modules are renamed
     for name in ("alone", "page"):
         assert name in plugins.names_of("algo") + plugins.names_of("sink")
-    with plugins.isolated():
-        plugins.STATE.loaded["mine"] = plugins.STATE.loaded["mine"]._replace(named=False)
+    with state.isolated():
+        state.STATE.loaded["mine"] = state.STATE.loaded["mine"]._replace(named=False)
         assert "run was made with plug-in theirs, which is not in use" in refusal(from_yaml, text, "run")
         without = text.replace("plugins: [theirs]\n", "")
         message = refusal(from_yaml, without, "run")
@@ -269,7 +270,7 @@ def test_names_of_an_installed_plugin_that_a_run_was_not_made_with_are_refused(p
 def test_a_factory_that_makes_nothing_is_one_line(factory, message, path):
     entry = f"lsf_jax.ENVS['m_step']._replace(name='game', factory={factory})"
     write(path, game=f"import lsf_jax\nlsf_jax.register(environments=[{entry}])\n")
-    plugins.load_plugins(["game"], plugins.FLAG)
+    plugins.load_plugins(["game"], state.FLAG)
     assert f"env game {message}" in refusal(make_env, compose(env="game"))
     assert f"env game {message}" in refusal(lsf_jax.make, "game")
 
@@ -302,8 +303,8 @@ def test_a_cell_that_runs_twice_registers_the_last_one(path):
     text = to_yaml(compose(algo="new"))
     assert "plugins: [__main__]" in text
     assert "  #  (a whole number)\n  odd: 3\n" in to_documented_yaml(compose(algo="new"))
-    with plugins.isolated():
-        plugins.STATE.loaded.clear()
+    with state.isolated():
+        state.STATE.loaded.clear()
         assert "it was a notebook: put its lsf_jax.register(...) into a module" in refusal(from_yaml, text, "run")
 
 
@@ -350,11 +351,11 @@ def test_another_process_gets_the_same_plugins(path, monkeypatch):
     """The variable that it is given says all that was named here."""
     plugins.load_plugins(["mine", "no:other"])
     monkeypatch.setenv(*next(iter(plugins.as_variable().items())))
-    for kept in (*plugins.STATE, *plugins.TABLES.values()):
+    for kept in (*state.STATE, *plugins.TABLES.values()):
         kept.clear()
     del sys.modules["mine"]
     assert list(plugins.loaded_plugins()) == ["mine"]
-    assert plugins.STATE.left_out == {"other"}
+    assert state.STATE.left_out == {"other"}
 
 
 def test_a_card_has_the_versions_of_plugins(path):

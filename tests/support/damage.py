@@ -216,7 +216,7 @@ def card_damages(rng: random.Random, card: dict[str, Any], count: int) -> Iterat
     for text in ("{}", '{"layout": {}}', '{"layout": null}', '{"layout": 3}'):
         yield Damage(f"card {text}", _writing("card.json", text), ("resume", "evaluate", "render"), ALL)
     for key in card["layout"]:
-        for value in (0, -1, 7, 2**31 - 1, 2**64, 1.5, "2", None, True):
+        for value in (0, 7, 2**31 - 1, 1.5):
             text = json.dumps(card | {"layout": card["layout"] | {key: value}})
             yield Damage(f"layout {key} {value}", _writing("card.json", text), ("resume", "evaluate", "render"))
     for text in ("[" * 100_000, '{"a": ' * 5000, "9" * 5000, "NaN", '"\\ud800"'):
@@ -532,13 +532,12 @@ def place_damages() -> Iterator[Damage]:
 def damages(run: Path, rng: random.Random, more: int = 1) -> list[Damage]:
     """All damages of a good run folder, generated ones `more` times as many."""
     card = json.loads((run / "card.json").read_text())
-    bodies = [json.loads(manifest_of(run, block).read_text())["body"] for block in (0, 1)]
+    body = json.loads(manifest_of(run, 0).read_text())["body"]
     return [
         *file_damages(),
-        *flips(rng, 30 * more),
-        *card_damages(rng, card, 30 * more),
-        *manifest_damages(rng, bodies[0], 0, 30 * more),
-        *manifest_damages(rng, bodies[1], 1, 0),
+        *flips(rng, 20 * more),
+        *card_damages(rng, card, 10 * more),
+        *manifest_damages(rng, body, 0, 20 * more),
         *policy_damages(),
         *table_damages(),
         *config_damages((run / "config.yaml").read_text()),

@@ -98,7 +98,7 @@ def test_a_run_is_resumed_and_evaluated_by_command_once_its_code_is_named_again(
 def test_an_environment_made_in_python_trains_and_its_run_needs_no_other_word(tmp_path, monkeypatch):
     entry = lsf_jax.from_parallel_env(ZOO, name="zoo", arguments={"max_cycles": 3}, max_return=333.0)
     monkeypatch.setitem(ENVS, "zoo", entry)
-    config = compose(algo="vdn", env="zoo", overrides=words(tmp_path, "train.env_steps=60", "env.team_reward=sum"))
+    config = compose(algo="qmix", env="zoo", overrides=words(tmp_path, "train.env_steps=60", "env.team_reward=sum"))
     result = lsf_jax.train(config)
     policies = lsf_jax.load_policies(result.path)
     assert lsf_jax.evaluate_policies(policies, 2)["return"].tolist() == [332.0, 332.0]
