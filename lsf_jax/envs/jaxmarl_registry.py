@@ -88,7 +88,7 @@ def _overcooked_layout(name: Any) -> Any:
     layouts = load_jaxmarl("environments.overcooked.layouts").overcooked_layouts
     if name not in layouts:
         raise ConfigError(f"env.arguments.layout is {name!r}{nearest(str(name), layouts)}")
-    return type(next(iter(layouts.values())))(layouts[name])
+    return layouts[name]
 
 
 def _smax_scenario(name: Any) -> Any:
