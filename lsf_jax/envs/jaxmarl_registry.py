@@ -85,17 +85,17 @@ def _by_agent(values: Any, agents: Any) -> bool:
 
 
 def _overcooked_layout(name: Any) -> Any:
-    layouts = load_jaxmarl("environments.overcooked.layouts").overcooked_layouts
-    if name not in layouts:
-        raise ConfigError(f"env.arguments.layout is {name!r}{nearest(str(name), layouts)}")
-    return type(next(iter(layouts.values())))(layouts[name])
+    return _chosen("layout", name, load_jaxmarl("environments.overcooked.layouts").overcooked_layouts)
 
 
 def _smax_scenario(name: Any) -> Any:
-    scenarios = load_jaxmarl("environments.smax.smax_env").MAP_NAME_TO_SCENARIO
-    if name not in scenarios:
-        raise ConfigError(f"env.arguments.scenario is {name!r}{nearest(str(name), scenarios)}")
-    return scenarios[name]
+    return _chosen("scenario", name, load_jaxmarl("environments.smax.smax_env").MAP_NAME_TO_SCENARIO)
+
+
+def _chosen(key: str, name: Any, known: Mapping[str, Any]) -> Any:
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"env.arguments.{key} is {name!r}{nearest(str(name), known)}")
+    return known[name]
 
 
 _NAMED: dict[tuple[str, str], Callable[[Any], Any]] = {

@@ -30,8 +30,8 @@ class Remembering:
 
     def step_env(self, key: PRNGKey, state: Remembered, actions: dict) -> tuple[Any, Remembered, Any, Any, Any]:
         """As the game's."""
-        obs, after, *rest = self._game.step_env(key, state.game, actions)
-        return obs, self._remember(obs, after), *rest
+        obs, after, reward, done, info = self._game.step_env(key, state.game, actions)
+        return obs, self._remember(obs, after), reward, done, info
 
     def _remember(self, obs: dict, state: GameState) -> Remembered:
         masks = availability(self._game, state)

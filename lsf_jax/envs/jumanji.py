@@ -191,7 +191,7 @@ def _check_playable(name: str, game: Game) -> tuple[Any, tuple[int, ...]]:
     views, mask = getattr(seen, "agents_view", None), getattr(seen, "action_mask", None)
     counts = getattr(game.action_spec, "num_values", None)
     lacking = [what for what, value in (("agents_view", views), ("action_mask", mask)) if value is None]
-    lacking += ["a number for each agent as its action"] if np.ndim(counts) != 1 else []
+    lacking += ["a number for each agent as its action"] if counts is None or np.ndim(counts) != 1 else []
     if views is None or mask is None or lacking:
         raise ConfigError(f"env.game is {name!r}, which is not played by agents here: it lacks {', '.join(lacking)}")
     counts = tuple(int(count) for count in np.asarray(counts))

@@ -69,8 +69,8 @@ class Scenario(NamedTuple):
             return jnp.asarray(np.eye(len(self.type_names()), dtype=np.float32)[self.type_numbers()])
         return self._is_of_type().astype(jnp.float32)
 
-    def named(self, types: np.ndarray | None) -> "Scenario":
-        """On the host: the scenario with the types that were drawn for a battle, by name; None: as it is."""
+    def named(self, types: Any) -> "Scenario":
+        """On the host: the scenario with the types `[U]` that were drawn for a battle, by name; None: as it is."""
         if types is None:
             return self
         names = [self.type_names()[number] for number in np.asarray(types).tolist()]
