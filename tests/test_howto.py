@@ -129,7 +129,8 @@ def _run(cls, test, monkeypatch) -> int:
 def run(folder: Path, *words: str) -> str:
     """What a command says that must succeed, far from the checkout."""
     environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "PYTHONPATH")}
-    environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    places = (ROOT, ROOT / "lsf_jax" / "testing" / "entry")  # what an installed package has
+    environment |= {"PYTHONPATH": os.pathsep.join(map(str, places)), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
