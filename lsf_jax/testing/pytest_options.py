@@ -1,7 +1,7 @@
 """What `pytest --pyargs lsf_jax.testing` takes: `--plugin`, `--algo` and `--env`, and what it then runs over.
 
-pytest learns of it through `lsf_jax_pytest` (in entry/), which is installed beside this package: a module inside it would
-be imported in every run of pytest, whoever's tests these are.
+pytest learns of it through `lsf_jax_pytest` (in entry/), which is installed beside this package: a module inside it
+would be imported in every run of pytest, whoever's tests these are.
 """
 
 from typing import Any, NamedTuple
