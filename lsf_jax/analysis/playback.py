@@ -10,6 +10,7 @@ import numpy as np
 
 from lsf_jax.analysis.policy import Policy, PolicyPrograms, jit_policy
 from lsf_jax.analysis.render import Pixels, draw_text, paint
+from lsf_jax.config import trust
 from lsf_jax.config.composition import Config, differences
 from lsf_jax.engine.host_rollout import GREEDY, SAMPLED, Behaviour, HostCollector
 from lsf_jax.envs import ENVS
@@ -84,6 +85,7 @@ def load_policies(path: str | Path, overrides: Sequence[str] = ()) -> Policies:
     changed = differences(read_run(path)[0], config)
     if changed:
         raise ConfigError(f"policies of run {path} are not for {changed[0]}; leave that setting alone")
+    trust.refuse(config.unconfirmed)
     layout = check_layout(path, config, card)
     files = finished_policies(path, config, layout.width * layout.n_devices)
     program = bind(config)

@@ -7,23 +7,19 @@ from lsf_jax.testing import contract
 
 NAMES = sorted(ALGORITHMS)
 FACTORIES = [getattr(ALGORITHMS[name].factory, "func", ALGORITHMS[name].factory) for name in NAMES]
-LIKE_ANOTHER = {name for place, name in enumerate(NAMES) if FACTORIES[place] in FACTORIES[:place]}
-"""What has the factory of another one, and differs in a mixer or a setting."""
-LONG_TO_LEARN = LIKE_ANOTHER | {"cw_qmix", "dop", "maa2c", "vdac_mix"}
+LIKE_ANOTHER = {name for place, name in enumerate(NAMES) if FACTORIES[place] in FACTORIES[:place]} - {"qmix"}
+"""What has the factory of another one, and differs in a mixer or a setting: by default its oracle is enough."""
+LONG = {"coma", "cw_qmix", "dop", "fop", "maa2c", "qtran", "vdac_mix"}
 """A game learned is ten seconds of compiling."""
 SLOW = {
-    "test_an_update_keeps_the_tree_and_moves_parameters_by_finite_steps": LIKE_ANOTHER,
-    "test_it_can_be_built_for_predator_prey": LIKE_ANOTHER,
-    "test_it_learns_the_additive_game_and_compiles_once": LONG_TO_LEARN,
-    "test_a_seed_whose_parameters_are_not_numbers_hurts_nobody": LONG_TO_LEARN,
+    "test_it_learns_the_additive_game_and_compiles_once": LONG,
+    "test_a_seed_whose_parameters_are_not_numbers_hurts_nobody": LONG,
 }
-
-
 RATES = {"lr": {"q", "critic", "actor_critic"}, "actor_lr": {"actor"}, "alpha_lr": {"temperature"}}
 
 
 def marks(test, name):
-    return [pytest.mark.slow] if name in SLOW.get(test, ()) else []
+    return [pytest.mark.slow] if name in LIKE_ANOTHER | SLOW.get(test, set()) else []
 
 
 TestContract = contract(*(name for name in NAMES if name != "dop"), rates=RATES, marks=marks)

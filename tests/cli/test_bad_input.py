@@ -37,7 +37,7 @@ BAD = {
     float: (*NUMBERS, "1" * 350, *ANY),
     int: (*NUMBERS, "1.5", "10000000000", "1e10", "-10000000000", "1" * 350, *ANY),
     bool: ("1", "yes", "'true'", "null", HEX, *ANY),
-    str: ("[1]", "{a: 1}", '"\\ud800"', '"a\\0b"', "a\udcffb", bomb(), NESTED, "!!binary aGk=", "*nobody", "'open"),
+    str: ('"\\ud800"', '"a\\0b"', "a\udcffb", bomb(), NESTED, "!!binary aGk=", "*nobody", "'open"),
     tuple: ("3", "{a: 1}", bomb(), DEEP, "[1, [2]]", "[true]", "[.nan]", f"[{HEX}]", '["\\ud800"]', "null"),
 }
 """Text that is no value of a setting of that type."""
@@ -146,7 +146,7 @@ def test_hundreds_of_bad_settings_are_refused_by_their_key(refused):
         (["train", "--env", "smac/3m", "env.sc2_path=~nosuchuser/x"], ["env.sc2_path is ~nosuchuser/x"]),
         (["train", "--env", "smac/3m", "env.factory=~nosuchuser/x.py:Env"], ["env.factory is ~nosuchuser/x.py"]),
         (["train", "--env", "smac/3m", "env.factory=nothing"], ["env.factory is nothing", "module:Class"]),
-        (["train", "--env", "smac/3m", "env.factory=no.py:Env"], ["env.factory is no.py:Env", "no file"]),
+        (["train", "--env", "smac/3m", "env.factory=no.py:Env"], ["env.factory is no.py:Env", "no file no.py"]),
         (["train", "--env", "smac/3m", "env.factory=json:NoSuchClass"], ["env.factory is json:", "NoSuchClass"]),
         (["train", "train.sinks=wandb"], ["train.sinks has wandb", "pip install 'lsf-jax[wandb]'"]),
         (["train", *GRID], ["grid of algo.discount, algo.lr, algo.trace", "7,880,599 points"]),

@@ -147,8 +147,8 @@ def test_a_good_run_is_refused_by_no_command(good, tmp_path, stubs, capsys):
 
 
 def test_hundreds_of_damaged_folders_are_refused_in_one_line_and_harm_nothing(good, tmp_path, stubs, capsys):
-    chosen = damages(good, random.Random(16))
-    assert len(chosen) > 300
+    rng = random.Random(16)
+    chosen = rng.sample(damages(good, rng), 200)
     assert all_problems(chosen, good, tmp_path, capsys) == []
 
 

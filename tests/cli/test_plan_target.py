@@ -11,7 +11,7 @@ from tests.programs.test_targets import survey_of
     ("arguments", "complaint"),
     [
         (["--target", "h300"], "--target is h300; expected one of h100, h200, a100, l4, b200, v4, v5e, v5p, v6e"),
-        (["--target", "h100", "--devices", "0"], "--devices: 0 is no whole number of at least 1"),
+        (["--target", "h100", "--devices", "0"], "--devices: 0 is no whole number from 1 to 1000000"),
         (["--target", "h100", "--devices", "12"], "--devices is 12; expected 1 to 8"),
         (["--target", "v5e"], 'libtpu is not installed; pip install "lsf-jax[targets]"'),
         (["--target", "b200"], 'jax-cuda13-plugin is not installed; pip install "lsf-jax[targets]"'),

@@ -406,7 +406,6 @@ EDITS = {
     "algo.discount": ("discount: 0.99", "discount: 0.5"),
     "algo.name": ("name: vdn", "name: iql"),
     "algo.lr": ("lr: 0.001", "lr: 0.5"),
-    "env.name": ("name: matrix_game", "name: climbing"),
     "train.seeds": ("seeds: 3", "seeds: 30"),
     "train.seed": ("seed: 0", "seed: 1"),
     "train.block": ("block: 2", "block: 3"),

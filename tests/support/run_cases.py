@@ -37,8 +37,10 @@ def finished_run(path, algo, env, *overrides, block=2, seed=0):
     params = jax.tree.map(lambda leaf: rng.normal(size=(n_rows, *leaf.shape)).astype(leaf.dtype), shapes)
     (path / "policies").mkdir(parents=True)
     (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    (path / "card.json").write_text("{}", encoding="utf-8")
-    for index, first in enumerate(range(0, n_rows, block)):
+    starts = range(0, n_rows, block)
+    layout = {"width": block, "n_devices": 1, "n_blocks": len(starts), "micro_batch": config.algo.batch_size}
+    (path / "card.json").write_text(json.dumps({"layout": layout}), encoding="utf-8")
+    for index, first in enumerate(starts):
         rows = list(range(first, min(first + block, n_rows)))
         part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], params)
         save_params(path / "policies" / f"block-{index:04d}.safetensors", part, {"rows": json.dumps(rows)})

@@ -16,6 +16,7 @@ from lsf_jax.envs.workers.ask import IMPORT, ask_worker
 from lsf_jax.envs.workers.pool import COUNTERS as COMMON_COUNTERS
 from lsf_jax.envs.workers.pool import Pool, PoolGame
 from lsf_jax.envs.workers.process import absolute
+from lsf_jax.settings import ConfigError, clip, user_path
 
 REMEDIES = {
     "stale_resets": "",  # the game was restarted inside reset()
@@ -51,10 +52,22 @@ def check_smac(cfg: SmacConfig) -> None:
 
     Raises:
       HostError: something is missing, or another game than oxwhirl's cannot be imported.
+      ConfigError: `env.factory` names no such place.
     """
     require_all(cfg)
     if cfg.factory:
-        ask_worker(_pool_game(cfg), cfg, IMPORT)
+        _check_place(cfg.factory)
+        ask_worker(_pool_game(cfg)._replace(label=f"env.factory is {clip(cfg.factory, 200)}"), cfg, IMPORT)
+
+
+def _check_place(factory: str) -> None:
+    """What can be seen of `env.factory` without starting a process."""
+    place, _, name = factory.rpartition(":")
+    problem = "" if place and name else "expected 'file.py:Class' or 'module:Class'"
+    if not problem and place.endswith(".py") and not user_path("env.factory", place).is_file():
+        problem = f"there is no file {place}"
+    if problem:
+        raise ConfigError(f"env.factory is {clip(factory, 200)}; {problem}")
 
 
 def _pool_game(cfg: SmacConfig) -> PoolGame:

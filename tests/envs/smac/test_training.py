@@ -77,7 +77,7 @@ def identity_of(episode):
     return int(worker), int(generation), int(number)
 
 
-@pytest.mark.parametrize("algo", ["lsf_sac", "qmix"])
+@pytest.mark.parametrize("algo", [pytest.param("lsf_sac", marks=pytest.mark.slow), "qmix"])
 def test_training_under_faults_takes_every_episode_whole_and_once(monkeypatch, tmp_path, taken, algo):
     kinds = ["crash", "raise", "exit", "stale"]
     scripted(monkeypatch, tmp_path, rate=0.25, kinds=kinds, length=[3, 6], seconds=[0.0, 0.002])
