@@ -16,6 +16,7 @@ from tests.support.engine_cases import advance, chunk_of, program_of, small, sta
 from tests.support.jaxmarl_cases import battle, case, needs_jaxmarl
 
 
+@pytest.mark.slow
 def test_lsf_sac_learns_from_replayed_snapshots_of_a_battle():
     config = small("env.max_steps=6", "algo.recurrent=false", "seeds=1", env="smax/3m")
     before = jax.device_get(start(config).agent.params)
