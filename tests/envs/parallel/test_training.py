@@ -11,7 +11,6 @@ import lsf_jax
 from lsf_jax.analysis.frames import load_run
 from lsf_jax.cli import app
 from lsf_jax.config.composition import compose
-from lsf_jax.engine.host_rollout import HostCollector
 from lsf_jax.envs import ENVS
 from lsf_jax.envs.workers.process import PREFIX
 from tests.support.parallel_cases import FILE, ZOO, has_packages
@@ -35,19 +34,6 @@ def _nothing_is_left(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield
     assert list(tmp_path.glob(f"{PREFIX}*")) == []
-
-
-@pytest.fixture
-def taken(monkeypatch):
-    """Every batch that learning is given."""
-    batches, collect = [], HostCollector.collect
-
-    def spy(self, *arguments):
-        batches.append(collect(self, *arguments))
-        return batches[-1]
-
-    monkeypatch.setattr(HostCollector, "collect", spy)
-    return batches
 
 
 def check_episode(episode):

@@ -15,7 +15,6 @@ import pytest
 import lsf_jax
 from lsf_jax.analysis.frames import load_run
 from lsf_jax.config.composition import compose, make_env
-from lsf_jax.engine.host_rollout import HostCollector
 from lsf_jax.envs.host import HostError, PackedObservation
 from tests.support.smac_cases import BASE, SCRIPTED, leftovers, marked_processes
 
@@ -47,19 +46,6 @@ def scripted(monkeypatch, tmp_path, **script):
 
 def words(tmp_path, *more):
     return [*SMALL, *GAMES, f"train.run_dir={tmp_path}", "train.name=run", *more]
-
-
-@pytest.fixture
-def taken(monkeypatch):
-    """Every batch that learning is given."""
-    batches, collect = [], HostCollector.collect
-
-    def spy(self, *arguments):
-        batches.append(collect(self, *arguments))
-        return batches[-1]
-
-    monkeypatch.setattr(HostCollector, "collect", spy)
-    return batches
 
 
 def identity_of(episode):
