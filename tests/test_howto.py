@@ -1,4 +1,4 @@
-"""README and documentation: what they show as code runs, cheaply in this process, and word for word among the slow tests."""
+"""README and documentation: what they show as code runs, cheaply in this process, and as it stands if slow tests do."""
 
 import inspect
 import os
