@@ -17,9 +17,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The notebooks first: one of them takes longer than most files, and at the end all but one worker would wait."""
-    items.sort(key=lambda item: not item.path.name.startswith("test_notebooks"))
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test with `default(...)` the other cases are slow."""
+    unseen: dict[str, set[str]] = {}
+    for item in items:
+        marker = item.get_closest_marker("default")
+        if marker is not None:
+            case = item.callspec.id  # pyright: ignore[reportAttributeAccessIssue]
+            unseen.setdefault(item.nodeid.split("[")[0], set(marker.args)).discard(case)
+            if case not in marker.args:
+                item.add_marker(pytest.mark.slow)
+    for test, cases in unseen.items():
+        if cases and not any("::" in argument for argument in config.args):
+            raise pytest.UsageError(f"{test} has no case {sorted(cases)}, which its mark `default` names")
 
 
 LARGE = 1.5 * 2**30  # bytes of a test process

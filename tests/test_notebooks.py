@@ -15,6 +15,7 @@ def test_there_is_a_quickstart():
     assert next(path.name for path in NOTEBOOKS).startswith("01_quickstart")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("is_short", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["short", "whole"])
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -9,7 +9,7 @@ NAMES = sorted(ALGORITHMS)
 FACTORIES = [getattr(ALGORITHMS[name].factory, "func", ALGORITHMS[name].factory) for name in NAMES]
 LIKE_ANOTHER = {name for place, name in enumerate(NAMES) if FACTORIES[place] in FACTORIES[:place]} - {"qmix"}
 """What has the factory of another one, and differs in a mixer or a setting: by default its oracle is enough."""
-LONG = {"coma", "cw_qmix", "dop", "fop", "maa2c", "qtran", "vdac_mix"}
+LONG = {"coma", "cw_qmix", "dop", "fop", "maa2c", "ndq", "qmix", "qtran", "vdac_mix"}
 """A game learned is ten seconds of compiling."""
 SLOW = {
     "test_it_learns_the_additive_game_and_compiles_once": LONG,

@@ -79,6 +79,7 @@ def learn(c, **changed):
     return c.update(c.agent, {**c.batch, **changed}, c.key, CLOCK, c.hyper)
 
 
+@pytest.mark.default("nonlinear", "floor over all")
 @EVERY
 def test_targets_are_sarsa_returns_of_recent_and_tree_backups_of_old_data(cfg):
     c = case(cfg)

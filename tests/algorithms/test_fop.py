@@ -61,6 +61,7 @@ def expected(cfg, c, env_steps=40_000):
     return oracle.loss_terms(c.params, c.targets, c.games, c.next_actions, oracle.temperature(env_steps), cfg)
 
 
+@pytest.mark.default("True-inside", "False-after")
 @pytest.mark.parametrize("entropy_in_target", ["inside", "after"])
 @pytest.mark.parametrize("soft_mask", [True, False])
 def test_losses_of_an_update_match_the_numpy_oracle(soft_mask, entropy_in_target):

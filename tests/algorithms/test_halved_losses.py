@@ -102,6 +102,7 @@ def apart(found, wanted):
     return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
 
 
+@pytest.mark.default("qmix-the norm is clipped", "qmix-\\u03b5 matters")
 @pytest.mark.parametrize("kind", AGENTS)
 @pytest.mark.parametrize("name", ["qmix", "ow_qmix"])
 def test_three_updates_of_preset_pymarl_are_three_of_pymarls_rmsprop_on_the_whole_squares(name, kind):

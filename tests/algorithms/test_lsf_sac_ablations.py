@@ -21,6 +21,7 @@ ABLATIONS = {"masac": MASAC, "masac_double_q": DOUBLE, "fixed_alpha": FIXED, "tw
 DRAWS = 20_000
 
 
+@pytest.mark.default("greedy_actor-twin")
 @pytest.mark.parametrize("name", ["masac", "masac_double_q", "twin"])
 @pytest.mark.parametrize("mode", TD_TARGETS)
 def test_eq_16_td_target_in_every_mode_matches_numpy_oracle(name, mode):
@@ -41,11 +42,13 @@ def test_eq_14_policy_loss_matches_numpy_oracle(name, sign):
     cases.assert_terms_match(ABLATIONS[name], replace(ABLATIONS[name], policy_sign=sign), ["policy"])
 
 
+@pytest.mark.default("twin")
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_eq_8_update_reports_the_means_of_its_own_terms_and_no_others(name):
     cases.assert_means_match(ABLATIONS[name])
 
 
+@pytest.mark.default("critic-twin", "actor-twin")
 @pytest.mark.parametrize("name", ["masac_double_q", "twin"])
 @pytest.mark.parametrize("group", ["critic", "actor", "temperature"])
 def test_gradients_match_central_differences_of_the_oracle(name, group):
@@ -70,6 +73,7 @@ def with_ignored_messages(tree):
     return {**tree, "critic": {**tree["critic"], "input_layer": {**tree["critic"]["input_layer"], "kernel": kernel}}}
 
 
+@pytest.mark.slow
 def test_masac_is_lsf_sac_whose_critic_ignores_messages():
     """Ablation 1: without the state information, and nothing else."""
     lsf, masac = cases.case(SMALL), cases.case(MASAC)
@@ -94,6 +98,7 @@ def test_masac_is_lsf_sac_whose_critic_ignores_messages():
         jax.tree.map(lambda a, b, s=scale: np.testing.assert_allclose(a, b, atol=1e-6 * s), tree, wanted[group])
 
 
+@pytest.mark.default("one")
 @pytest.mark.parametrize("cfg", [PLAIN, replace(DOUBLE, recurrent=False)], ids=["one", "twins"])
 def test_mixer_init_scales_the_first_mixer_and_nothing_else(cfg):
     key, alpha = jax.random.key(3), jnp.float32(0.8)
@@ -151,6 +156,7 @@ def test_eq_14_of_twins_climbs_the_smaller_value_of_each_step(sign):
     cases.assert_close(cases.losses(DOUBLE, cfg)["policy"][valid], -DOUBLE.lambda_2 * value.min(axis=0))
 
 
+@pytest.mark.slow
 def test_twins_that_agree_learn_as_one_critic_does():
     cfg = replace(MASAC, td_target="sampled")
     one, two = cases.case(cfg), cases.case(DOUBLE)

@@ -57,6 +57,7 @@ def observations(seed=0):
 KEYS = jax.random.split(jax.random.key(0), 256)
 
 
+@pytest.mark.default("0-epsilon_greedy")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("agent", range(N))
 def test_decentralised_execution_no_agent_reacts_to_another_agents_observation(way, agent):

@@ -21,22 +21,26 @@ FEED_FORWARD = replace(PER_RECEIVER, recurrent=False, policy_sign="release", td_
 KEYS = jax.random.split(jax.random.key(0), 64)
 
 
+@pytest.mark.default("broadcast-greedy_actor")
 @pytest.mark.parametrize("mode", ["greedy_actor", "expected", "sampled"])
 @pytest.mark.parametrize("cfg", [COMMUNICATING, PER_RECEIVER], ids=["broadcast", "per_receiver"])
 def test_losses_of_actors_that_read_messages_match_numpy_oracle(cfg, mode):
     cases.assert_terms_match(cfg, replace(cfg, td_target=mode), ["td", "policy", "temperature"])
 
 
+@pytest.mark.default("feed_forward")
 @pytest.mark.parametrize("cfg", [COMMUNICATING, FEED_FORWARD], ids=["recurrent", "feed_forward"])
 def test_an_update_reports_the_means_of_every_term(cfg):
     cases.assert_means_match(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["critic", "actor"])
 def test_gradients_match_central_differences_of_the_oracle(group):
     cases.assert_gradients_match(COMMUNICATING, group)
 
 
+@pytest.mark.slow
 def test_joint_table_averages_policy_and_values_over_message_noise():
     cases.assert_joint_table_matches(COMMUNICATING)
 

@@ -26,6 +26,7 @@ def test_eq_16_td_target_in_every_mode_matches_numpy_oracle(mode, trace):
     cases.assert_terms_match(SMALL, replace(SMALL, td_target=mode, trace=trace), ["td"])
 
 
+@pytest.mark.default("history")
 @pytest.mark.parametrize("network_cfg", [PER_RECEIVER, HISTORY], ids=["per_receiver", "history"])
 def test_eq_16_reads_messages_as_routed_and_encoded(network_cfg):
     expected = cases.assert_terms_match(network_cfg, network_cfg, ["td"])
@@ -39,6 +40,7 @@ def test_eq_16_modes_really_differ_on_this_batch():
         assert np.abs(terms[first] - terms[second]).max() > 1e-2, (first, second)
 
 
+@pytest.mark.slow
 def test_eq_16_a_reward_scale_scales_only_the_rewards_that_learning_sees():
     c = cases.case(SMALL)
     scaled = [game._replace(reward=game.reward * 4.0) for game in c.games]
@@ -66,6 +68,7 @@ def test_eq_12_unmasked_as_in_the_release_counts_padding_in_the_sums_only(networ
     assert expected["message_kl"].sum() > masked["message_kl"].sum() * 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg", [SMALL, ODD], ids=["all actions", "decoder_mask"])
 def test_the_logged_cross_entropy_is_that_of_the_loss_for_each_agent(cfg):
     _, metrics = cases.updated(cfg)

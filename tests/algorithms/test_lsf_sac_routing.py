@@ -65,6 +65,7 @@ def gradients_of_each_term(cfg):
     return jax.device_get(jax.jit(jax.jacrev(total))(c.agent.params))
 
 
+@pytest.mark.default("paper", "twin")
 @pytest.mark.parametrize("name", ROUTED)
 def test_table_3_7_every_loss_trains_its_own_networks_and_no_others(name):
     cfg = ROUTED[name]

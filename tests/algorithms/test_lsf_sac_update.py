@@ -60,6 +60,7 @@ def with_garbage(games):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg", [SMALL, ODD], ids=["paper", "odd"])
 def test_garbage_in_padded_rows_changes_nothing(cfg):
     c = cases.case(cfg)
@@ -104,6 +105,7 @@ def test_a_batch_of_padding_alone_moves_nothing(cfg):
     assert all(metrics[name] == 0 for name in oracle.TERMS)
 
 
+@pytest.mark.default("3")
 @pytest.mark.parametrize("size", [2, 3])
 def test_micro_batches_give_the_update_of_the_whole_batch(size):
     # At the size that weights have in training: larger ones amplify rounding, of any order of summation.
@@ -118,6 +120,7 @@ def test_micro_batches_give_the_update_of_the_whole_batch(size):
         np.testing.assert_allclose(sliced[1][name], value, rtol=2e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_equal_a_loop_over_seeds():
     c = cases.case(SMALL)
     agents = [cases.agent_of(c.algorithm, seed) for seed in range(3)]

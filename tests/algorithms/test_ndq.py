@@ -61,6 +61,7 @@ def test_gradients_match_central_differences_of_the_oracle():
     cases.assert_gradients_match(case(SMALL), lambda params: sum(expected_terms(SMALL, params).values()), per_module=4)
 
 
+@pytest.mark.slow
 def test_only_downstream_trains_messages_by_td_alone():
     c = case(DOWNSTREAM)
     assert not {"message_ce", "message_kl", "message_entropy"} & set(c.metrics)

@@ -46,6 +46,7 @@ def case(name):
     return SimpleNamespace(**locals())
 
 
+@pytest.mark.default("0.0-qplex", "0.0-vdn")
 @EVERY
 @pytest.mark.parametrize("trace", [0.0, 0.6])
 def test_an_update_matches_the_numpy_oracle(name, trace):
@@ -209,6 +210,7 @@ def test_qplex_represents_the_papers_game_exactly():
     np.testing.assert_array_equal(table.policy.argmax(axis=-1), [0, 0])
 
 
+@pytest.mark.slow
 def test_qplex_learns_the_papers_game_exactly_once_its_agents_prefer_the_best_action():
     """From utilities born anywhere it may take very long: QPLEX's own runs of this game have 210,000 updates."""
     cfg = module.QplexConfig(hidden=8, recurrent=False, heads=10, adv_layers=3, hyper_hidden=16, lr=3e-3)

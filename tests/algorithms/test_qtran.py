@@ -51,6 +51,7 @@ def forwards(kind):
     return every(c.agent, c.episodes, keys_of(c.key))
 
 
+@pytest.mark.default("qtran")
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_joint_values_of_every_step_are_those_of_its_own_agents_histories(kind):
     """The loops keep agents and steps apart; a reshape that mixes them, as in pymarl2, would be far off."""

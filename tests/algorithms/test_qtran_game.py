@@ -74,6 +74,7 @@ def solved(name):
     return [seed for seed in zip(*seeds) if np.abs(seed[0] - PAYOFF.reshape(9, 1)).max() < 0.3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_joint_value_becomes_the_payoff_in_most_seeds(name):
     """Not in all: a network of a sum of encodings may stay at the best additive fit, as VDN's."""

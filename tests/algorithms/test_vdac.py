@@ -49,6 +49,7 @@ def case(name):
     return SimpleNamespace(**locals(), params=cases.numpy_tree(agent.params))
 
 
+@pytest.mark.default("maa2c", "vdac_sum", "vdac_mix, floor inside")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_losses_of_an_update_match_the_numpy_oracle(name):
     c = case(name)

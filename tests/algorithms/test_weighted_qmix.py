@@ -57,6 +57,7 @@ def updated_with(name, **numbers):
     return c.update(c.agent, c.episodes, jax.random.key(3), CLOCK, hyper)
 
 
+@pytest.mark.default("td_0.6-cw_qmix")
 @EVERY
 @pytest.mark.parametrize("numbers", [{}, {"trace": 0.0, "weight": 0.05, "central_weight": 2.0}], ids=["td_0.6", "td_0"])
 def test_an_update_matches_the_numpy_oracle(name, numbers):
@@ -173,6 +174,7 @@ def test_the_target_is_the_central_networks_and_no_other(name):
         assert grads.moved(after.params, c.updated.params) == (branch == "central")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "elsewhere"), [("ow_qmix", -12.0 / 11.0), ("cw_qmix", -6.0)])
 def test_the_papers_game_gets_the_fit_that_the_weights_ask_for(name, elsewhere):
     """8 at the best cell; elsewhere the mean of -12 and 0, in OW with weights α = 0.1 and 1."""

@@ -133,6 +133,7 @@ def saved_by_hand(tmp_path, algo, env="matrix_game"):
 OTHERS = ["masac", "qmix", "qplex", "cw_qmix", "coma", "fop", "maa2c"]
 
 
+@pytest.mark.default("lsf_sac")
 @pytest.mark.parametrize(
     "algo", ["lsf_sac", "qtran", "dop", "ndq", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )

@@ -127,6 +127,7 @@ def test_settings_of_an_algorithm_without_a_table_are_refused():
         flops.analytic_update_flops(make_env(config).spec, config.algo)
 
 
+@pytest.mark.default("default")
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -149,6 +150,7 @@ def test_nothing_in_an_update_is_computed_twice(overrides):
     assert_needs_what_its_table_says("lsf_sac", *overrides, platforms=("cpu",) if overrides else ("cpu", "gpu"))
 
 
+@pytest.mark.default("iql-overrides7")
 @pytest.mark.parametrize(
     ("algo", "overrides"),
     [
@@ -177,6 +179,7 @@ def assert_needs_what_its_table_says(algo, *overrides, platforms=("cpu",)):
         assert 0.99 < flops.count_flops(counted) / declared <= BOUND
 
 
+@pytest.mark.default("qmix-overrides1")
 @pytest.mark.parametrize(("algo", "overrides"), [("lsf_sac", ("algo.communicate=true",)), ("qmix", ())])
 def test_rematerialisation_repeats_the_forward_pass_of_the_recurrences_once_and_nothing_else(algo, overrides):
     plain, repeated = (config_of(f"algo.remat={each}", *overrides, algo=algo) for each in ("false", "true"))
@@ -193,6 +196,7 @@ def test_mixers_repeat_their_forward_pass_once_and_nothing_else():
     assert needed < declared < found < 1.001 * declared  # sums of biases are products too
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_cost_what_they_cost_alone():
     config = config_of("env.episode_limit=5", "algo.batch_size=4")
     one, three = count_update(config), count_update(config, n_seeds=3)

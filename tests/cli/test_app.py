@@ -83,6 +83,7 @@ def test_a_reader_that_leaves_early_does_no_harm():
     assert complaint == ""
 
 
+@pytest.mark.slow
 def test_plan_shows_components_blocks_and_the_compiled_program(capsys):
     arguments = ["plan", *GAME, "seeds=4", "train.memory_gib=1"]
     assert app.main(arguments) == 0
@@ -116,6 +117,7 @@ def test_training_leaves_a_folder_with_everything(trained):
     assert wanted <= run.train.keys()
 
 
+@pytest.mark.slow
 def test_sweep_ends_with_a_table_and_the_path(tmp_path, capsys):
     arguments = ["sweep", *GAME, "seeds=2", "algo.lr=1e-3,3e-3", "train.env_steps=12", f"train.run_dir={tmp_path}"]
     assert app.main([*arguments, "train.name=grid"]) == 0
@@ -185,6 +187,7 @@ def test_resume_extends_a_run(trained, tmp_path, capsys):
     assert (final["env_steps"][final["final"]] >= 96).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [pytest.param([], marks=pytest.mark.slow), ["train.checkpoint_minutes=9"]])
 def test_a_run_from_before_updates_were_one_number_goes_on(trained, tmp_path, words):
     copy, new = (Path(shutil.copytree(trained, tmp_path / name)) for name in ("old", "new"))

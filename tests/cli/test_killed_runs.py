@@ -102,6 +102,7 @@ def assert_same_end(left: Path, right: Path) -> None:
     assert not [path for path in left.rglob("*") if "tmp-" in path.name]
 
 
+@pytest.mark.slow
 def test_a_run_killed_once_and_stopped_by_ctrl_c_ends_with_the_bits_of_an_undisturbed_one(tmp_path, calm):
     assert_same_end(endure(tmp_path, STEPS, 1, random.Random(0)), calm)
 

@@ -69,6 +69,7 @@ def collected(env, config, parts, key=0, n=16, platform="gpu"):
         return collect(algorithm.policy_params(agent), clock, algorithm.hyper, jax.random.key(key))
 
 
+@pytest.mark.slow
 def test_a_rollout_in_parts_plays_the_same_episodes():
     config, env = m_step(4)
     whole = collected(env, config, 1)

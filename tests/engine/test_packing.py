@@ -373,6 +373,7 @@ def on_platforms() -> list[Any]:
     return cases
 
 
+@pytest.mark.default("lsf_sac cpu", "iql cpu", "coma gpu")
 @pytest.mark.parametrize(("name", "changes", "platform", "micro_batch"), on_platforms())
 def test_a_packed_update_is_the_update_of_an_episode_a_row(name, changes, platform, micro_batch):
     """Parameters and metrics, however the episodes lie; with `micro_batch` rows are learned from two at a time."""

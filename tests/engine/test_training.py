@@ -84,6 +84,7 @@ def step_text(*overrides: str) -> str:
     return jax.jit(program.step).lower(state, jnp.int32(1)).as_text()
 
 
+@pytest.mark.slow
 def test_traced_numbers_do_not_shape_the_program_and_static_settings_do():
     base = step_text()
     numbers = [f"algo.{name}=0.25" for name in program_of(CONFIG).algorithm.hyper._fields]
@@ -204,6 +205,7 @@ def test_the_same_iterations_in_other_chunks_give_the_same_bits():
     assert_same_bits(halves, jax.tree.map(lambda leaf: np.asarray(leaf)[:20], log[:4]))
 
 
+@pytest.mark.slow
 def test_a_run_of_packed_rows_and_slots_that_goes_on_from_the_host_gives_the_same_bits(monkeypatch):
     """Its state holds no episode that has begun, nor anything of how the last batch was packed."""
     config = small("algo.recurrent=false", "algo.hyper_hidden=0")
@@ -231,6 +233,7 @@ def test_a_seed_does_not_see_its_neighbours_nor_its_place():
     assert not np.array_equal(bits(seed_slice(ours, 1).agent)[0], bits(seed_slice(ours, 2).agent)[0])
 
 
+@pytest.mark.slow
 def test_other_widths_agree_to_rounding_after_a_few_updates():
     wide, _ = advance(chunk_of(CONFIG), start(CONFIG), 6)
     narrow, _ = advance(chunk_of(CONFIG), start(CONFIG, [2, 3]), 6)

@@ -90,6 +90,7 @@ def assert_same_world(state, world):
     assert int(state.time) == world.time
 
 
+@pytest.mark.default("default", "full_board", "one_to_catch")
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_equals_a_plain_implementation_of_the_rules(name):
     cfg, copies, steps = CASES[name]

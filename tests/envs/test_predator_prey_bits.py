@@ -56,6 +56,7 @@ def by_both(cfg, states):
     return jax.device_get(jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(7), states)))
 
 
+@pytest.mark.default("default")
 @pytest.mark.parametrize("name", CASES)
 def test_chance_step_snapshot_and_sight_are_those_of_the_plain_form(name):
     expected, found = by_both(CASES[name], 1000)

@@ -61,6 +61,7 @@ def check_step(after, step, theirs):
 # What happens.
 
 
+@pytest.mark.default("3m")
 def test_every_step_of_a_battle_is_jaxmarls(battles):
     check_step(battles.state, battles.steps, battles.theirs)
 
@@ -92,6 +93,7 @@ def anything(scenario, key):
     )
 
 
+@pytest.mark.default("5m_vs_6m-settings0")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

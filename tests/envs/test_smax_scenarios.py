@@ -193,6 +193,7 @@ def test_without_jaxmarl_one_line_says_what_to_install(monkeypatch):
         make("jaxmarl")
 
 
+@pytest.mark.slow
 def test_battles_are_fought_without_jaxmarl():
     code = """
 import sys

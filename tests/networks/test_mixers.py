@@ -233,6 +233,7 @@ def slopes(name, seed=4, n=200):
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), n), *inputs))
 
 
+@pytest.mark.default("duplex_1", "monotonic")
 @pytest.mark.parametrize("name", RISING)
 def test_q_total_never_falls_when_a_utility_rises(name):
     gradient, rise = slopes(name)
@@ -297,6 +298,7 @@ def best_joint_actions(name, n_agents, games=100):
     return np.asarray(utilities).argmax(-1), joint[np.asarray(q_total).argmax(-1)]
 
 
+@pytest.mark.default("duplex_1-2", "monotonic-2")
 @pytest.mark.parametrize("n_agents", [2, 3])
 @pytest.mark.parametrize("name", ["sum", "monotonic", "duplex_1", "duplex_3", "convex"])
 def test_the_best_joint_action_is_everyones_own_best(name, n_agents):

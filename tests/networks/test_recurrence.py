@@ -143,6 +143,7 @@ def in_two_blocks(monkeypatch, shortest):
     assert shortest or recurrence.block_length(6) == recurrence.block_length(7) == 4
 
 
+@pytest.mark.default("cpu-True-True-0", "gpu-True-True-7")
 @pytest.mark.parametrize(
     ("platform", "recurrent", "remat", "shortest"),
     [

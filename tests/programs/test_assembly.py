@@ -17,6 +17,7 @@ def programs_of(*words, env="matrix_game"):
     return make_programs(config, plan, program), make_rows(config, program.algorithm)
 
 
+@pytest.mark.default("2")
 @pytest.mark.parametrize("devices", [1, 2])
 def test_shapes_are_those_of_the_first_state_and_name_its_places(devices):
     programs, rows = programs_of(f"train.devices={devices}")

@@ -34,6 +34,7 @@ def test_a_grid_of_seeds_is_one_compilation():
     assert int(state.iteration) == 2
 
 
+@pytest.mark.slow
 def test_seed_k_starts_from_the_root_key_folded_with_k():
     program, seeds = program_of(CONFIG), [7, 0, 3]
     block = jit_init(program, 5)(rows_of(CONFIG, seeds))

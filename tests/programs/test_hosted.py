@@ -69,6 +69,7 @@ def test_a_run_trains_evaluates_and_leaves_what_any_run_leaves(toys, tmp_path, o
     assert toys[0].counters["lost_episodes"] > 0
 
 
+@pytest.mark.slow
 def test_a_trained_policy_is_evaluated_on_fresh_games_which_record_themselves(toys, tmp_path):
     run = lsf_jax.train(config_of(tmp_path)).path
     policies = playback.load_policies(run)
@@ -98,6 +99,7 @@ def test_on_policy_learning_takes_what_the_newest_policy_has_played_and_leaves_e
     assert np.isfinite(norms).all()
 
 
+@pytest.mark.slow
 def test_with_overlap_the_next_batch_is_there_when_the_update_returns(toys, tmp_path):
     config = config_of(tmp_path)
     program = bind(config)
@@ -131,6 +133,7 @@ def test_an_iteration_equals_the_device_step_on_the_same_episodes(toys, tmp_path
             np.testing.assert_allclose(log.metrics[name][0, seed], metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_games_that_break_lose_nothing_learned_and_a_resumed_run_ends_as_any(toys, tmp_path, monkeypatch):
     config = config_of(tmp_path)
     broken = ToyConfig(fail_after=100)
@@ -148,6 +151,7 @@ def test_games_that_break_lose_nothing_learned_and_a_resumed_run_ends_as_any(toy
     assert steps[:, -1].min() >= 60
 
 
+@pytest.mark.slow
 def test_replay_on_the_host_learns_the_same_bits(toys, tmp_path):
     """With `algo.batch_size` below what is stored, so that sampling chooses."""
     states = {}

@@ -80,6 +80,7 @@ def test_components_are_the_bytes_of_the_real_arrays():
     assert tree_bytes(state.key) == 8 * rows
 
 
+@pytest.mark.slow
 def test_activations_are_estimated_within_a_factor_of_two_of_the_compiled_program():
     wide = (
         "algo.hidden=32",
@@ -97,6 +98,7 @@ def test_activations_are_estimated_within_a_factor_of_two_of_the_compiled_progra
     assert estimate / 2 < used.temp_size_in_bytes < 2 * estimate
 
 
+@pytest.mark.slow
 def test_smaller_micro_batches_need_less_for_activations_and_the_same_elsewhere():
     whole, sliced = (planner.row_bytes(planner.bind(CONFIG), size) for size in (0, 4))
     assert sliced["activations"] < whole["activations"]
@@ -160,6 +162,7 @@ def test_rows_that_do_not_fit_are_cut_into_equal_blocks():
     assert plan.width * sum(plan.bytes_per_row.values()) <= USABLE * plan.memory_bytes
 
 
+@pytest.mark.slow
 def test_grid_points_are_rows_and_given_settings_are_taken():
     swept = small("seeds=3", "algo.lr=1e-3,3e-3", "train.memory_gib=1")
     assert make_plan(swept).rows == 6
@@ -193,6 +196,7 @@ def test_disk_is_what_a_checkpoint_of_a_block_holds():
     assert plan.disk_bytes == array_bytes((state.agent, state.kept, state.buffer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", pytest.param("release", marks=pytest.mark.slow)])
 def test_presets_with_128_episodes_an_update_fit_four_seeds_into_24_gb(preset):
     config = compose(

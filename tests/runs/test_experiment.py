@@ -57,6 +57,7 @@ def go_on(path: Path, config: Config) -> experiment.Result:
     return experiment.resume(path, config=config, progress=quiet(config))
 
 
+@pytest.mark.slow
 def test_no_rate_is_told_of_the_chunk_that_ran_inside_its_compilation(tmp_path):
     shown = io.StringIO()
     experiment.train(config_of(tmp_path), progress=Progress(BUDGET, "test", stream=shown, plain=True, interval=0.0))
@@ -167,6 +168,7 @@ def ending_early() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_where_episodes_end_early_evaluations_wait_for_the_steps_that_were_asked_for(straight, tmp_path):
     with ending_early():
         whole = run(config_of(tmp_path / "whole"))
@@ -233,6 +235,7 @@ def test_parts_are_bound_once_to_train_once_to_resume_and_once_to_load(tmp_path,
     assert sorted(bound) == sorted(["algorithm", "env"] * 3)
 
 
+@pytest.mark.slow
 def test_a_matrix_game_records_its_q_table_and_every_fourth_iteration(tmp_path):
     settings = ("seeds=2", "train.env_steps=18", "train.log_every=4", "train.eval_stochastic=false")
     result = run(config_of(tmp_path, *settings, env="matrix_game"))
@@ -360,6 +363,7 @@ def test_a_seed_does_not_depend_on_how_many_there_are_nor_on_how_they_are_cut_in
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_devices_give_the_bits_of_one_with_blocks_of_their_width_also_when_resumed(tmp_path, n):
     config = config_of(tmp_path, f"seeds={4 * n}", f"train.devices={n}")

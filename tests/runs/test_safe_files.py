@@ -137,6 +137,7 @@ def programs():
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_at_a_metrics_flush_is_one_line_and_the_run_goes_on_later(tmp_path, monkeypatch):
     config = config_of(tmp_path)
 

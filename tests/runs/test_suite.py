@@ -105,6 +105,7 @@ def test_shipped_suites_hold_every_algorithm(name):
             assert run.config.algo.batch_size == 32
 
 
+@pytest.mark.slow
 def test_the_same_command_skips_what_is_finished_and_extends_what_has_a_larger_budget(file, tmp_path, capsys):
     def command(*words):
         small = [*SMALL, *SIZES, *words]

@@ -368,6 +368,7 @@ def test_without_the_game_start_tells_what_is_missing(tmp_path):
     assert "s2client-proto" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_hundreds_of_faults_lose_and_double_nothing(pool_of):
     kinds_of_faults = ["crash", "raise", "exit", "nan", "mask", "stale"]
     settings = {"max_restarts": 50, "deadline": 2.0, "relaunch_loops": 900}
