@@ -295,7 +295,8 @@ class Algorithm(NamedTuple):
     """`(params, targets, trajectory, a key for each of its T+1 rows)`: every network once, as the update runs them.
 
     The record, a NamedTuple, is the algorithm's own. COMA and DOP, whose critics move at every time step of an update,
-    have no such pass: theirs is that of one fixed critic.
+    have no such pass: theirs is that of one fixed critic. A gradient is taken of `vmap` of it, over trajectories and
+    their keys (one of each will do): mapped trajectories share their products, and JAX differentiates no unmapped ones.
     """
     insight: Callable[[AgentState, Trajectory, Any], Insight] | None = None
     """`(agent, trajectory, record of forward)`: the record by names that all algorithms share."""
