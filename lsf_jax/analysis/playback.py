@@ -26,11 +26,13 @@ from lsf_jax.runs.policy_files import finished_policies, read_policies
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Env, Episode, EpisodeStats, Hyper, PRNGKey, Snapshot, TrainState
 
-AT_ONCE = 2**28
+AT_ONCE = 2**26
 """Bytes that the episodes of an evaluation, of all rows, may take as they are recorded: more are played in pieces.
 
 A number, and not a share of what memory there is: which episodes are played hangs on the pieces.
 """
+MOST_AT_ONCE = 2**16
+"""Episodes of one row in a piece, however small they are."""
 
 
 class Policies(NamedTuple):
@@ -164,7 +166,7 @@ def pieces_of(n_episodes: int, n_bytes: int) -> list[int]:
       n_episodes: in all.
       n_bytes: what recording one of them takes, in all rows together.
     """
-    n_pieces = -(-n_episodes // max(1, AT_ONCE // n_bytes))
+    n_pieces = -(-n_episodes // max(1, min(AT_ONCE // n_bytes, MOST_AT_ONCE)))
     size = -(-n_episodes // n_pieces)
     return [min(size, n_episodes - start) for start in range(0, n_episodes, size)]
 

@@ -204,6 +204,13 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_traced(monkeypatc
         make_plan(with_train(huge, memory_gib=0.1))
 
 
+def test_an_evaluation_that_cannot_fit_is_refused_by_its_key():
+    with pytest.raises(
+        ConfigError, match=r"train\.eval_episodes is 1000000; an evaluation of one seed needs .* lower it"
+    ):
+        make_plan(with_train(CONFIG, eval_episodes=1_000_000, memory_gib=0.01))
+
+
 def test_a_given_block_that_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match=r"train\.block is 100000; \d+ seeds side by side fit into"):
         make_plan(replace(CONFIG, train=replace(CONFIG.train, block=100_000, memory_gib=0.05)))

@@ -88,10 +88,15 @@ def test_nothing_in_common_is_refused(source):
 
 
 def test_an_unfinished_run_and_what_is_no_run_are_refused(source, tmp_path):
+    gap = shutil.copytree(source[0], tmp_path / "gap")
+    (gap / "policies" / "block-0000.safetensors").unlink()  # else row 2 would pass for the only one
+    with pytest.raises(CheckpointError, match=r"block-0000\.safetensors is missing"):
+        prepared(gap, "seeds=1")
     half = shutil.copytree(source[0], tmp_path / "half")
-    (half / "policies" / "block-0000.safetensors").unlink()  # else row 2 would pass for the only one
-    with pytest.raises(ConfigError, match="final policies of 1 of its 3 rows; expected a finished run"):
-        prepared(half, "seeds=1")
+    (half / "policies" / "block-0001.safetensors").unlink()
+    shutil.rmtree(half / "checkpoints" / "block-0001")
+    with pytest.raises(ConfigError, match="final policies of 2 of its 3 rows; expected a finished run"):
+        prepared(half, "seeds=2")
     with pytest.raises(ConfigError, match=r"^train.init_from: .*nowhere is not a run folder"):
         prepared(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="no such user"):
@@ -104,7 +109,12 @@ def test_damaged_or_foreign_policies_are_refused(source, tmp_path):
     finished_run(foreign, "iql", "matrix_game", "train.seeds=3")
     mixed = shutil.copytree(source[0], tmp_path / "mixed")
     shutil.copy(foreign / "policies" / files[1], mixed / "policies" / files[1])
-    with pytest.raises(CheckpointError, match="their files hold different parameters"):
+    with pytest.raises(ConfigError, match=r"train\.init_from: .* is not what .*block-0001.* trained with: algo\.name"):
+        prepared(mixed, "seeds=3")
+    params, metadata = load_params(mixed / "policies" / files[1])
+    del metadata["config"]
+    save_params(mixed / "policies" / files[1], params, metadata)
+    with pytest.raises(CheckpointError, match="belong to another algorithm or other sizes: q/mixer/"):
         prepared(mixed, "seeds=3")
     cut = shutil.copytree(source[0], tmp_path / "cut")
     (cut / "policies" / files[0]).write_bytes((cut / "policies" / files[0]).read_bytes()[:-8])
