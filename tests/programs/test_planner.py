@@ -205,9 +205,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_traced(monkeypatc
 
 
 def test_an_evaluation_that_cannot_fit_is_refused_by_its_key():
-    with pytest.raises(
-        ConfigError, match=r"train\.eval_episodes is 1000000; an evaluation of one seed needs .* lower it"
-    ):
+    with pytest.raises(ConfigError, match=r"train\.eval_episodes is 1000000; an evaluation of one seed needs .* lower"):
         make_plan(with_train(CONFIG, eval_episodes=1_000_000, memory_gib=0.01))
 
 
