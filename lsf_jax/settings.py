@@ -49,6 +49,7 @@ class Marks(TypedDict, total=False):
     traced: bool  # a number that compiled programs take as input: it can be swept, and changing it compiles nothing
     names: str  # its values are names of this kind of thing that is registered: plug-ins may add to them
     resumable: bool  # it does not decide what any iteration computes, so a resumed run may have another value
+    place: tuple[str, ...]  # it names a place outside the run folder, unless it is one of these: `lsf_jax.config.trust`
     code: tuple[Any, ...]  # it names code or a program to run, unless it is one of these: see `lsf_jax.config.trust`
 
 
@@ -61,6 +62,16 @@ def clip(text: str, longest: int = 60) -> str:
 def clip_words(text: str) -> str:
     """A message that any stream can show, without the rest of each word that is longer than any path or key."""
     return re.sub(r"(\S{57})\S{343,}", r"\1...", text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def printable(text: str) -> str:
+    """Text whose lines a terminal can show: files may hold anything, and what would steer a terminal is escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of a thing: "1 seed", "4 seeds"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def user_path(key: str, text: str | Path) -> Path:

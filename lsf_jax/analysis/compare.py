@@ -11,7 +11,7 @@ from lsf_jax.config.composition import Config, flat_settings
 from lsf_jax.programs.parts import bind
 from lsf_jax.runs.card import TOLD_OF_TRAIN, Setup, setup_card, value_text
 from lsf_jax.runs.folder import read_run
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, printable
 
 IRRELEVANT = (
     "train.name",
@@ -101,14 +101,19 @@ def _told(config: Config) -> set[str]:
 
 
 def _names(paths: Sequence[Path]) -> tuple[str, ...]:
-    names = tuple(path.resolve().name for path in paths)
-    return names if len(set(names)) == len(names) else tuple(str(path) for path in paths)
+    names = tuple(_cell(path.resolve().name) for path in paths)
+    return names if len(set(names)) == len(names) else tuple(_cell(str(path)) for path in paths)
 
 
 def _side_by_side(tables: Sequence[Setup]) -> list[Row]:
     """All items of all tables in order of appearance, "-" where a table lacks one."""
     keys = dict.fromkeys(key for table in tables for key in table)
-    return [(key, tuple(str(table.get(key, "-")) for table in tables)) for key in keys]
+    return [(_cell(key), tuple(_cell(table.get(key, "-")) for table in tables)) for key in keys]
+
+
+def _cell(text: str) -> str:
+    """What a card says, which may be anything, as text of one line that a terminal can show."""
+    return printable(" ".join(str(text).split()))
 
 
 def _machine(card: dict[str, Any]) -> Setup:

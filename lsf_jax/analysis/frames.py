@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from lsf_jax.config import yaml12
 from lsf_jax.runs import folder, schemas, tables
 from lsf_jax.runs.safe_files import RunFolderError
-from lsf_jax.settings import clip, env_label
+from lsf_jax.settings import clip, env_label, printable
 
 Columns: TypeAlias = dict[str, np.ndarray]
 """A table in memory: column name -> `[rows]` or `[rows, size]`, sorted by row, then iteration."""
@@ -171,7 +171,7 @@ def grid_labels(run: Run) -> list[str]:
     grid = run.config.get("grid") or {}
     names = [key.removeprefix("algo.") for key in grid]
     return [
-        ", ".join(f"{name}={value:g}" for name, value in zip(names, point, strict=True))
+        printable(", ".join(f"{name}={value:g}" for name, value in zip(names, point, strict=True)))
         for point in itertools.product(*grid.values())
     ]
 

@@ -1,6 +1,7 @@
 """Trained policies at work: load them from a run folder, evaluate them again, and record episodes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,21 @@ from lsf_jax.envs import ENVS
 from lsf_jax.programs.compiled import jit_evaluate, jit_init
 from lsf_jax.programs.hosted import EVALUATE, behaviour_of
 from lsf_jax.programs.parts import Program, Rows, bind, make_rows, take_rows
+from lsf_jax.programs.planner import episode_bytes
 from lsf_jax.runs import columns
 from lsf_jax.runs.checks import check_layout
-from lsf_jax.runs.folder import read_run
+from lsf_jax.runs.folder import read_with
 from lsf_jax.runs.policy_files import finished_policies, read_policies
 from lsf_jax.settings import ConfigError
-from lsf_jax.types import Env, Episode, EpisodeStats, Hyper, PRNGKey, Snapshot
+from lsf_jax.types import Env, Episode, EpisodeStats, Hyper, PRNGKey, Snapshot, TrainState
+
+AT_ONCE = 2**26
+"""Bytes that the episodes of an evaluation, of all rows, may take as they are recorded: more are played in pieces.
+
+A number, and not a share of what memory there is: which episodes are played hangs on the pieces.
+"""
+MOST_AT_ONCE = 2**16
+"""Episodes of one row in a piece, however small they are."""
 
 
 class Policies(NamedTuple):
@@ -81,8 +91,8 @@ def load_policies(path: str | Path, overrides: Sequence[str] = ()) -> Policies:
       CheckpointError: a file is missing, damaged or foreign.
     """
     path = Path(path)
-    config, card = read_run(path, overrides)
-    changed = differences(read_run(path)[0], config)
+    saved, config, card = read_with(path, overrides)
+    changed = differences(saved, config)
     if changed:
         raise ConfigError(f"policies of run {path} are not for {changed[0]}; leave that setting alone")
     trust.refuse(config.unconfirmed)
@@ -114,7 +124,7 @@ def evaluate_policies(
     root_seed: int = 0,
     replays: str | Path = "",
 ) -> dict[str, np.ndarray]:
-    """Evaluate every row over exactly `n_episodes` fresh episodes.
+    """Evaluate every row over exactly `n_episodes` fresh episodes, piece by piece where they are many.
 
     Args:
       policies: from `load_policies`.
@@ -138,14 +148,42 @@ def evaluate_policies(
     rows = _rows_of(policies)
     state = jax.jit(lambda: init(rows)._replace(buffer=()))()  # replay is not needed, and so never made
     params = jax.tree.map(jnp.asarray, policies.params)
-    if program.hosted is None:
-        stats = jit_evaluate(program, n_episodes, stochastic=stochastic)(params, state)
-    else:
-        behaviour = behaviour_of(program.algorithm, state, params, EVALUATE)
-        how = SAMPLED if stochastic else GREEDY
-        stats = _evaluate_on_host(policies, behaviour, n_episodes, how, Path(replays) if replays else None)
     identity = {"row": np.arange(n_rows), "grid": policies.grid, "seed": policies.seed}
+    if program.hosted is None:
+        pieces = pieces_of(n_episodes, episode_bytes(program) * n_rows)
+        evaluate = jit_evaluate(program, pieces[0], stochastic=stochastic)
+        return identity | _in_pieces(program, partial(evaluate, params), state, pieces)
+    behaviour = behaviour_of(program.algorithm, state, params, EVALUATE)
+    how = SAMPLED if stochastic else GREEDY
+    stats = _evaluate_on_host(policies, behaviour, n_episodes, how, Path(replays) if replays else None)
     return identity | columns.stats_columns(program, stats, n_rows)
+
+
+def pieces_of(n_episodes: int, n_bytes: int) -> list[int]:
+    """How many episodes each piece of an evaluation counts: all play as many as the first, which is the largest.
+
+    Args:
+      n_episodes: in all.
+      n_bytes: what recording one of them takes, in all rows together.
+    """
+    n_pieces = -(-n_episodes // max(1, min(AT_ONCE // n_bytes, MOST_AT_ONCE)))
+    size = -(-n_episodes // n_pieces)
+    return [min(size, n_episodes - start) for start in range(0, n_episodes, size)]
+
+
+def _in_pieces(
+    program: Program, evaluate: Callable[[TrainState], EpisodeStats], state: TrainState, pieces: list[int]
+) -> columns.Columns:
+    """The columns of an evaluation that is played piece by piece, each with the randomness of an iteration of its own.
+
+    Of a last piece that counts fewer episodes than it plays, the first count.
+    """
+    parts = []
+    for number, size in enumerate(pieces):
+        stats = evaluate(state._replace(iteration=jnp.int32(number)))
+        counted = jax.tree.map(lambda leaf, size=size: np.asarray(leaf)[:, :size], stats)
+        parts.append(columns.stats_columns(program, counted, len(counted.length)))
+    return parts[0] if len(parts) == 1 else columns.pooled(parts, pieces)
 
 
 def _evaluate_on_host(

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from lsf_jax.cli.arguments import BUG, WRONG_INPUT
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, printable
 
 FLAG = "--traceback"
 LONGEST = 2000
@@ -46,7 +46,7 @@ def complain(error: Exception, command: str, *, with_traceback: bool) -> int:
 
 def one_line(text: str) -> str:
     """A message as one line that a terminal can show: files may hold anything, and their names too."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    line = printable(" ".join(text.split()))
     half = LONGEST // 2
     return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
 

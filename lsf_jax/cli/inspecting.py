@@ -6,11 +6,17 @@ import sys
 from pathlib import Path
 
 from lsf_jax.cli.arguments import FINISHED, STOCHASTIC, Command, positive, whole
-from lsf_jax.settings import ConfigError, clip
+from lsf_jax.cli.complaints import one_line
+from lsf_jax.settings import ConfigError, clip, printable
 
 FASTEST = 50.0
 """Frames per second; faster than that viewers slow down."""
 PLOT_OUTPUT = "file to write (default: curves-METRIC.png in the run; of several, compared-METRIC.png in the first)"
+
+
+def _warn(line: str) -> None:
+    """Say something that is no result."""
+    sys.stderr.write(f"lsf-jax: {one_line(line)}\n")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -21,7 +27,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from lsf_jax.programs import runtime
 
     policies = playback.load_policies(options.run, options.overrides)
-    runtime.configure(policies.config.train)
+    runtime.configure_run(policies.config, _warn)
     columns = playback.evaluate_policies(
         policies,
         options.episodes,
@@ -51,8 +57,8 @@ def _render(options: argparse.Namespace) -> int:
     from lsf_jax.runs.safe_files import file_inside
 
     playback.check_recordable(read_run(Path(options.run))[0])
-    policies = playback.load_policies(options.run)
-    runtime.configure(policies.config.train)
+    policies = playback.load_policies(options.run, options.overrides)
+    runtime.configure_run(policies.config, _warn)
     if not 0 <= options.row < len(policies.seed):
         raise ConfigError(f"--row is {options.row}; expected 0 to {len(policies.seed) - 1}, the rows of {options.run}")
     key = jax.random.fold_in(jax.random.key(policies.config.train.seed), options.episode)
@@ -60,7 +66,7 @@ def _render(options: argparse.Namespace) -> int:
     length, total = int(episode.valid.sum()), float(episode.reward.sum())
     if options.ascii:
         for t, moment in enumerate(playback.episode_moments(episode)):
-            print(f"step {t}\n{policies.program.env.render(moment)}\n")
+            print(printable(f"step {t}\n{policies.program.env.render(moment)}\n"))
     else:
         target = Path(options.output or file_inside(Path(options.run), f"episode-row{options.row}.gif"))
         frames = playback.episode_frames(policies.program.env, episode)
@@ -85,7 +91,7 @@ def _plot(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for run in runs:
-        print(f"{run.path}\n{summary_table(run)}\n")
+        print(printable(f"{run.path}\n{summary_table(run)}\n"))
     if any(run.config["env"] != runs[0].config["env"] for run in runs):
         print("note: the environments of these runs differ: results do not compare; `lsf-jax compare` says where")
     print(f"wrote {target}")
@@ -123,6 +129,7 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--row", type=whole(0), default=0, help="which row (seed, or grid point × seed) of the run (default 0)"
     )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as of `evaluate`")
     parser.add_argument("--output", default="", help="file to write (default: RUN/episode-row<ROW>.gif)")
     parser.add_argument(
         "--episode", type=whole(0), default=0, help="number of the episode: chooses its randomness (default 0)"

@@ -5,6 +5,7 @@ import argparse
 from lsf_jax.cli.arguments import FINISHED, Command, add_composition, add_names, composed
 from lsf_jax.config import files
 from lsf_jax.registry import TABLES, plugins
+from lsf_jax.settings import printable
 
 CONFIG = """examples:
   lsf-jax config --algo qmix --env smax/3m > mine.yaml
@@ -25,7 +26,7 @@ def _show_names(options: argparse.Namespace) -> int:
         if options.what in ("all", section):
             print(section)
             for name, line in entries:
-                print(f"  {name:<24} {line}".rstrip())
+                print(printable(f"  {name:<24} {line}".rstrip()))
     return FINISHED
 
 

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_composition, composed, positive
-from lsf_jax.settings import ConfigError
+from lsf_jax.settings import ConfigError, printable
 
 if TYPE_CHECKING:
     from lsf_jax.runs.experiment import Result
@@ -90,7 +90,7 @@ def _report(result: "Result") -> int:
         print(f"\nstopped and saved; continue with: lsf-jax resume {result.path}")
         return INTERRUPTED
     run = load_run(result.path)
-    print(f"\n{summary_table(run)}\n")
+    print(printable(f"\n{summary_table(run)}\n"))
     target = file_inside(result.path, CURVES)
     plot_curves([run], path=target)
     print(f"learning curve: {target}")

@@ -10,7 +10,7 @@ import math
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from lsf_jax.config import layers, trust, yaml12
 from lsf_jax.config.files import named_files, refuse_shadows
@@ -18,20 +18,8 @@ from lsf_jax.config.layers import Given, Layer, Sweep
 from lsf_jax.config.train_config import TrainConfig, divisors
 from lsf_jax.envs.host import Hosted
 from lsf_jax.registry import plugins
-from lsf_jax.settings import ConfigError, clip, env_label, freeze, nearest, range_problem, type_problem
+from lsf_jax.settings import ConfigError, clip, counted, env_label, freeze, nearest, range_problem, type_problem
 from lsf_jax.types import Env
-
-
-class Retired(NamedTuple):
-    """What became of a key that runs of an earlier version have in their config.yaml."""
-
-    key: tuple[str, str]  # the section and key that hold its value now
-    unset: Any  # the value that meant: as that key says
-
-
-RETIRED = {("train", "updates_per_iteration"): Retired(("algo", "updates"), unset=0)}
-"""Old place -> what it became. `from_yaml` alone still reads these, so that old runs stay readable."""
-
 
 MOST_ROWS = 1_000_000
 """Grid points × seeds of one run; as many seeds as there may be without a grid."""
@@ -53,6 +41,8 @@ class Config:
     ] = ()  # (algo key, its values); rows = points of the grid × seeds
     unconfirmed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     """Code that a run's text names and the user does not, as words for the command line: see `config.trust`."""
+    unfollowed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    """Places outside its folder that a run's text names and the user does not, likewise."""
 
     @property
     def where(self) -> str:
@@ -64,7 +54,7 @@ class Config:
         """How much is trained, for people: "4 seeds × 2 grid points, 200,000 env steps each"."""
         points = len(grid_points(self))
         grid = f" × {points} grid points" if points > 1 else ""
-        return f"{self.train.seeds} seeds{grid}, {self.train.env_steps:,} env steps each"
+        return f"{counted(self.train.seeds, 'seed')}{grid}, {self.train.env_steps:,} env steps each"
 
     def __repr__(self) -> str:
         changed = _changed(self)
@@ -128,7 +118,7 @@ def from_yaml(text: str, source: str = "config.yaml", overrides: Sequence[str] =
 
     Args:
       text: YAML with `algo.name` and `env.name`; settings left out take the dataclasses' defaults, and those that have
-        gone since are read as what they became (`RETIRED`).
+        gone since are read as what they became (`layers.RETIRED`).
       source: named in errors.
       overrides: laid over the text, as in `compose`; they cannot change a name. Code that the text names is run only
         if they name it too.
@@ -144,7 +134,7 @@ def from_yaml(text: str, source: str = "config.yaml", overrides: Sequence[str] =
     missing = Given(None, source)
     named = {place: layer.get(place, missing) for place in (("algo", "name"), ("env", "name"))}
     names = [layers.known(section, given.value, source) for (section, _), given in named.items()]
-    merged = _renewed(layer)
+    merged = layers.renewed(layer)
     for word in overrides:
         merged |= layers.override_layer(word)
     for (section, key), given in named.items():
@@ -153,13 +143,11 @@ def from_yaml(text: str, source: str = "config.yaml", overrides: Sequence[str] =
             raise ConfigError(f"{section}.name is {shown}; expected {given.value}, as in {source}; leave it alone")
     config = _build(names[0], names[1], merged)
     parts = {"algo": config.algo, "env": config.env, "train": config.train}
-    return dataclasses.replace(config, unconfirmed=trust.unconfirmed(parts, overrides, plugins.loaded_plugins()))
-
-
-def _renewed(layer: Layer) -> Layer:
-    kept = {place: given for place, given in layer.items() if place not in RETIRED}
-    old = [(RETIRED[place], given) for place, given in layer.items() if place in RETIRED]
-    return kept | {became.key: given for became, given in old if given.value != became.unset}
+    return dataclasses.replace(
+        config,
+        unconfirmed=trust.unconfirmed(parts, overrides, plugins.loaded_plugins()),
+        unfollowed=trust.unfollowed(parts, overrides),
+    )
 
 
 def check(config: Config) -> None:
@@ -297,8 +285,8 @@ def _build(algo_name: str, env_name: str, merged: Layer) -> Config:
 
 
 def _values(section: str, config_class: type, key: str, given: Given, algo_name: str) -> tuple[Any, ...]:
-    if (section, key) in RETIRED:
-        now = ".".join(RETIRED[section, key].key)
+    if (section, key) in layers.RETIRED:
+        now = ".".join(layers.RETIRED[section, key].key)
         raise ConfigError(f"unknown key {section}.{key}; it is {now} now{layers.place_text(given.source)}")
     if key not in _fields(config_class):
         advice = nearest(key, _fields(config_class), prefix=f"{section}.")

@@ -26,6 +26,17 @@ PLUGINS = "plugins"
 """Key of a run's config.yaml that names the plug-ins that its names come from."""
 
 
+class Retired(NamedTuple):
+    """What became of a key that runs of an earlier version have in their config.yaml."""
+
+    key: tuple[str, str]  # the section and key that hold its value now
+    unset: Any  # the value that meant: as that key says
+
+
+RETIRED = {("train", "updates_per_iteration"): Retired(("algo", "updates"), unset=0)}
+"""Old place -> what it became. `from_yaml` alone still reads these, so that old runs stay readable."""
+
+
 class Given(NamedTuple):
     """A value on its way into the configuration."""
 
@@ -243,3 +254,10 @@ def _place(key: str, source: str) -> tuple[str, str]:
         raise ConfigError(f"unknown key {key}{nearest(key, [*SECTIONS, *SHORTHAND])}{place_text(source)}")
     advice = " or ".join(f"{section}.{key}" for section in SECTIONS)
     raise ConfigError(f"unknown key {key}; expected its section too: {advice}{place_text(source)}")
+
+
+def renewed(layer: Layer) -> Layer:
+    """A layer of an earlier version with what its retired keys became in their places."""
+    kept = {place: given for place, given in layer.items() if place not in RETIRED}
+    old = [(RETIRED[place], given) for place, given in layer.items() if place in RETIRED]
+    return kept | {became.key: given for became, given in old if given.value != became.unset}

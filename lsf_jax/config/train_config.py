@@ -67,7 +67,12 @@ class TrainConfig:
         "", resumable=True, doc="name of the run's folder; empty: made from algorithm, environment and time"
     )
     sinks: tuple[str, ...] = setting((), names=SINK, resumable=True, doc="where else metrics go")
-    cache_dir: str = setting("", resumable=True, doc="compilation cache; empty: in the user's cache folder; off: none")
+    cache_dir: str = setting(
+        "",
+        resumable=True,
+        place=("", "off"),
+        doc="compilation cache; empty: in the user's cache folder; off: none",
+    )
 
 
 def divisors(number: int) -> list[int]:

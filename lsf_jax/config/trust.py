@@ -1,12 +1,13 @@
-"""Code that a run folder names: it is not run before the user has named it too.
+"""Code and places that a run folder names: they are not run and not written to before the user has named them too.
 
-A folder may come from anybody. Settings declared with `code` make this package import or run what they say, so of a
-configuration that was read from a run's text they count only once they are confirmed.
+A folder may come from anybody. Settings declared with `code` make this package import or run what they say, and those
+declared with `place` make it write, and read back, outside the folder. Of a configuration that was read from a run's
+text they count only once they are confirmed: without its code a run is refused, a place is left alone.
 """
 
 import json
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -22,11 +23,23 @@ def unconfirmed(parts: Mapping[str, Any], words: Sequence[str], modules: Collect
       words: overrides that the user gave, such as "env.make=my_games:make": what they name is confirmed.
       modules: modules that the user has named otherwise: code in them is confirmed.
     """
+    return _as_words((found for found in _marked("code", parts) if not _is_in(found[2], modules)), words)
+
+
+def unfollowed(parts: Mapping[str, Any], words: Sequence[str]) -> tuple[str, ...]:
+    """The places that a configuration names and its user does not, as words for the command line.
+
+    Args:
+      parts: section -> its frozen dataclass, `words` laid over.
+      words: overrides that the user gave.
+    """
+    return _as_words(_marked("place", parts), words)
+
+
+def _as_words(found: Iterable[tuple[str, str, Any]], words: Sequence[str]) -> tuple[str, ...]:
     named = {place for word in words for place in override_layer(word)}
     return tuple(
-        shlex.quote(f"{section}.{key}={_text(value)}")
-        for section, key, value in _code_in(parts)
-        if (section, key) not in named and not _is_in(value, modules)
+        shlex.quote(f"{section}.{key}={_text(value)}") for section, key, value in found if (section, key) not in named
     )
 
 
@@ -43,11 +56,11 @@ def refuse(found: Sequence[str]) -> None:
         )
 
 
-def _code_in(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Settings that name code, unless they have their defaults: those are named by whoever made the environment."""
+def _marked(mark: str, parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Settings so declared, unless they have their defaults: those are named by whoever made the environment."""
     for section, part in parts.items():
         for field in fields(part):
-            harmless, value = field.metadata.get("code"), getattr(part, field.name)
+            harmless, value = field.metadata.get(mark), getattr(part, field.name)
             if harmless is not None and value != default_of(field) and value not in harmless:
                 yield section, field.name, value
 

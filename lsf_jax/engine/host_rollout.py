@@ -165,9 +165,12 @@ class HostCollector:
             self._advance(EXPLORE, self.last, lambda seed: False)
         kept, self.queues = self.queues, [deque() for _ in range(self.n_seeds)]
         try:
-            while any(len(queue) < n for queue in self.queues):
-                self._advance(how, behaviour, lambda seed: len(self.queues[seed]) + self._playing(seed) < n)
-            played = [[_stats(episode) for episode in queue] for queue in self.queues]
+            played: list[list[EpisodeStats]] = [[] for _ in self.queues]
+            while any(len(stats) < n for stats in played):
+                self._advance(how, behaviour, lambda seed: len(played[seed]) + self._playing(seed) < n)
+                for stats, queue in zip(played, self.queues, strict=True):
+                    while queue:  # episodes with all that was seen in them would fill the memory
+                        stats.append(_stats(queue.popleft()))
         finally:
             self.queues = kept
         by_seed = [jax.tree.map(lambda *rows: np.stack(rows), *stats) for stats in played]

@@ -4,7 +4,7 @@ import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 from jax.extend import core as jax_core
+from jaxtyping import Array
 
 from lsf_jax.config.composition import Config
 from lsf_jax.config.train_config import divisors
+from lsf_jax.engine.packing import choices_of, fitted_rows
 from lsf_jax.engine.training import init_train_state
 from lsf_jax.programs.compiled import LOG_ROWS, jit_chunk, jit_init
 from lsf_jax.programs.parts import Program, bind, make_rows, take_rows, with_micro_batch
 from lsf_jax.settings import ConfigError
-from lsf_jax.types import TrainState
+from lsf_jax.types import BufferState, Clock, PRNGKey, TrainState
 
 USABLE = 0.8  # share of the memory that a run may plan with; compiled programs and the host need the rest
 DEVICE_REPLAY = 0.5  # share of a device's memory that replay of games on the host may take before it moves there
@@ -108,6 +110,11 @@ def row_bytes(program: Program, micro_batch: int) -> dict[str, int]:
     program = with_micro_batch(program, micro_batch)
     state, fresh = _shapes(program)
     step = jax.make_jaxpr(program.step)(state, jax.ShapeDtypeStruct((), jnp.int32))
+    return _kept_bytes(state, fresh) | {"activations": max(peak_bytes(step.jaxpr) - tree_bytes(fresh), 0)}
+
+
+def _kept_bytes(state: TrainState, fresh: Any) -> dict[str, int]:
+    """Bytes of what lives through an iteration, of one row."""
     agent = state.agent
     return {
         "parameters": tree_bytes(agent.params),
@@ -116,8 +123,30 @@ def row_bytes(program: Program, micro_batch: int) -> dict[str, int]:
         "kept parameters": tree_bytes(state.kept),
         "replay": tree_bytes(state.buffer),
         "fresh episodes": tree_bytes(fresh),
-        "activations": max(peak_bytes(step.jaxpr) - tree_bytes(fresh), 0),
     }
+
+
+def least_bytes(program: Program) -> Callable[[int], dict[str, int]]:
+    """What one row needs at the least, as a function of the episodes in a slice of its batch.
+
+    `row_bytes` traces an update, which takes seconds whatever the sizes; this does not, so that sizes that cannot be
+    are refused at once. It counts the batch as it is drawn, or what learning sees of a slice of it: the larger one.
+    """
+    state, fresh = _shapes(program)
+    drawn = peak_bytes(jax.make_jaxpr(partial(_drawn, program))(state.buffer, state.clock, state.key).jaxpr)
+    spec, kept = program.env.spec, _kept_bytes(state, fresh)
+    if program.hosted is not None:  # replay may be elsewhere
+        kept["replay"] = 0
+    seen = 4 * (spec.episode_limit + 1) * (spec.n_agents * spec.obs_dim + spec.state_dim)
+    return lambda micro_batch: kept | {"batch": max(drawn, micro_batch * seen)}
+
+
+def _drawn(program: Program, stored: BufferState, clock: Clock, key: PRNGKey) -> Array:
+    """A number that hangs on all of a batch as an update is given it."""
+    batch, sizes = program.buffer.sample(stored, clock, key), program.sizes
+    first = lambda total, leaf: total + leaf[(0,) * leaf.ndim].astype(jnp.float32)
+    read = lambda rows: jax.tree.reduce(first, rows, jnp.float32(0.0))
+    return fitted_rows(choices_of(sizes.lengths, batch), batch, read) if sizes.packs else read(batch)
 
 
 def _shapes(program: Program) -> tuple[TrainState, Any]:
@@ -127,6 +156,12 @@ def _shapes(program: Program) -> tuple[TrainState, Any]:
     state = jax.eval_shape(start, jax.random.key(0))
     policy = jax.eval_shape(algorithm.policy_params, state.agent)
     return state, jax.eval_shape(program.collect, policy, state.clock, state.hyper, state.key)
+
+
+def episode_bytes(program: Program) -> int:
+    """Bytes of one episode as it is recorded, snapshots and all."""
+    fresh = _shapes(program)[1]
+    return -(-tree_bytes(fresh) // fresh.valid.shape[0])
 
 
 def hardware_here() -> Hardware:
@@ -179,8 +214,12 @@ def make_plan(config: Config, program: Program | None = None, hardware: Hardware
     limit = memory_limit(config, hardware) // (devices if hardware.platform == "cpu" else 1)
     share = -(-rows // devices)
     slices = [config.train.micro_batch] if config.train.micro_batch else _slices(batch)
+    least = least_bytes(program)
+    if sum(least(slices[0]).values()) > limit * USABLE:
+        raise ConfigError(_too_large(least(slices[0]), limit, config))
+    _check_evaluation(config, program, limit)
     needs_of = lambda micro: row_bytes(program, 0 if micro == batch else micro)
-    fits, micro, needs = _slice_that_fits(needs_of, slices, int(limit * USABLE), config.train.block or share)
+    fits, micro, needs = _slice_that_fits(needs_of, least, slices, int(limit * USABLE), config.train.block or share)
     host_replay = _replay_on_host(config, program, needs.get("replay", 0) * share / limit, hardware.platform)
     disk = sum(needs.get(name, 0) for name in ("parameters", "targets", "optimiser", "kept parameters", "replay"))
     if host_replay:
@@ -209,6 +248,20 @@ def make_plan(config: Config, program: Program | None = None, hardware: Hardware
         disk_bytes=disk * width * devices,
         host_replay=host_replay,
     )
+
+
+def _check_evaluation(config: Config, program: Program, limit: int) -> None:
+    """Nothing, where the episodes of one seed's evaluation, recorded side by side, have room.
+
+    Raises:
+      ConfigError: they have not.
+    """
+    needed = 0 if program.hosted is not None else episode_bytes(program) * config.train.eval_episodes
+    if needed > limit * USABLE:
+        raise ConfigError(
+            f"train.eval_episodes is {config.train.eval_episodes}; an evaluation of one seed needs {size_text(needed)} "
+            f"and {size_text(int(limit * USABLE))} may be used; lower it: `lsf-jax evaluate` plays as many in the end"
+        )
 
 
 def width_on_cpu(config: Config, program: Program) -> int:
@@ -247,19 +300,24 @@ def _slices(batch: int) -> list[int]:
 
 
 def _slice_that_fits(
-    needs: Callable[[int], dict[str, int]], slices: list[int], room: int, rows: int
+    needs: Callable[[int], dict[str, int]],
+    least: Callable[[int], dict[str, int]],
+    slices: list[int],
+    room: int,
+    rows: int,
 ) -> tuple[int, int, dict[str, int]]:
     """How many rows fit, with which slice of the batch, and what one of them needs then.
 
     The largest slice with which so many rows fit, else the largest with which as many fit as with the smallest: the
-    smaller it is, the less a row needs. Each look at one traces a whole update, so few are looked at.
+    smaller it is, the less a row needs. Each look at one traces a whole update, so few are looked at: none of which
+    `least` knows that no row fits, and the smallest alone if with that none does.
     """
     look = cache(needs)
-    fits = lambda micro: room // sum(look(micro).values())
+    fits = lambda micro: room // sum(look(micro).values()) if sum(least(micro).values()) <= room else 0
     micro = slices[-1]
     if fits(micro) < rows:
         wanted = min(fits(slices[0]), rows)
-        micro = slices[bisect_right(slices, -wanted, key=lambda each: -fits(each)) - 1]
+        micro = slices[bisect_right(slices, -wanted, key=lambda each: -fits(each)) - 1] if wanted else slices[0]
     return fits(micro), micro, look(micro)
 
 
@@ -267,9 +325,10 @@ def _too_large(needs: dict[str, int], limit: int, config: Config) -> str:
     parts = ", ".join(
         f"{name} {size_text(size)}" for name, size in sorted(needs.items(), key=lambda item: -item[1])[:2]
     )
+    known = "" if "activations" in needs else "at least "
     return (
-        f"one seed needs {size_text(sum(needs.values()))} ({parts}) and {size_text(int(limit * USABLE))} may be used; "
-        f"lower train.buffer_capacity (now {config.train.buffer_capacity}) or algo.batch_size "
+        f"one seed needs {known}{size_text(sum(needs.values()))} ({parts}) and {size_text(int(limit * USABLE))} may be "
+        f"used; lower train.buffer_capacity (now {config.train.buffer_capacity}) or algo.batch_size "
         f"(now {config.algo.batch_size}), or raise train.memory_gib"
     )
 

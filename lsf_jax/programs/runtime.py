@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import platformdirs
 
+from lsf_jax.config.composition import Config
 from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.platforms import is_cpu
 from lsf_jax.settings import ConfigError, user_path
@@ -90,6 +92,29 @@ def configure(train: TrainConfig, cpu_devices: int = 0) -> None:
     jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def configure_run(config: Config, tell: Callable[[str], None], cpu_devices: int = 0) -> None:
+    """`configure` for a run that is read back: what its folder alone names as a cache is left alone.
+
+    Compiled programs in it would be run, and a folder would be made wherever it says.
+
+    Args:
+      config: of the run.
+      tell: says in one line what is left alone.
+      cpu_devices: as for `configure`.
+
+    Raises:
+      ConfigError: as `configure`.
+    """
+    train = config.train
+    if config.unfollowed:
+        tell(
+            "the run's config.yaml names a place outside the run folder, which is not used before you name it too; "
+            f"if you trust it: {' '.join(config.unfollowed)}"
+        )
+        train = replace(train, cache_dir="")
+    configure(train, cpu_devices)
 
 
 def cores() -> int:

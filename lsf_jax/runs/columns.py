@@ -1,5 +1,6 @@
 """From device to tables: the columns that chunks and evaluations of a block leave in the run's Parquet tables."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,21 @@ def stats_columns(program: Program, stats: EpisodeStats, n_rows: int, prefix: st
         **{name: np.asarray(values).mean(axis=-1) for name, values in stats.info.items()},
     }
     return {prefix + name: values[:n_rows].astype(np.float32) for name, values in columns.items()}
+
+
+def pooled(parts: Sequence[Columns], counts: Sequence[int]) -> Columns:
+    """The columns of an evaluation from those of its pieces.
+
+    Args:
+      parts: from `stats_columns`, without a prefix.
+      counts: episodes in each.
+    """
+    weights = np.array(counts, np.float64) / sum(counts)
+    each = {name: np.stack([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
+    means = {name: np.tensordot(weights, values, 1) for name, values in each.items()}
+    variance = each["return_std"] ** 2 + (each["return"] - means["return"]) ** 2
+    means["return_std"] = np.sqrt(np.tensordot(weights, variance, 1))
+    return {name: values.astype(np.float32) for name, values in means.items()}
 
 
 TIED = 1e-3

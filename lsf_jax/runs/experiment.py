@@ -120,8 +120,8 @@ def resume(
       RunFolderError: another process trains in this folder.
     """
     path = Path(path)
-    saved, card = folder.read_run(path)
-    wanted = in_blocks_of(saved, config or folder.read_run(path, overrides)[0])
+    saved, wanted, card = folder.read_with(path, () if config else overrides)
+    wanted = in_blocks_of(saved, config or wanted)
     changed = differences(saved, wanted)
     if changed:
         raise ConfigError(
@@ -150,7 +150,7 @@ def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress)
     shown.note(f"resuming {path}")
     for index in [index for index, meta in metas.items() if meta.config is None]:
         shown.note(f"the checkpoint of block {index} has no copy of its configuration: {folder.CONFIG} is believed")
-    runtime.configure(wanted.train, layout.n_devices)
+    runtime.configure_run(wanted, shown.note, layout.n_devices)
     program = bind(wanted)
     session = Session(wanted, path, _saved_plan(wanted, layout, program), program, shown)
     like = session.programs.shapes(take_rows(session.rows, 0, layout.width * layout.n_devices))

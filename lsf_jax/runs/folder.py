@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,6 +180,30 @@ def read_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, dict[st
     """
     documents = read_documents(path)
     return from_yaml(documents.config, str(path / CONFIG), overrides), documents.card
+
+
+class Reading(NamedTuple):
+    """A run folder as it is, and as words change it: from one look at its files."""
+
+    saved: Config
+    wanted: Config  # with the words laid over
+    card: dict[str, Any]
+
+
+def read_with(path: Path, overrides: Sequence[str]) -> Reading:
+    """What `read_run` gives without overrides and with them.
+
+    Args:
+      path: the run folder.
+      overrides: as for `read_run`.
+
+    Raises:
+      ConfigError: as `read_run`.
+    """
+    documents = read_documents(path)
+    read = partial(from_yaml, documents.config, str(path / CONFIG))
+    saved = read()
+    return Reading(saved=saved, wanted=read(overrides) if overrides else saved, card=documents.card)
 
 
 def _readable(path: Path, name: str, read: Callable[[Path], Any]) -> Any:

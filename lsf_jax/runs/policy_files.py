@@ -53,12 +53,12 @@ def finished_policies(run: Path, config: Config, width: int) -> dict[Path, range
     return files
 
 
-def read_policies(files: Mapping[Path, range], like: Mapping[str, Any]) -> dict[str, Any]:
+def read_policies(files: Mapping[Path, range], like: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The parameters of all finished rows of a run, `[rows, ...]`, row 0 first.
 
     Args:
       files: from `finished_policies`.
-      like: the tree of one row's parameters, leaves with a shape and a type.
+      like: the tree of one row's parameters, leaves with a shape and a type; None: that of the first file.
 
     Returns:
       NumPy arrays in the tree of `like`; rows of blocks that are not finished yet are missing at the end.
@@ -66,7 +66,10 @@ def read_policies(files: Mapping[Path, range], like: Mapping[str, Any]) -> dict[
     Raises:
       CheckpointError: a file is damaged or foreign.
     """
-    parts = [_read_block(path, rows, like) for path, rows in files.items()]
+    parts = []
+    for path, rows in files.items():
+        parts.append(_read_block(path, rows, like))
+        like = like or _one_row(parts[0])
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -109,12 +112,17 @@ def _check_origin(run: Path, config: Config, path: Path, rows: range) -> None:
         )
 
 
-def _read_block(path: Path, rows: range, like: Mapping[str, Any]) -> dict[str, Any]:
+def _read_block(path: Path, rows: range, like: Mapping[str, Any] | None) -> dict[str, Any]:
     params, _ = params_file.load_params(path, like)
-    for leaf, one in zip(jax.tree.leaves(params), jax.tree.leaves(like), strict=True):
+    for leaf, one in zip(jax.tree.leaves(params), jax.tree.leaves(like or _one_row(params)), strict=True):
         if leaf.shape != (len(rows), *one.shape) or leaf.dtype != one.dtype:
             raise CheckpointError(
                 f"parameters {path} are damaged or foreign: an array is {leaf.dtype}{list(leaf.shape)}, expected "
                 f"{one.dtype}{[len(rows), *one.shape]}; give a file of this run"
             )
     return params
+
+
+def _one_row(params: dict[str, Any]) -> dict[str, Any]:
+    """The shapes of one row of a file's parameters."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)

@@ -21,6 +21,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lsf_jax.settings import printable
+
 RATE_WINDOW = 600.0  # seconds of work that the shown rates look back on: a chunk of StarCraft may take minutes
 PLAIN_INTERVAL = 5.0  # seconds between plain lines of progress; notes are never held back
 
@@ -132,6 +134,7 @@ class Progress:
         Args:
           text: one line.
         """
+        text = printable(text)
         if self._plain:
             self._line(text)
         else:

@@ -5,7 +5,6 @@ checkpoint starts again from the same numbers, and no run needs the folder that 
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,9 @@ from lsf_jax.config.composition import Config, grid_points
 from lsf_jax.runs import folder
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.runs.params_file import load_params, save_params
-from lsf_jax.runs.safe_files import file_inside, folder_inside
-from lsf_jax.settings import ConfigError
+from lsf_jax.runs.policy_files import finished_policies, read_policies
+from lsf_jax.runs.safe_files import file_inside
+from lsf_jax.settings import ConfigError, user_path
 from lsf_jax.types import Algorithm, TrainState
 
 FILE = "initial.safetensors"
@@ -172,41 +172,20 @@ def begin(path: Path, config: Config, state: TrainState, first_row: int) -> Trai
 
 def _read_source(given: str) -> Source:
     try:
-        path = Path(given).expanduser()
-    except RuntimeError:
-        raise ConfigError(f"train.init_from is {given}; expected a run folder, and there is no such user") from None
-    try:
-        config, _ = folder.read_run(path)
+        path = user_path("train.init_from", given)
+        config, card = folder.read_run(path)
+        layout = folder.read_layout(path, card)
+        files = finished_policies(path, config, layout.width * layout.n_devices)
     except ConfigError as error:
-        raise ConfigError(f"train.init_from: {error}") from None
-    n_rows = config.train.seeds * len(grid_points(config))
-    parts = [load_params(file) for file in sorted(folder_inside(path, "policies").glob("block-*.safetensors"))]
-    rows = [row for _, metadata in parts for row in _rows_in(path, metadata)]
-    if rows != list(range(n_rows)):
+        text = str(error)
+        raise ConfigError(text if text.startswith("train.init_from") else f"train.init_from: {text}") from None
+    n_rows, found = config.train.seeds * len(grid_points(config)), sum(map(len, files.values()))
+    if found != n_rows:
         raise ConfigError(
-            f"train.init_from is {path}, which has final policies of {len(rows)} of its {n_rows} rows; expected a "
+            f"train.init_from is {path}, which has final policies of {found} of its {n_rows} rows; expected a "
             f"finished run; finish it with `lsf-jax resume {path}`"
         )
-    trees = [params for params, _ in parts]
-    kinds = [{name: (leaf.shape[1:], leaf.dtype, leaf.ndim) for name, leaf in _flat(tree).items()} for tree in trees]
-    if any(kind != kinds[0] for kind in kinds) or not all(ndim for *_, ndim in kinds[0].values()):
-        raise _foreign(path, "their files hold different parameters")
-    params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)
-    if {len(leaf) for leaf in jax.tree.leaves(params)} != {n_rows}:
-        raise _foreign(path, f"they do not have {n_rows} rows throughout")
-    return Source(path=path, config=config, params=params, rows=n_rows)
-
-
-def _rows_in(path: Path, metadata: Mapping[str, str]) -> list[int]:
-    """Which rows of its run a file of policies holds, as it says itself."""
-    try:
-        return list(json.loads(metadata["rows"]))
-    except (KeyError, ValueError, TypeError):
-        raise _foreign(path, "a file does not say whose rows it holds") from None
-
-
-def _foreign(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"policies of {path} are damaged or foreign: {why}; train that run again, or name another")
+    return Source(path=path, config=config, params=read_policies(files), rows=n_rows)
 
 
 def _check_rows(source: Source, n_rows: int) -> None:

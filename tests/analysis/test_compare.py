@@ -181,3 +181,15 @@ def test_the_command_prints_the_table(tmp_path, capsys):
     assert "|  | discount | 0.99 | 0.99 |\n" in shown
     assert json.loads((a / "card.json").read_text())["setup"]["algorithm"] == "qmix"
     assert (a / "card.md").read_text().startswith("| what | value |")
+
+
+def test_a_card_from_anybody_cannot_steer_the_terminal(tmp_path):
+    paths = [run_of(tmp_path, "a", versions={"jax\x1b[2J": "9\u202e"}), run_of(tmp_path, "b")]
+    card = json.loads((paths[0] / "card.json").read_text())
+    card["setup"]["environment"] = "x\x1b]0;owned\x07\n| * | forged"
+    folder.write_json_atomic(paths[0] / "card.json", card)
+    text = comparison_text(compare_runs(paths))
+    assert all(line.isprintable() for line in text.splitlines())
+    assert r"x\x1b]0;owned\x07 | * | forged" in text
+    assert r"versions jax\x1b[2J" in text
+    assert r"9\u202e" in text

@@ -13,7 +13,7 @@ from lsf_jax.config.documents import to_yaml
 from lsf_jax.envs import make
 from lsf_jax.programs.compiled import jit_init, jit_joint_table
 from lsf_jax.programs.parts import bind, make_rows, take_rows
-from lsf_jax.runs import checkpoint, experiment
+from lsf_jax.runs import checkpoint, experiment, folder
 from lsf_jax.runs.params_file import save_params
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import Disc, Episode, Picture
@@ -30,8 +30,8 @@ def programs():
 def result(tmp_path_factory):
     """Five rows in blocks of four: two policy files, the second one without its padding."""
     settings = ("seeds=5", "train.block=4", "train.env_steps=24", "train.name=games")
-    folder = tmp_path_factory.mktemp("runs")
-    config = compose(env="m_step", overrides=[*QUICK, *settings, f"train.run_dir={folder}"])
+    runs = tmp_path_factory.mktemp("runs")
+    config = compose(env="m_step", overrides=[*QUICK, *settings, f"train.run_dir={runs}"])
     return experiment.train(config, progress=quiet(config))
 
 
@@ -43,9 +43,9 @@ def policies(result):
 def test_policies_of_all_blocks_are_the_parameters_kept_at_the_budget(result, policies):
     assert policies.seed.tolist() == [0, 1, 2, 3, 4]
     assert {len(leaf) for leaf in jax.tree.leaves(policies.params)} == {5}
-    folder = result.path / "checkpoints" / "block-0000"
+    block = result.path / "checkpoints" / "block-0000"
     rows = take_rows(make_rows(policies.config, policies.program.algorithm), 0, 4)
-    state, _ = checkpoint.restore(folder, jax.eval_shape(jit_init(policies.program, 0), rows))
+    state, _ = checkpoint.restore(block, jax.eval_shape(jit_init(policies.program, 0), rows))
     assert_same_bits(state.kept.params, jax.tree.map(lambda leaf: leaf[:4], policies.params))
 
 
@@ -58,6 +58,48 @@ def test_evaluation_is_repeatable_and_agrees_with_the_final_one_of_the_run(resul
     np.testing.assert_array_equal(first["length"], result.final["length"])
     other = playback.evaluate_policies(policies, 4, stochastic=True, root_seed=3)
     assert not np.array_equal(other["return"], first["return"])
+
+
+def test_many_episodes_are_evaluated_in_pieces_each_with_chance_of_its_own(policies, monkeypatch):
+    whole = playback.evaluate_policies(policies, 6, stochastic=True)
+    monkeypatch.setattr(playback, "MOST_AT_ONCE", 4)
+    rounds, plays = [], playback._in_pieces
+
+    def watched(program, evaluate, state, pieces):
+        def once(state):
+            rounds.append((int(state.iteration), evaluate(state)))
+            return rounds[-1][1]
+
+        return plays(program, once, state, pieces)
+
+    monkeypatch.setattr(playback, "_in_pieces", watched)
+    columns = playback.evaluate_policies(policies, 5, stochastic=True)
+    assert [number for number, _ in rounds] == [0, 1]
+    first, second = (np.asarray(stats.episode_return) for _, stats in rounds)
+    assert first.shape == second.shape == (5, 3)
+    assert not np.array_equal(first, second)
+    counted = np.concatenate([first, second[:, :2]], axis=1)
+    np.testing.assert_allclose(columns["return"], counted.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(columns["return_std"], counted.std(axis=1), rtol=1e-5)
+    assert {name: values.dtype for name, values in columns.items()} == {name: v.dtype for name, v in whole.items()}
+
+
+def test_pieces_are_as_large_as_they_may_be_and_as_equal_as_they_can_be(monkeypatch):
+    monkeypatch.setattr(playback, "AT_ONCE", 1000)
+    assert playback.pieces_of(100, 10) == [100]
+    assert playback.pieces_of(101, 10) == [51, 50]
+    assert playback.pieces_of(7, 400) == [2, 2, 2, 1]
+    assert playback.pieces_of(3, 10**9) == [1, 1, 1]
+    assert sum(playback.pieces_of(1_000_000, 3)) == 1_000_000
+
+
+def test_the_configuration_of_a_run_is_read_once(result, monkeypatch):
+    read, looks = folder.read_documents, []
+    monkeypatch.setattr(folder, "read_documents", lambda path: looks.append(path) or read(path))
+    saved, wanted, _ = folder.read_with(result.path, ["train.checkpoint_minutes=5"])
+    assert (saved.train.checkpoint_minutes, wanted.train.checkpoint_minutes) == (10.0, 5.0)
+    playback.load_policies(result.path, ["train.checkpoint_minutes=5"])
+    assert looks == [result.path] * 2
 
 
 def test_a_recorded_greedy_episode_is_the_one_that_was_evaluated(policies):

@@ -853,3 +853,8 @@ def test_every_setting_of_every_section_is_explained():
 def test_every_traced_number_is_a_setting():
     for name, entry in algorithms.ALGORITHMS.items():
         assert composition.swept_keys(name) == entry.hyper._fields
+
+
+def test_a_single_seed_is_one():
+    sizes = [compose(algo="soft", env="hunt", overrides=[f"seeds={n}", "train.env_steps=2000"]).size for n in (1, 2)]
+    assert sizes == ["1 seed, 2,000 env steps each", "2 seeds, 2,000 env steps each"]

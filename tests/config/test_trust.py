@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 
+import jax
 import pytest
 
 from lsf_jax.analysis.compare import compare_runs
@@ -13,6 +14,7 @@ from lsf_jax.config.documents import to_yaml
 from lsf_jax.config.trust import unconfirmed
 from lsf_jax.envs import ENVS
 from lsf_jax.envs.parallel.hosted import from_parallel_env
+from lsf_jax.programs import runtime
 from lsf_jax.runs import folder
 from lsf_jax.settings import ConfigError
 from tests.support.parallel_cases import ZOO
@@ -134,3 +136,28 @@ def test_arguments_are_names_with_values_from_a_file_and_from_the_command_line(t
     assert parallel("env.arguments={max_cycles: 7, faults: {}}").env.arguments == config.env.arguments
     with pytest.raises(ConfigError, match=r"env\.arguments is 3; expected a mapping or null"):
         parallel("env.arguments=3")
+
+
+def test_a_cache_that_a_folder_names_is_not_used_before_the_user_has_named_it(tmp_path):
+    cache, default = tmp_path / "elsewhere", tmp_path / "mine"
+    text = to_yaml(compose(algo="qmix", env="climbing", overrides=[f"train.cache_dir={cache}"]))
+    told = []
+    config = from_yaml(text)
+    assert config.unfollowed == (f"train.cache_dir={cache}",)
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(default))
+        try:
+            runtime.configure_run(config, told.append)
+            assert (cache.exists(), default.exists()) == (False, True)
+            assert f"if you trust it: train.cache_dir={cache}" in told[0]
+            named = from_yaml(text, overrides=[f"train.cache_dir={cache}"])
+            assert named == config
+            runtime.configure_run(named, told.append)
+        finally:
+            jax.config.update("jax_compilation_cache_dir", before[0])
+            jax.config.update("jax_enable_compilation_cache", before[1])
+    assert (cache.exists(), len(told)) == (True, 1)
+    for harmless in ("off", ""):
+        assert from_yaml(text, overrides=[f"train.cache_dir={harmless}"]).unfollowed == ()
+        assert from_yaml(text.replace(f"cache_dir: {cache}", f"cache_dir: '{harmless}'")).unfollowed == ()

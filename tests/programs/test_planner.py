@@ -105,6 +105,19 @@ def test_smaller_micro_batches_need_less_for_activations_and_the_same_elsewhere(
     assert {**sliced, "activations": 0} == {**whole, "activations": 0}
 
 
+def test_the_least_that_a_row_needs_is_never_more_than_what_it_needs():
+    program = planner.bind(CONFIG)
+    state, _ = planner._shapes(program)
+    drawn = tree_bytes(jax.eval_shape(program.buffer.sample, state.buffer, state.clock, state.key))
+    for size in (4, 8):
+        least = planner.least_bytes(program)(size)
+        needs = planner.row_bytes(program, 0 if size == 8 else size)
+        assert drawn <= least["batch"] <= needs["activations"]
+        kept = set(least) - {"batch"}
+        assert kept == set(needs) - {"activations"}
+        assert {name: least[name] for name in kept} == {name: needs[name] for name in kept}
+
+
 def test_peak_counts_what_lives_at_the_same_time():
     def chain(x):  # each of the three is dead before the next but one
         return jnp.sin(jnp.cos(jnp.tan(x)))
@@ -142,15 +155,17 @@ def test_the_slice_is_that_of_a_search_through_all_and_few_are_looked_at(batch):
         looked.append(micro_batch)
         return {"replay": 50, "activations": 3 * micro_batch}
 
+    least = lambda micro_batch: {"replay": 50, "batch": micro_batch}
     slices = planner._slices(batch)
     assert slices == [size for size in range(1, batch + 1) if batch % size == 0 and (size == batch or size >= 4)]
     for room, rows in itertools.product((10, 60, 100, 700, 3000, 10**6, 10**9), (1, 3, 64)):
         fits = {size: room // (50 + 3 * size) for size in slices}
-        enough = [size for size in slices if fits[size] >= min(rows, max(fits.values()))]
+        enough = [size for size in slices if fits[size] >= max(1, min(rows, max(fits.values())))] or slices[:1]
         looked.clear()
-        found = planner._slice_that_fits(needs, slices, room, rows)
+        found = planner._slice_that_fits(needs, least, slices, room, rows)
         assert found[:2] == (fits[max(enough)], max(enough))
         assert len(looked) == len(set(looked)) <= 2 + len(slices).bit_length()
+        assert [size for size in looked[:-1] if 50 + size > room] == []
 
 
 def test_rows_that_do_not_fit_are_cut_into_equal_blocks():
@@ -183,6 +198,18 @@ def test_devices_share_the_rows_and_on_a_host_the_memory():
 def test_what_cannot_fit_is_refused_with_needs_and_remedies():
     with pytest.raises(ConfigError, match=r"one seed needs .*may be used; lower train\.buffer_capacity \(now 16\)"):
         make_plan(with_train(CONFIG, memory_gib=1e-6))
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_anything_is_traced(monkeypatch):
+    monkeypatch.setattr(planner, "row_bytes", None)
+    huge = small("algo.batch_size=1000000", "train.buffer_capacity=1000000", "train.micro_batch=0")
+    with pytest.raises(ConfigError, match=r"one seed needs at least .*\(batch .* or algo\.batch_size \(now 1000000\)"):
+        make_plan(with_train(huge, memory_gib=0.1))
+
+
+def test_an_evaluation_that_cannot_fit_is_refused_by_its_key():
+    with pytest.raises(ConfigError, match=r"train\.eval_episodes is 1000000; an evaluation of one seed needs .* lower"):
+        make_plan(with_train(CONFIG, eval_episodes=1_000_000, memory_gib=0.01))
 
 
 def test_a_given_block_that_does_not_fit_is_refused():

@@ -12,11 +12,13 @@ from lsf_jax.analysis.frames import load_run
 from lsf_jax.analysis.playback import evaluate_policies, load_policies
 from lsf_jax.cli import app
 from lsf_jax.config.composition import compose, replace
+from lsf_jax.config.documents import to_yaml
 from lsf_jax.programs.compiled import jit_init
 from lsf_jax.programs.parts import bind, make_rows, take_rows
 from lsf_jax.runs import experiment, session, tables, warm_start
 from lsf_jax.runs.folder import read_run
 from lsf_jax.runs.manifest import CheckpointError
+from lsf_jax.runs.params_file import load_params, save_params
 from lsf_jax.settings import ConfigError
 from tests.support.engine_cases import assert_same_bits, assert_same_tables, quiet, shared_programs, small, tables_of
 from tests.support.run_cases import algorithm_of, finished_run, tiny
@@ -88,10 +90,14 @@ def test_nothing_in_common_is_refused(source):
 
 
 def test_an_unfinished_run_and_what_is_no_run_are_refused(source, tmp_path):
+    gap = shutil.copytree(source[0], tmp_path / "gap")
+    (gap / "policies" / "block-0000.safetensors").unlink()  # else row 2 would pass for the only one
+    with pytest.raises(CheckpointError, match=r"block-0000\.safetensors is missing"):
+        prepared(gap, "seeds=1")
     half = shutil.copytree(source[0], tmp_path / "half")
-    (half / "policies" / "block-0000.safetensors").unlink()  # else row 2 would pass for the only one
-    with pytest.raises(ConfigError, match="final policies of 1 of its 3 rows; expected a finished run"):
-        prepared(half, "seeds=1")
+    (half / "policies" / "block-0001.safetensors").unlink()
+    with pytest.raises(ConfigError, match="final policies of 2 of its 3 rows; expected a finished run"):
+        prepared(half, "seeds=2")
     with pytest.raises(ConfigError, match=r"^train.init_from: .*nowhere is not a run folder"):
         prepared(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="no such user"):
@@ -104,7 +110,11 @@ def test_damaged_or_foreign_policies_are_refused(source, tmp_path):
     finished_run(foreign, "iql", "matrix_game", "train.seeds=3")
     mixed = shutil.copytree(source[0], tmp_path / "mixed")
     shutil.copy(foreign / "policies" / files[1], mixed / "policies" / files[1])
-    with pytest.raises(CheckpointError, match="their files hold different parameters"):
+    with pytest.raises(CheckpointError, match="belong to another algorithm or other sizes: q/mixer/"):
+        prepared(mixed, "seeds=3")
+    params, metadata = load_params(source[0] / "policies" / files[1])
+    save_params(mixed / "policies" / files[1], params, metadata | {"config": to_yaml(compose(algo="iql"))})
+    with pytest.raises(ConfigError, match=r"train\.init_from: .* is not what .*block-0001.* trained with: algo\.name"):
         prepared(mixed, "seeds=3")
     cut = shutil.copytree(source[0], tmp_path / "cut")
     (cut / "policies" / files[0]).write_bytes((cut / "policies" / files[0]).read_bytes()[:-8])
