@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lsf_jax.analysis.messages import MessageReport, inspect_messages, play_episodes, seen_avail
+from lsf_jax.analysis.messages import Hearing, MessageReport, inspect_messages, play_episodes, seen_avail
 from lsf_jax.analysis.plots import save
 from lsf_jax.analysis.policy import Policy
 from lsf_jax.types import Episode, Insight
@@ -79,7 +79,7 @@ def _spread(values: Float[np.ndarray, "steps agents"]) -> Spread:
     return Spread(known.mean(axis=0), known.std(axis=0), known.min(axis=0), known.max(axis=0))
 
 
-def _of_values(q: np.ndarray, action: np.ndarray, avail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _of_values(q: Any, action: Any, avail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each agent's value of its action, and by how much its best available action beats the next, 0 if there is one."""
     chosen = np.take_along_axis(q, np.asarray(action)[..., None].astype(int), axis=-1)[..., 0]
     order = np.sort(np.where(avail, q, -np.inf), axis=-1)
@@ -89,7 +89,7 @@ def _of_values(q: np.ndarray, action: np.ndarray, avail: np.ndarray) -> tuple[np
     return chosen, order[..., -1] - second
 
 
-def _entropy(log_pi: np.ndarray, avail: np.ndarray) -> np.ndarray:
+def _entropy(log_pi: Any, avail: np.ndarray) -> np.ndarray:
     """Bits; log π is 0 where unavailable."""
     return -np.where(avail, np.exp(log_pi) * log_pi, 0.0).sum(axis=-1) / np.log(2.0)
 
@@ -149,7 +149,7 @@ def inspection_json(found: Inspection) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+    if isinstance(value, MessageReport | Hearing | Spread):
         return _plain(value._asdict())
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}

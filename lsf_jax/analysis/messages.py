@@ -97,7 +97,7 @@ def inspect_messages(policy: Policy, episodes: Episode) -> MessageReport:
     sent = (mean + channel.noise * random.standard_normal(mean.shape)).astype(np.float32)
     avail = seen_avail(policy, episodes)
     hear = _hearing_of(policy, channel, episodes)
-    blocks = found.messages[valid].reshape(int(valid.sum()), mean.shape[2], -1, channel.dim)
+    blocks = np.asarray(found.messages)[valid].reshape(int(valid.sum()), mean.shape[2], -1, channel.dim)
     bits, bits_of_dim = message_bits(blocks, channel.noise)
     heard, unheard = hear(sent), hear(np.zeros_like(sent))
     best = _best(_given(heard.q), avail)
@@ -178,11 +178,11 @@ def _given(values: Any) -> np.ndarray:
     return np.asarray(values)
 
 
-def _best(values: np.ndarray, avail: np.ndarray) -> np.ndarray:
+def _best(values: Any, avail: np.ndarray) -> np.ndarray:
     return np.where(avail, values, -np.inf).argmax(axis=-1)
 
 
-def _choices_changed(before: np.ndarray, after: np.ndarray, valid: np.ndarray, avail: np.ndarray) -> np.ndarray:
+def _choices_changed(before: Any, after: Any, valid: np.ndarray, avail: np.ndarray) -> np.ndarray:
     return (_best(before, avail) != _best(after, avail))[valid].mean(axis=0)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from lsf_jax.analysis import playback, viewer
 from lsf_jax.analysis.compare import Row, compare_runs, differs
-from lsf_jax.analysis.frames import Run, budget, grid_labels, load_run, metric_names
+from lsf_jax.analysis.frames import Run, budget, grid_labels, grid_of, load_run, metric_names
 from lsf_jax.analysis.html import render_page
 from lsf_jax.analysis.plots import plot_curves
-from lsf_jax.analysis.statistics import final_values, summarize
+from lsf_jax.analysis.statistics import summarize
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.runs.safe_files import write_output
 from lsf_jax.settings import ConfigError, env_label
@@ -177,13 +177,24 @@ def _tables(members: Sequence[Member]) -> list[dict[str, Any]]:
 
 
 def _cells(run: Run, metric: str, grid: int) -> list[str]:
-    rows, values = final_values(run, metric, grid)
-    found = summarize(np.asarray(values, np.float64))
-    if not found.n:
+    rows, values = _last_values(run, metric, grid)
+    known = np.isfinite(values)
+    if not known.any():
         return []
+    rows, values = rows[known], values[known]
+    found = summarize(values)
     texts = [f"{number:.3f}" for number in (found.median, found.low, found.high, found.iqm)]
-    worst, best = (f"row {rows[place]}" for place in (np.nanargmin(values), np.nanargmax(values)))
+    worst, best = (f"row {rows[place]}" for place in (values.argmin(), values.argmax()))
     return [f"{found.n:,}", *texts, f"{found.iqm_low:.3f} … {found.iqm_high:.3f}", worst, best]
+
+
+def _last_values(run: Run, metric: str, grid: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's last evaluation, as it is: where that is no number no earlier one stands in for it."""
+    row, values = run.evaluation["row"], run.evaluation[metric].astype(np.float64)
+    last = np.append(np.diff(row) != 0, True)
+    if grid is not None:
+        last &= grid_of(run, run.evaluation) == grid
+    return row[last], values[last]
 
 
 def _trouble(member: Member) -> list[str]:
@@ -273,7 +284,7 @@ def _median_row(run: Run, n_rows: int) -> int:
     """The row whose final return is nearest to the median of those that have policies."""
     if not _has(run, "return"):
         return 0
-    rows, values = final_values(run, "return")
+    rows, values = _last_values(run, "return")
     known = np.isfinite(values) & (rows < n_rows)
     if not known.any():
         return 0

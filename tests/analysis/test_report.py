@@ -23,22 +23,37 @@ def rows_of(page, section):
     return [[re.sub(r"<[^>]+>", "", cell).strip() for cell in row] for row in cells if row]
 
 
-@pytest.fixture
-def three(make_run):
+CONFIG = """algo: {name: lsf_sac, lr: 3e-4}
+env: {name: predator_prey}
+train: {seeds: %d, env_steps: 200}
+"""
+
+
+def make_run(path, finals, seeds, card):
+    """A run folder with two evaluations of each row, the second one final."""
+    path.mkdir()
+    (path / "config.yaml").write_text(CONFIG % seeds, encoding="utf-8")
+    (path / "card.json").write_text(card, encoding="utf-8")
+    row, point = (index.ravel() for index in np.indices((len(finals), 2)))
+    columns = {"row": row, "grid": 0 * row, "seed": row, "iteration": point, "env_steps": 100 * (point + 1)}
+    returns = np.stack([np.zeros(len(finals)), finals], axis=1).ravel()
+    tables.write_part(path, "eval", 0, 0, columns | {"final": point == 1, "return": returns})
+    return path
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
     """A finished run, an unfinished one with trouble, and a damaged one."""
-    fine = make_run([[1.0, 5.0], [2.0, 9.0], [3.0, 7.0]], name="fine", timing={"total_seconds": 7200.0})
-    poor = make_run([[1.0, 2.0], [1.0, np.nan]], name="poor").path
-    config = (poor / "config.yaml").read_text(encoding="utf-8")
-    (poor / "config.yaml").write_text(config.replace("seeds: 2", "seeds: 3"), encoding="utf-8")
-    trouble = [{"row": 1, "seed": 1, "iteration": 40}]
-    card = {"nonfinite": trouble, "setup": {"algorithm": EVIL}, "command": ["lsf-jax", "train", "x y"]}
-    (poor / "card.json").write_text(json.dumps(card), encoding="utf-8")
-    broken = make_run([[1.0]], name="broken").path
-    (broken / "card.json").write_text("{", encoding="utf-8")
-    return [fine.path, poor, broken]
+    folder = tmp_path_factory.mktemp("three")
+    trouble = {"nonfinite": [{"row": 1, "seed": 1, "iteration": 40}], "command": ["lsf-jax", "train", EVIL]}
+    return [
+        make_run(folder / "fine", [5.0, 9.0, 7.0], 3, '{"timing": {"total_seconds": 7200.0}}'),
+        make_run(folder / "poor", [2.0, np.nan], 3, json.dumps(trouble)),
+        make_run(folder / "broken", [1.0], 1, "{"),
+    ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(three):
     return report.report_page(three, title=EVIL, with_episodes=False)
 
@@ -77,7 +92,7 @@ def test_what_users_wrote_is_escaped_and_nothing_is_fetched(page):
 def test_commands_can_be_pasted(page, three):
     part = page.split('id="commands"')[1]
     assert f"lsf-jax resume {three[1]}" in part
-    assert "# as it was typed: lsf-jax train &#39;x y&#39;" in part
+    assert "# as it was typed: lsf-jax train &#39;&lt;img src=x onerror=alert(1)&gt;&#39;" in part
     assert f"lsf-jax report {three[0]} {three[1]} {three[2]}" in part
 
 
