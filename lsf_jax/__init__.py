@@ -35,8 +35,14 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.algorithms.q_learning import value_based as value_based
     from lsf_jax.analysis.compare import compare_runs as compare_runs
     from lsf_jax.analysis.compare import comparison_text as comparison_text
+    from lsf_jax.analysis.extract import extract_policy as extract_policy
     from lsf_jax.analysis.frames import Run as Run
     from lsf_jax.analysis.frames import load_run as load_run
+    from lsf_jax.analysis.inspection import inspect_policy as inspect_policy
+    from lsf_jax.analysis.inspection import inspection_text as inspection_text
+    from lsf_jax.analysis.inspection import plot_inspection as plot_inspection
+    from lsf_jax.analysis.messages import inspect_messages as inspect_messages
+    from lsf_jax.analysis.messages import play_episodes as play_episodes
     from lsf_jax.analysis.playback import Policies as Policies
     from lsf_jax.analysis.playback import evaluate_policies as evaluate_policies
     from lsf_jax.analysis.playback import load_policies as load_policies
@@ -44,7 +50,9 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.analysis.plots import plot_curves as plot_curves
     from lsf_jax.analysis.plots import plot_q_table as plot_q_table
     from lsf_jax.analysis.policy import Policy as Policy
+    from lsf_jax.analysis.report import report_page as report_page
     from lsf_jax.analysis.summary import summary_table as summary_table
+    from lsf_jax.analysis.viewer import episode_page as episode_page
     from lsf_jax.config.composition import Config as Config
     from lsf_jax.config.composition import compose as compose
     from lsf_jax.config.composition import replace as replace
@@ -98,6 +106,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.types import AgentState as AgentState
     from lsf_jax.types import Algorithm as Algorithm
     from lsf_jax.types import Buffer as Buffer
+    from lsf_jax.types import Channel as Channel
     from lsf_jax.types import Clock as Clock
     from lsf_jax.types import Cross as Cross
     from lsf_jax.types import Disc as Disc

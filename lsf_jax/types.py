@@ -176,7 +176,18 @@ class Insight(NamedTuple):
     messages: Float[Array, "*lead time agents sent"] | None = None  # what every agent sends, before noise
     total: Float[Array, "*lead time"] | None = None  # joint value of the actions taken; VDAC's and MAA2C's V_tot
     weights: Float[Array, "*lead time agents"] | None = None  # ∂total/∂(each agent's value), where a mixer makes total
+    decoded: Float[Array, "*lead time agents actions"] | None = None  # logits of what a decoder reads in messages
     record: Any = None  # what `Algorithm.forward` gives
+
+
+class Channel(NamedTuple):
+    """How messages reach the networks that read them: what can be said to them in place of what agents say."""
+
+    dim: int  # D, numbers of one message; an agent sends one message to all, or one to each
+    noise: float  # standard deviation of what is sent around its mean; messages that say nothing are N(0, I)
+    hear: Callable[["AgentState", Trajectory, Array], Insight]
+    """`(agent, trajectory, sent [T+1, N, sent])`: q, total and decoded, and log_pi where actors listen, had agents sent
+    that, noise included."""
 
 
 class EpisodeStats(NamedTuple):
@@ -300,6 +311,7 @@ class Algorithm(NamedTuple):
     """
     insight: Callable[[AgentState, Trajectory, Any], Insight] | None = None
     """`(agent, trajectory, record of forward)`: the record by names that all algorithms share."""
+    channel: Channel | None = None  # of algorithms with messages
 
 
 class Buffer(NamedTuple):

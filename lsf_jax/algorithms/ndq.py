@@ -207,7 +207,23 @@ def diagnose(f: Forward, t: types.Trajectory, clock: types.Clock, hyper: types.H
 
 def insight(agent: types.AgentState, t: types.Trajectory, f: Forward, *, net: Networks) -> types.Insight:
     """What `q_learning` gives, and the messages."""
-    return q_learning.insight(agent, t, f, net=net.values)._replace(messages=f.message_mean[:-1])
+    found = q_learning.insight(agent, t, f, net=net.values)
+    return found._replace(messages=f.message_mean[:-1], decoded=f.decoder_logits[:-1])
+
+
+def hear(
+    agent: types.AgentState, t: types.Trajectory, sent: Float[Array, "rows agents sent"], *, net: Networks
+) -> types.Insight:
+    """Utilities, Q_tot and the decoder's logits along a trajectory had agents sent something else."""
+    params, inputs, received = agent.params["q"], agents.trajectory_inputs(t), messages.route_per_receiver(sent)
+    _, state, avail = jax.tree.map(lambda leaf: leaf[:-1], t.observation)
+    q = agents.unroll(net.values.agent, params["agent"], t.layout, inputs, received)[:-1]
+    best = distributions.best_value(q, avail)
+    return types.Insight(
+        q=q,
+        total=q_learning.mixed(net.values, params, t.layout, q, best, t.action, state)[:, 0],
+        decoded=agents.run(net.decoder, params["decoder"], inputs, received)[:-1],
+    )
 
 
 def joint_table(
@@ -322,6 +338,7 @@ def make_ndq(spec: types.EnvSpec, cfg: NdqConfig, observe: packing.ObserveFn) ->
         joint_table=partial(joint_table, net=net),
         forward=parts.forward,
         insight=partial(insight, net=net),
+        channel=types.Channel(dim=cfg.message_dim, noise=1.0, hear=partial(hear, net=net)),
         **base.agent_acting(spec, cfg.hidden, free, behave, tested, stochastic=False)._asdict(),
     )
 

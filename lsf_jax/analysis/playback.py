@@ -241,13 +241,17 @@ def episode_moments(episode: Episode) -> list[Snapshot]:
 
 def episode_frames(env: Env, episode: Episode) -> list[Pixels]:
     """A picture of each moment of a recorded episode, the last state included: drawn by `env`, else in characters."""
-    length = int(episode.valid.sum())
-    sums = {name: _before_each(values[:length]) for name, values in episode.info.items()}
-    sums["return"] = _before_each(episode.reward[:length])
+    sums = episode_sums(episode)
     return [
         _frame(env, moment, step, {name: float(values[step]) for name, values in sums.items()})
         for step, moment in enumerate(episode_moments(episode))
     ]
+
+
+def episode_sums(episode: Episode) -> dict[str, np.ndarray]:
+    """What each `info` and "return" have summed up to at every moment of a recorded episode, `[T+1]` each."""
+    length = int(episode.valid.sum())
+    return {name: _before_each(values[:length]) for name, values in (episode.info | {"return": episode.reward}).items()}
 
 
 def _before_each(values: Any) -> np.ndarray:

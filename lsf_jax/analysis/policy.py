@@ -236,17 +236,17 @@ def _look(program: Program, params: Params, played: Episode | Trajectory, key: P
     if algorithm.forward is None:
         raise ValueError(f"{algorithm.name} offers no `Algorithm.forward`.")
     trajectory = as_trajectory(program.env, played) if isinstance(played, Episode) else played
-    agent = _agent(algorithm, params)
+    agent = agent_of(algorithm, params)
     keys = jax.random.split(key, trajectory.layout.first.shape[0])
     record = algorithm.forward(agent.params, agent.targets, trajectory, keys)
     return Insight(record=record) if algorithm.insight is None else algorithm.insight(agent, trajectory, record)
 
 
 def _policy_params(algorithm: Algorithm, params: Params) -> Params:
-    return algorithm.policy_params(_agent(algorithm, params))
+    return algorithm.policy_params(agent_of(algorithm, params))
 
 
-def _agent(algorithm: Algorithm, params: Params) -> AgentState:
+def agent_of(algorithm: Algorithm, params: Params) -> AgentState:
     """A state with these parameters, its targets just copied and nothing of an optimiser."""
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyper)
     return AgentState(params=params, targets={group: params[group] for group in shapes.targets}, opt_state={})

@@ -67,6 +67,11 @@ def _render(options: argparse.Namespace) -> int:
     if options.ascii:
         for t, moment in enumerate(playback.episode_moments(episode)):
             print(printable(f"step {t}\n{policies.program.env.render(moment)}\n"))
+    elif options.output.endswith(".html"):
+        from lsf_jax.analysis.viewer import episode_page
+
+        episode_page(policies.row(options.row, stochastic=options.stochastic), episode, options.output)
+        print(f"wrote {options.output}")
     else:
         target = Path(options.output or file_inside(Path(options.run), f"episode-row{options.row}.gif"))
         frames = playback.episode_frames(policies.program.env, episode)
@@ -130,7 +135,12 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
         "--row", type=whole(0), default=0, help="which row (seed, or grid point × seed) of the run (default 0)"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as of `evaluate`")
-    parser.add_argument("--output", default="", help="file to write (default: RUN/episode-row<ROW>.gif)")
+    parser.add_argument(
+        "--output",
+        default="",
+        help="file to write (default: RUN/episode-row<ROW>.gif); NAME.html is a page with a slider: every moment, and "
+        "what each agent sees, may do, values and says",
+    )
     parser.add_argument(
         "--episode", type=whole(0), default=0, help="number of the episode: chooses its randomness (default 0)"
     )
@@ -165,7 +175,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = (
     Command("evaluate", "evaluate the final policies of a run over fresh episodes", _add_evaluate, _evaluate),
-    Command("render", "write a GIF of an episode of a trained policy", _add_render, _render),
+    Command("render", "write a GIF, or a page with a slider, of an episode of a trained policy", _add_render, _render),
     Command("plot", "learning curves of one or more runs as a PNG, and a table of final results", _add_plot, _plot),
     Command("compare", "hold the protocols of runs against each other; differences are marked", _add_compare, _compare),
 )

@@ -112,9 +112,16 @@ def test_every_algorithm_says_what_it_has_and_leaves_out_what_it_has_not(name):
     if name.startswith("vdac") or name == "maa2c":
         expected = (expected - {"q"}) | {"value"}
     if name.startswith("lsf_sac") or name == "ndq":
-        expected |= {"messages"}
+        expected |= {"messages", "decoded"}
     assert set(has) == expected
-    sizes = {"q": (T, N, A), "log_pi": (T, N, A), "value": (T, N), "weights": (T, N), "total": (T,)}
+    sizes = {
+        "q": (T, N, A),
+        "log_pi": (T, N, A),
+        "decoded": (T, N, A),
+        "value": (T, N),
+        "weights": (T, N),
+        "total": (T,),
+    }
     assert {field: shape for field, shape in has.items() if field != "messages"} == {
         field: shape for field, shape in sizes.items() if field in expected
     }
@@ -169,5 +176,5 @@ def test_of_dop_total_is_the_weighted_sum_of_local_values():
 
 
 def test_a_third_partys_algorithm_need_not_offer_any_of_it():
-    offered = ("scores", "forward", "insight")
+    offered = ("scores", "forward", "insight", "channel")
     assert {name: Algorithm._field_defaults[name] for name in offered} == dict.fromkeys(offered)

@@ -75,8 +75,37 @@ def insight(agent: types.AgentState, t: types.Trajectory, f: networks.Forward) -
         messages=None if f.decoded is None else f.decoded.message_mean[:-1],
         total=chosen_total(f, t).min(axis=0),
         weights=jax.grad(lambda values: mixers.mix(f.mixing, values).sum())(chosen).mean(axis=0),
+        decoded=None if f.decoded is None else f.decoded.logits[:-1],
         record=f,
     )
+
+
+def hear(
+    agent: types.AgentState,
+    t: types.Trajectory,
+    sent: Float[Array, "rows agents sent"],
+    *,
+    net: networks.Networks,
+    messenger: networks.Messenger,
+) -> types.Insight:
+    """What critics and decoder, and actors where they listen, make of a trajectory had agents sent something else."""
+    params, layout, inputs = agent.params["critic"], t.layout, agents.trajectory_inputs(t)
+    received = messenger.route(sent)
+    to_actor = (received,) if messenger.to_actor else ()
+    heard = networks.Messages(mean=sent, received=received, to_critic=(received,), to_actor=to_actor)
+    q = networks.utilities(net, params, layout, inputs, heard)[:, :-1]
+    chosen = jax.vmap(distributions.take_actions, in_axes=(0, None))(q, t.action)
+    mixing = networks.mixings(net, params, layout, t.observation.state[:-1])
+    decoded = networks.decode(net, params, layout, inputs, heard)
+    found = types.Insight(
+        q=q.mean(axis=0),
+        total=mixers.mix(mixing, chosen).min(axis=0),
+        decoded=None if decoded is None else decoded.logits[:-1],
+    )
+    if not to_actor:
+        return found
+    logits = net.bound(agents.unroll(net.actor, agent.params["actor"], layout, inputs, received))
+    return found._replace(log_pi=distributions.masked_log_softmax(logits, t.observation.avail)[:-1])
 
 
 def joint_table(
