@@ -36,7 +36,9 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.analysis.compare import compare_runs as compare_runs
     from lsf_jax.analysis.compare import comparison_text as comparison_text
     from lsf_jax.analysis.frames import Run as Run
+    from lsf_jax.analysis.frames import Runs as Runs
     from lsf_jax.analysis.frames import load_run as load_run
+    from lsf_jax.analysis.frames import load_runs as load_runs
     from lsf_jax.analysis.playback import Policies as Policies
     from lsf_jax.analysis.playback import evaluate_policies as evaluate_policies
     from lsf_jax.analysis.playback import load_policies as load_policies
@@ -92,6 +94,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.runs.experiment import resume as resume
     from lsf_jax.runs.experiment import train as train
     from lsf_jax.runs.sinks import Sink as Sink
+    from lsf_jax.runs.watching import Evaluation as Evaluation
     from lsf_jax.settings import ConfigError as ConfigError
     from lsf_jax.settings import number as number
     from lsf_jax.settings import setting as setting

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
-from lsf_jax.analysis.frames import Run, grid_labels
 from lsf_jax.analysis.plots import save
+from lsf_jax.analysis.records import RunRecord, grid_labels
+from lsf_jax.analysis.statistics import wilson
 from lsf_jax.config import yaml12
 from lsf_jax.config.files import config_folder
 from lsf_jax.runs.safe_files import write_output
@@ -89,7 +90,7 @@ _RECORDS = Annotated[list[_RECORD], msgspec.Meta(min_length=1)]
 """What a table-ENV.json holds."""
 
 
-def outcomes_of(run: Run, payoff: np.ndarray) -> list[Outcome]:
+def outcomes_of(run: RunRecord, payoff: np.ndarray) -> list[Outcome]:
     """The outcomes of a run whose grid over `algo.epsilon_finish` has uniform exploration first and its own second.
 
     Args:
@@ -106,7 +107,7 @@ def outcomes_of(run: Run, payoff: np.ndarray) -> list[Outcome]:
     return [_outcome(run, payoff, name, final, grid) for grid, name in enumerate(kinds)]
 
 
-def _outcome(run: Run, payoff: np.ndarray, exploration: str, final: dict[str, np.ndarray], grid: int) -> Outcome:
+def _outcome(run: RunRecord, payoff: np.ndarray, exploration: str, final: dict[str, np.ndarray], grid: int) -> Outcome:
     chosen = {name: values[final["grid"] == grid] for name, values in final.items()}
     n_starts, n_agents, n_actions = payoff.shape[0], payoff.ndim - 1, payoff.shape[1]
     labels = [joint_label(joint, payoff) for joint in chosen["greedy_joint"].reshape(-1, n_starts)]
@@ -173,14 +174,6 @@ def _outcome_line(outcome: Outcome) -> str:
         f" {outcome.optimal:.1%} | {low:.1%} to {high:.1%} | {critic} | {outcome.payoff:.2f} |"
         f" {_number(outcome.q_error)} | {shares}{more} |"
     )
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share of n."""
-    z = 1.959964
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def _percent(value: float) -> str:

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter
 
-from lsf_jax.analysis.frames import Run, grid_labels
+from lsf_jax.analysis.naming import env_of, systems_of
+from lsf_jax.analysis.records import RunRecord
 from lsf_jax.analysis.statistics import CONFIDENCE, Curve, curve
 from lsf_jax.runs.safe_files import write_output
-from lsf_jax.settings import env_label
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart with any colour vision; curves beyond its length repeat it with marks."""
@@ -34,13 +34,13 @@ _UNITS = {
 
 
 def plot_curves(
-    runs: Sequence[Run], metric: str = "return", path: str | Path | None = None, title: str | None = None
+    runs: Sequence[RunRecord], metric: str = "return", path: str | Path | None = None, title: str | None = None
 ) -> Figure:
     """Learning curves: median line in a min–max band, and the IQM, dashed, in its bootstrap interval.
 
     Args:
       runs: loaded runs; each grid point of each is one curve.
-      metric: name of the metric, as for `lsf_jax.analysis.frames.metric_of`.
+      metric: name of the metric, as for `lsf_jax.analysis.records.metric_of`.
       path: where to write the PNG; None writes nothing.
       title: heading; None for one made from the runs' environments.
 
@@ -52,7 +52,7 @@ def plot_curves(
     """
     if not runs:
         raise ValueError("runs is empty; give at least one run to plot.")
-    curves = [(label, curve(run, metric, grid)) for run, grid, label in _labelled(runs)]
+    curves = [(label, curve(run, metric, grid)) for run, grid, label in systems_of(runs)]
     figure = Figure(figsize=(7.2, 4.4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     looks = itertools.cycle(itertools.product(MARKERS, COLOURS))
@@ -65,7 +65,7 @@ def plot_curves(
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title if title is not None else ", ".join(dict.fromkeys(map(_env_of, runs))))
+    axes.set_title(title if title is not None else ", ".join(dict.fromkeys(map(env_of, runs))))
     legend = axes.legend(fontsize="small", title=_legend_note(curves), title_fontsize="x-small", alignment="left")
     legend.get_frame().set(linewidth=0, alpha=0.7)
     return save(figure, path)
@@ -143,27 +143,6 @@ def save(figure: Figure, path: str | Path | None) -> Figure:
         figure.savefig(drawn, format="png", dpi=DPI)
         write_output(path, drawn.getvalue())
     return figure
-
-
-def _labelled(runs: Sequence[Run]) -> list[tuple[Run, int, str]]:
-    """Each grid point of each run, with as much of a name as tells it from the others."""
-    algorithms, folders = [_name(run, "algo") for run in runs], [run.path.name for run in runs]
-    names = algorithms if len(set(algorithms)) == len(runs) else folders
-    return [
-        (run, grid, f"{name}, {label}" if label else name)
-        for run, name in zip(runs, names, strict=True)
-        for grid, label in enumerate(grid_labels(run))
-    ]
-
-
-def _name(run: Run, section: str) -> str:
-    settings = run.config.get(section)
-    return str(settings.get("name", run.path.name) if isinstance(settings, dict) else run.path.name)
-
-
-def _env_of(run: Run) -> str:
-    settings = run.config.get("env")
-    return env_label(_name(run, "env"), settings if isinstance(settings, dict) else {})
 
 
 def _legend_note(curves: list[tuple[str, Curve]]) -> str:

@@ -68,7 +68,7 @@ def test_packages_are_asked_for_without_opening_anything(fake_packages):
 
 
 def test_an_unknown_sink_lists_the_choices(tmp_path):
-    with pytest.raises(ValueError, match="sink 'wanda' is unknown; choose from tensorboard, wandb"):
+    with pytest.raises(ValueError, match="sink 'wanda' is unknown; choose from tensorboard, wandb, trackio"):
         sinks.make_sinks(["wanda"], tmp_path)
 
 
