@@ -35,6 +35,19 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.algorithms.q_learning import value_based as value_based
     from lsf_jax.analysis.compare import compare_runs as compare_runs
     from lsf_jax.analysis.compare import comparison_text as comparison_text
+    from lsf_jax.analysis.comparison_figures import plot_aggregates as plot_aggregates
+    from lsf_jax.analysis.comparison_figures import plot_improvement as plot_improvement
+    from lsf_jax.analysis.comparison_figures import plot_profiles as plot_profiles
+    from lsf_jax.analysis.comparison_figures import plot_table_one as plot_table_one
+    from lsf_jax.analysis.efficiency import SampleEfficiency as SampleEfficiency
+    from lsf_jax.analysis.efficiency import area_under_curve as area_under_curve
+    from lsf_jax.analysis.efficiency import sample_efficiency as sample_efficiency
+    from lsf_jax.analysis.few_seeds import few_seeds_risk as few_seeds_risk
+    from lsf_jax.analysis.few_seeds import few_seeds_text as few_seeds_text
+    from lsf_jax.analysis.figures import plot_dynamics as plot_dynamics
+    from lsf_jax.analysis.figures import plot_fan as plot_fan
+    from lsf_jax.analysis.figures import plot_histograms as plot_histograms
+    from lsf_jax.analysis.figures import plot_map as plot_map
     from lsf_jax.analysis.frames import Run as Run
     from lsf_jax.analysis.frames import Runs as Runs
     from lsf_jax.analysis.frames import load_run as load_run
@@ -46,6 +59,12 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.analysis.plots import plot_curves as plot_curves
     from lsf_jax.analysis.plots import plot_q_table as plot_q_table
     from lsf_jax.analysis.policy import Policy as Policy
+    from lsf_jax.analysis.reliability import Scores as Scores
+    from lsf_jax.analysis.reliability import aggregate as aggregate
+    from lsf_jax.analysis.reliability import normalized as normalized
+    from lsf_jax.analysis.reliability import performance_profile as performance_profile
+    from lsf_jax.analysis.reliability import probability_of_improvement as probability_of_improvement
+    from lsf_jax.analysis.reliability import scores_of as scores_of
     from lsf_jax.analysis.summary import summary_table as summary_table
     from lsf_jax.config.composition import Config as Config
     from lsf_jax.config.composition import compose as compose

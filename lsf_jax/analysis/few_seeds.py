@@ -94,10 +94,16 @@ def few_seeds_risk(
 def _few(
     first: np.ndarray, second: np.ndarray, size: int, truth: float, draws: int, random: np.random.Generator
 ) -> FewSeeds:
-    medians = [np.median(each[_handfuls(each.size, size, draws, random)], axis=1) for each in (first, second)]
+    medians = [_medians(each[_handfuls(each.size, size, draws, random)]) for each in (first, second)]
     said = np.sign(medians[0] - medians[1])
     tied, right = float(np.mean(said == 0)), float(np.mean((said == truth) & (said != 0)))
     return FewSeeds(size=size, wrong=float(np.mean((said != truth) & (said != 0))), tied=tied, right=right)
+
+
+def _medians(handfuls: np.ndarray) -> np.ndarray:
+    """Of each row; several times as fast as `np.median` for rows this short."""
+    ordered, middle = np.sort(handfuls, axis=1), handfuls.shape[1] - 1
+    return (ordered[:, middle // 2] + ordered[:, (middle + 1) // 2]) / 2
 
 
 def _handfuls(n: int, size: int, draws: int, random: np.random.Generator) -> np.ndarray:

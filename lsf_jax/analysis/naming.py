@@ -22,9 +22,14 @@ def systems_of(runs: Sequence[RunRecord]) -> list[System]:
     Args:
       runs: loaded runs, on one environment or several.
     """
-    algorithms, folders = [_name(run, "algo") for run in runs], [run.path.name for run in runs]
-    where = [(name, task) for name, task in zip(algorithms, tasks_of(runs), strict=True)]
-    names = algorithms if len(set(where)) == len(runs) else folders
+    choices = (
+        [_name(run, "algo") for run in runs],
+        [run.path.name for run in runs],
+        [str(run.path) for run in runs],
+        [f"{run.path} ({place})" for place, run in enumerate(runs, 1)],  # one folder given twice
+    )
+    where = tasks_of(runs)
+    names = next(names for names in choices if len(set(zip(names, where, strict=True))) == len(runs))
     return [
         System(run, grid, f"{name}, {label}" if label else name)
         for run, name in zip(runs, names, strict=True)
