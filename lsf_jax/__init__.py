@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.algorithms.q_learning import q_mixing as q_mixing
     from lsf_jax.algorithms.q_learning import td_target as td_target
     from lsf_jax.algorithms.q_learning import value_based as value_based
+    from lsf_jax.analysis.bounds import bounds_of as bounds_of
     from lsf_jax.analysis.compare import compare_runs as compare_runs
     from lsf_jax.analysis.compare import comparison_text as comparison_text
     from lsf_jax.analysis.comparison_figures import plot_aggregates as plot_aggregates

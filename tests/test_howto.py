@@ -29,7 +29,7 @@ LINES = [
     for line in block.replace("\\\n", " ").splitlines()
 ]
 COMMAND_LINES = [line for _, line in LINES if "lsf-jax " in line]
-WITHOUT_PROGRAM = {"plugins", "policies", "jaxmarl_and_jumanji", "parallel"}
+WITHOUT_PROGRAM = {"plugins", "policies", "results", "jaxmarl_and_jumanji", "parallel"}
 """Pages about what there is, without a file that the command line loads; games of others are trained in tests/envs."""
 EXAMPLES = [title.removesuffix(".py") for title in FILES if not title.startswith("test_")]
 

@@ -83,7 +83,8 @@ def _draw_fan(axes: Axes, system: System, metric: str) -> None:
     table = table_of(system.run, metric)
     seeds = table["seed"][np.searchsorted(table["row"], rows)]
     names = [f"{name}: seed {seeds[place]}" for name, place in places.items()]
-    label_ends(axes, [*names, "median"], [*last[list(places.values())], middle.median[-1]], [WORST, BEST, "black"])
+    ends = [float(end) for end in (*last[list(places.values())], middle.median[-1])]
+    label_ends(axes, [*names, "median"], ends, [WORST, BEST, "black"])
 
 
 def plot_histograms(

@@ -98,7 +98,7 @@ def _together(curves: dict[str, Curve], form: str) -> Drawn:
     dress(axes, steps=True)
     axes.margins(x=0)
     if len(curves) > 1:
-        ends = [_line(points, form)[-1] if points.env_steps.size else math.nan for points in curves.values()]
+        ends = [float(_line(points, form)[-1]) if points.env_steps.size else math.nan for points in curves.values()]
         label_ends(axes, _names(curves), ends, [look(place)["color"] for place in range(len(curves))])
     else:
         axes.set_title(_names(curves)[0], fontsize=SMALL, color=GREY)

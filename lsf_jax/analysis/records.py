@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from lsf_jax.config import yaml12
 from lsf_jax.runs import folder, part_schema, schemas, tables
 from lsf_jax.runs.safe_files import RunFolderError
-from lsf_jax.runs.setting_columns import settings_by_point
+from lsf_jax.runs.setting_values import settings_by_point
 from lsf_jax.settings import clip, env_label
 
 Columns: TypeAlias = dict[str, np.ndarray]

@@ -111,7 +111,7 @@ def normalized(scores: Scores, random: Mapping[str, float], best: Mapping[str, f
 
     Args:
       scores: what to normalise.
-      random: task -> what uniformly random agents reach; `lsf_jax.analysis.chance_play` measures it.
+      random: task -> what uniformly random agents reach; `bounds_of` measures it.
       best: task -> the best that is known, the largest payoff for example; None takes the best seed of all systems,
         which makes the scale depend on who is compared.
 

@@ -51,7 +51,7 @@ def _plot_runs(options: argparse.Namespace, wish: "Wish") -> int:
 
     runs = [run for path in options.runs for run in load_runs(path)]
     kind = "compared" if options.figure == "curves" and len(runs) > 1 else options.figure  # its own curve stays
-    name = f"{kind}-{options.metric.replace('/', '_')}"
+    name = kind if kind == "dynamics" else f"{kind}-{options.metric.replace('/', '_')}"
     targets = [Path(options.output)] if options.output else _both(lambda end: file_inside(runs[0].path, name + end))
     figure = gallery.draw(options.figure, runs, wish)
     for target in targets:

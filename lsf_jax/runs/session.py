@@ -26,7 +26,7 @@ from lsf_jax.runs.policy_files import policy_path
 from lsf_jax.runs.progress import Progress
 from lsf_jax.runs.safe_files import file_inside
 from lsf_jax.runs.schemas import BlockMeta, Layout, conform
-from lsf_jax.runs.setting_columns import setting_columns
+from lsf_jax.runs.setting_values import setting_columns
 from lsf_jax.runs.watching import Evaluation, OnEvaluation, scalars
 from lsf_jax.types import TrainState
 

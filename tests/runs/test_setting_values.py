@@ -1,7 +1,7 @@
 import numpy as np
 
 from lsf_jax.config.composition import compose
-from lsf_jax.runs.setting_columns import setting_columns, settings_by_point
+from lsf_jax.runs.setting_values import setting_columns, settings_by_point
 
 
 def test_swept_settings_come_first_and_the_last_key_runs_fastest():
