@@ -84,6 +84,7 @@ if __name__ == "__main__":
     given = sys.argv[1:]
     if len(given) == 1 and given[0].endswith(".json"):
         print("# How often would a few seeds have lied: Table I\n")
+        print(f"`python -m benchmarks.few_seeds {given[0]}`; `(tied)`: the two medians are equal.\n")
         for kind in ("own", "uniform"):
             report(of_table(Path(given[0]), kind), f"{kind} exploration")
     else:

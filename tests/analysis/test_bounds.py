@@ -27,7 +27,7 @@ def test_nothing_is_earned_after_the_end_and_only_available_actions_are_taken():
 
     def step(key, state, action):
         over = state + 1 >= 3
-        reward = 1.0 + 1000.0 * (action[0] == 0)
+        reward = jnp.where(action[0] == 0, 1000.0, 1.0)
         return state + 1, TimeStep(observation=seen, reward=reward, terminal=over, done=over, info={})
 
     counting = env._replace(spec=env.spec._replace(episode_limit=9), reset=lambda key: (jnp.int32(0), seen), step=step)
