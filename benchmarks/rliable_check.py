@@ -51,9 +51,24 @@ def ours(file: Path) -> None:
     file.write_text(json.dumps(content), encoding="utf-8")
 
 
+def _rename_seed() -> None:
+    """Newer versions of `arch` call `seed` what rliable gives as `random_state`, and never sets."""
+    from arch import bootstrap
+
+    original = bootstrap.IIDBootstrap.__init__
+
+    def made(self, *args, random_state=None, **kwargs):
+        del random_state
+        original(self, *args, **kwargs)
+
+    bootstrap.IIDBootstrap.__init__ = made
+
+
 def theirs(file: Path) -> None:
     from rliable import library, metrics
 
+    _rename_seed()
+    np.random.seed(0)  # noqa: NPY002 - what rliable draws from
     for name, part in json.loads(file.read_text(encoding="utf-8")).items():
         scores = {system: np.array(values) for system, values in part["scores"].items()}
         print(f"\n{name}\n{'':<18}{'ours':>26}{'rliable':>26}")

@@ -108,7 +108,7 @@ def plot_histograms(
     values = [final_values(system.run, metric, system.grid)[1].astype(np.float64) for system in systems]
     finite = np.concatenate([each[np.isfinite(each)] for each in values])
     ends = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    edges = np.linspace(*(ends if ends[0] < ends[1] else (ends[0] - 0.5, ends[0] + 0.5)), 25)
+    edges = np.linspace(*(ends if ends[0] < ends[1] else (ends[0] - 0.5, ends[0] + 0.5)), 25).tolist()
     figure, panels = _panels(len(systems))
     for place, (axes, system, each) in enumerate(zip(panels, systems, values)):
         shown = each[np.isfinite(each)]

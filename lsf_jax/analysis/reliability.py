@@ -171,10 +171,9 @@ def performance_profile(
       ConfigError: a score that is not finite.
     """
     pooled = {system: _pooled(scores, system) for system in scores.values}
-    if at is None:
-        ends = np.concatenate([each.values for each in pooled.values()])
-        at = np.linspace(ends.min(), ends.max(), 101)
-    return {system: _profile(each, at, resamples) for system, each in pooled.items()}
+    every = np.concatenate([each.values for each in pooled.values()])
+    thresholds = np.linspace(every.min(), every.max(), 101) if at is None else at
+    return {system: _profile(each, thresholds, resamples) for system, each in pooled.items()}
 
 
 def probability_of_improvement(scores: Scores, first: str, second: str, resamples: int = RESAMPLES) -> Improvement:

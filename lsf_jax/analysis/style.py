@@ -27,7 +27,7 @@ DPI = 200
 GREY, FAINT = "0.45", "0.8"
 BEYOND_ZERO = "RdBu"  # for numbers of either sign, white at the middle
 UPWARDS = "cividis"  # for numbers from low to high
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": SIZE,
     "axes.titlesize": SIZE,
     "axes.labelsize": SIZE,
@@ -152,7 +152,10 @@ def label_ends(axes: Axes, labels: Sequence[str], heights: Sequence[float], colo
     low, high = axes.get_ylim()
     span = (high - low) or 1.0
     ends = np.array([(height - low) / span if np.isfinite(height) else 0.0 for height in heights])
-    inches = axes.get_figure(root=True).get_size_inches()[1] * axes.get_position().height  # before the layout: about so
+    figure = axes.get_figure(root=True)
+    inches = (
+        figure.get_size_inches()[1] if figure else 1.0
+    ) * axes.get_position().height  # before the layout: about so
     placed = spread_apart(ends, 1.3 * SMALL / 72 / inches)
     for label, end, place, colour in zip(labels, ends, placed, colours, strict=True):
         line = {"arrowstyle": "-", "color": colour, "linewidth": 1.0, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
