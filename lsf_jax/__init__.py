@@ -33,11 +33,27 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.algorithms.q_learning import q_mixing as q_mixing
     from lsf_jax.algorithms.q_learning import td_target as td_target
     from lsf_jax.algorithms.q_learning import value_based as value_based
+    from lsf_jax.analysis.bounds import bounds_of as bounds_of
     from lsf_jax.analysis.compare import compare_runs as compare_runs
     from lsf_jax.analysis.compare import comparison_text as comparison_text
+    from lsf_jax.analysis.comparison_figures import plot_aggregates as plot_aggregates
+    from lsf_jax.analysis.comparison_figures import plot_improvement as plot_improvement
+    from lsf_jax.analysis.comparison_figures import plot_profiles as plot_profiles
+    from lsf_jax.analysis.comparison_figures import plot_table_one as plot_table_one
+    from lsf_jax.analysis.efficiency import SampleEfficiency as SampleEfficiency
+    from lsf_jax.analysis.efficiency import area_under_curve as area_under_curve
+    from lsf_jax.analysis.efficiency import sample_efficiency as sample_efficiency
     from lsf_jax.analysis.extract import extract_policy as extract_policy
+    from lsf_jax.analysis.few_seeds import few_seeds_risk as few_seeds_risk
+    from lsf_jax.analysis.few_seeds import few_seeds_text as few_seeds_text
+    from lsf_jax.analysis.figures import plot_dynamics as plot_dynamics
+    from lsf_jax.analysis.figures import plot_fan as plot_fan
+    from lsf_jax.analysis.figures import plot_histograms as plot_histograms
+    from lsf_jax.analysis.figures import plot_map as plot_map
     from lsf_jax.analysis.frames import Run as Run
+    from lsf_jax.analysis.frames import Runs as Runs
     from lsf_jax.analysis.frames import load_run as load_run
+    from lsf_jax.analysis.frames import load_runs as load_runs
     from lsf_jax.analysis.inspection import inspect_policy as inspect_policy
     from lsf_jax.analysis.inspection import inspection_text as inspection_text
     from lsf_jax.analysis.inspection import plot_inspection as plot_inspection
@@ -50,6 +66,12 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.analysis.plots import plot_curves as plot_curves
     from lsf_jax.analysis.plots import plot_q_table as plot_q_table
     from lsf_jax.analysis.policy import Policy as Policy
+    from lsf_jax.analysis.reliability import Scores as Scores
+    from lsf_jax.analysis.reliability import aggregate as aggregate
+    from lsf_jax.analysis.reliability import normalized as normalized
+    from lsf_jax.analysis.reliability import performance_profile as performance_profile
+    from lsf_jax.analysis.reliability import probability_of_improvement as probability_of_improvement
+    from lsf_jax.analysis.reliability import scores_of as scores_of
     from lsf_jax.analysis.report import report_page as report_page
     from lsf_jax.analysis.summary import summary_table as summary_table
     from lsf_jax.analysis.viewer import episode_page as episode_page
@@ -100,6 +122,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.runs.experiment import resume as resume
     from lsf_jax.runs.experiment import train as train
     from lsf_jax.runs.sinks import Sink as Sink
+    from lsf_jax.runs.watching import Evaluation as Evaluation
     from lsf_jax.settings import ConfigError as ConfigError
     from lsf_jax.settings import number as number
     from lsf_jax.settings import setting as setting

@@ -1,54 +1,128 @@
-"""A run folder, read back: configuration, card, and those rows of its tables that count.
+"""Runs in the hands of people: loaded, shown in a notebook, turned into xarray, pandas, policies or marl-eval's JSON.
 
-Seeds of a block go on together until the last of them has used up its budget, so a seed that finished before its
-neighbours leaves rows behind that belong to nobody's result. They are dropped here, by `counted_rows` and
-`counted_evaluations`, and nowhere else.
+runs = lsf_jax.load_runs("runs/*")
+runs.to_frame().groupby("algo.name")["return"].median()
+runs[0].to_xarray()["return"].median("seed").plot()
 """
 
-import itertools
-import math
-from collections.abc import Mapping
+import glob
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import Bool, Int
-
-from lsf_jax.config import yaml12
-from lsf_jax.runs import folder, schemas, tables
+from lsf_jax.analysis import labelled, marl_eval, playback, showing
+from lsf_jax.analysis.records import RunRecord, read_record
+from lsf_jax.runs import folder
 from lsf_jax.runs.safe_files import RunFolderError
-from lsf_jax.settings import clip, env_label, printable
+from lsf_jax.settings import clip
 
-Columns: TypeAlias = dict[str, np.ndarray]
-"""A table in memory: column name -> `[rows]` or `[rows, size]`, sorted by row, then iteration."""
+if TYPE_CHECKING:
+    import pandas
+    import xarray
 
 
-class Run(NamedTuple):
-    """What a run folder holds, for reading. A table of which nothing has been written yet has no columns."""
+class Run(RunRecord):
+    """A run folder read back: its configuration, card and tables, and what they can be turned into."""
 
-    path: Path
-    config: dict[str, Any]  # config.yaml: sections "algo", "env", "train" and, for a sweep, "grid"
-    card: dict[str, Any]  # card.json: versions, hardware, commit, block width, timing
-    train: Columns  # one row per seed and logged iteration
-    evaluation: Columns  # one row per seed and evaluation
+    __slots__ = ()
+
+    def to_xarray(self, table: str = "eval") -> "xarray.Dataset":
+        """A table of the run as a dataset of dimensions point (of the grid), seed and step.
+
+        Args:
+          table: "eval" or "train".
+
+        Returns:
+          See `lsf_jax.analysis.labelled.dataset`.
+
+        Raises:
+          ConfigError: an unknown table, or xarray is not installed.
+        """
+        return labelled.dataset([self], table)
+
+    def to_frame(self, table: str = "eval") -> "pandas.DataFrame":
+        """A table of the run as a tidy frame, a row for each seed and moment, settings as columns.
+
+        Args:
+          table: "eval" or "train".
+
+        Returns:
+          See `lsf_jax.analysis.labelled.frame`.
+
+        Raises:
+          ConfigError: an unknown table, or pandas is not installed.
+        """
+        return labelled.frame([self], table)
+
+    def to_marl_eval(self, path: str | Path) -> Path:
+        """Writes the evaluations as JSON that marl-eval reads; see `lsf_jax.analysis.marl_eval.write_marl_eval`.
+
+        Raises:
+          ConfigError: the run is not finished, or the file cannot be written.
+        """
+        return marl_eval.write_marl_eval([self], path)
+
+    def policies(self, overrides: Sequence[str] = ()) -> playback.Policies:
+        """The trained policies of all rows; see `lsf_jax.load_policies`.
+
+        Args:
+          overrides: settings of the environment that may change, and code that the run names.
+
+        Raises:
+          ConfigError: the run is not finished, or its folder is damaged.
+        """
+        return playback.load_policies(self.path, overrides)
+
+    def _repr_html_(self) -> str:
+        return showing.run_html(self)
+
+
+class Runs(tuple[Run, ...]):
+    """Several runs; a tuple that can be turned into one frame."""
+
+    __slots__ = ()
+
+    def to_xarray(self, table: str = "eval") -> "xarray.Dataset":
+        """A table of all runs as one dataset; their grid points follow each other along `point`.
+
+        Args:
+          table: "eval" or "train".
+
+        Returns:
+          See `lsf_jax.analysis.labelled.dataset`.
+
+        Raises:
+          ConfigError: an unknown table, or xarray is not installed.
+        """
+        return labelled.dataset(self, table)
+
+    def to_frame(self, table: str = "eval") -> "pandas.DataFrame":
+        """A table of all runs as one tidy frame; `run` is the folder's name.
+
+        Args:
+          table: "eval" or "train".
+
+        Returns:
+          See `lsf_jax.analysis.labelled.frame`.
+
+        Raises:
+          ConfigError: an unknown table, or pandas is not installed.
+        """
+        return labelled.frame(self, table)
+
+    def to_marl_eval(self, path: str | Path) -> Path:
+        """Writes the evaluations as JSON that marl-eval reads; see `lsf_jax.analysis.marl_eval.write_marl_eval`.
+
+        Raises:
+          ConfigError: a run is not finished, or the file cannot be written.
+        """
+        return marl_eval.write_marl_eval(self, path)
 
     def __repr__(self) -> str:
-        (algo, env, train) = (self.config.get(section) or {} for section in ("algo", "env", "train"))
-        where = env_label(str(env.get("name")), env)
-        rows, final = len(self.train.get("row", ())), self.evaluation.get("final", np.zeros(0, bool))
-        end = "finished" if final.sum() == int(train.get("seeds", 0)) * len(grid_labels(self)) else "unfinished"
-        return (
-            f"Run({self.path}: {algo.get('name')} on {where}, {train.get('seeds')} seeds, {budget(self):,} env steps "
-            f"each; {len(final):,} evaluations, {rows:,} rows of training, {end})"
-        )
+        return "\n".join([f"Runs, {len(self)}:", *(f"  {run!r}" for run in self)])
 
-
-class Metric(NamedTuple):
-    """One metric of one grid point: a curve of points per seed."""
-
-    row: Int[np.ndarray, " points"]  # which seed's point; ascending
-    env_steps: Int[np.ndarray, " points"]  # ascending within a row
-    value: np.ndarray  # [points] or [points, size]
+    def _repr_html_(self) -> str:
+        return showing.runs_html(self)
 
 
 def load_run(path: str | Path) -> Run:
@@ -61,209 +135,37 @@ def load_run(path: str | Path) -> Run:
       The run, with only the rows that count.
 
     Raises:
-      ConfigError: no run folder, or one of its two documents is damaged; the file is named.
-      ValueError: likewise for the tables.
+      ConfigError: no run folder, or something in it is damaged; the file is named.
     """
-    path = Path(path)
-    documents = folder.read_documents(path)
-    config = yaml12.parse(documents.config, str(path / folder.CONFIG))
-    run = Run(path=path, config=config, card=documents.card, train={}, evaluation={})
-    limit = budget(run)
-    schemas.check_sections(config, path / folder.CONFIG)
-    return run._replace(
-        train=_read_counted(run, "train", limit),
-        evaluation=_read_counted(run, "eval", limit),
-    )
+    return Run(*read_record(path))
 
 
-def budget(run: Run) -> int:
-    """The environment steps that each seed of a run is given, `train.env_steps`.
+def load_runs(paths: str | Path | Iterable[str | Path]) -> Runs:
+    """Reads several run folders.
 
     Args:
-      run: only its `config` and `path` are looked at.
+      paths: run folders, patterns such as "runs/qmix-*", or folders whose sub-folders are runs, such as a suite's; one
+        of these or several.
 
     Returns:
-      Valid environment steps per seed.
+      The runs, those of a pattern or a folder by name. What a pattern finds that is no run folder is left out.
 
     Raises:
-      ValueError: the configuration does not say.
+      ConfigError: nothing was found, or a run folder is damaged; the file is named.
     """
-    train = run.config.get("train")
-    steps = train.get("env_steps") if isinstance(train, Mapping) else None
-    if not isinstance(steps, int | float) or isinstance(steps, bool) or not 1 <= steps < 2**63:
-        raise RunFolderError(f"{run.path / folder.CONFIG} holds train.env_steps {steps!r}; expected a positive number.")
-    return int(steps)
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    found = [folder_ for each in given for folder_ in _folders(each)]
+    if not found:
+        raise RunFolderError("paths is empty; expected run folders, or a pattern such as 'runs/*'")
+    return Runs(load_run(path) for path in dict.fromkeys(found))
 
 
-def _n_rows(run: Run) -> int | None:
-    """Rows of a run, seeds × grid points; None where the configuration does not say."""
-    seeds = run.config.get("train", {}).get("seeds")
-    if seeds is None:
-        return None
-    if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds < 2**31:
-        raise RunFolderError(
-            f"{run.path / folder.CONFIG} holds train.seeds {seeds!r}; expected a positive whole number."
-        )
-    return seeds * _n_points(run)
-
-
-def _n_points(run: Run) -> int:
-    return math.prod(len(values) for values in (run.config.get("grid") or {}).values())
-
-
-def counted_rows(
-    row: Int[np.ndarray, " rows"], env_steps: Int[np.ndarray, " rows"], budget: int
-) -> Bool[np.ndarray, " rows"]:
-    """Which rows belong to a seed's result: those up to its first row at or past the budget, that one included.
-
-    Args:
-      row: the seed's row in (grid points × seeds); equal values stand together.
-      env_steps: the seed's steps so far, not decreasing within a row.
-      budget: environment steps per seed.
-
-    Returns:
-      True for the rows that count.
-    """
-    past = env_steps >= budget
-    earlier_past = np.zeros_like(past)  # some earlier row of this seed is already past the budget
-    earlier_past[1:] = past[:-1] & (row[1:] == row[:-1])  # steps do not decrease, so the previous row tells
-    return ~earlier_past
-
-
-def counted_evaluations(
-    row: Int[np.ndarray, " rows"],
-    env_steps: Int[np.ndarray, " rows"],
-    final: Bool[np.ndarray, " rows"],
-    budget: int,
-) -> Bool[np.ndarray, " rows"]:
-    """Which evaluations belong to a seed's result.
-
-    The final evaluation, of the parameters taken at the budget, always counts. An evaluation on the common grid of
-    iterations counts while the seed was within its budget or is its first at or past it; but once there is a final
-    evaluation, only if it saw fewer steps than that one: whether others took place depends on the seed's neighbours.
-
-    Args:
-      row: the seed's row in (grid points × seeds); equal values stand together.
-      env_steps: the seed's steps when it was evaluated, not decreasing within a row's grid evaluations.
-      final: True for final evaluations.
-      budget: environment steps per seed.
-
-    Returns:
-      True for the rows that count.
-    """
-    counts = final.copy()
-    counts[~final] = counted_rows(row[~final], env_steps[~final], budget)
-    last = np.full(row.max(initial=-1) + 1, np.iinfo(np.int64).max)
-    last[row[final]] = env_steps[final]
-    return counts & (final | (env_steps < last[row]))
-
-
-def grid_labels(run: Run) -> list[str]:
-    """What distinguishes the points of a run's hyper-parameter grid.
-
-    Args:
-      run: a loaded run.
-
-    Returns:
-      One text per grid point in the order of the column `grid` (last key fastest), for example "lr=0.001, beta=0.1";
-      one empty text where there is no grid.
-    """
-    grid = run.config.get("grid") or {}
-    names = [key.removeprefix("algo.") for key in grid]
-    return [
-        printable(", ".join(f"{name}={value:g}" for name, value in zip(names, point, strict=True)))
-        for point in itertools.product(*grid.values())
-    ]
-
-
-def table_of(run: Run, metric: str) -> Columns:
-    """The table that a metric stands in: the evaluations before the training table, unless the name says which.
-
-    Args:
-      run: a loaded run.
-      metric: a column's name, or "eval/<name>" or "train/<name>".
-
-    Returns:
-      One of the run's two tables.
-
-    Raises:
-      ValueError: no such metric; the message lists those that there are.
-    """
-    by_name = {"eval": run.evaluation, "train": run.train}
-    group, _, name = metric.rpartition("/")
-    for choice in [group] if group else by_name:
-        if name in metric_names(by_name.get(choice, {})):
-            return by_name[choice]
-    known = [f"{choice}/{column}" for choice, table in by_name.items() for column in metric_names(table)]
-    raise ValueError(f"metric {clip(metric)!r} is not in {run.path}; there are: {', '.join(known) or 'none yet'}.")
-
-
-def metric_of(run: Run, metric: str, grid: int = 0) -> Metric:
-    """The points of one metric at one grid point, where they are numbers.
-
-    Args:
-      run: a loaded run.
-      metric: a column of the evaluations or, failing that, of the training table. "eval/<name>" and "train/<name>" say
-        which.
-      grid: index of the grid point.
-
-    Returns:
-      Points of all seeds of the grid point; NaN points are left out, infinite ones stay.
-
-    Raises:
-      ValueError: no such metric; the message lists those that there are.
-    """
-    table = table_of(run, metric)
-    name = metric.split("/")[-1]
-    keep = grid_of(run, table) == grid
-    values = table[name]
-    present = ~np.isnan(values.astype(np.float64))
-    keep &= present if present.ndim == 1 else present.all(axis=1)
-    return Metric(row=table["row"][keep], env_steps=table["env_steps"][keep], value=values[keep])
-
-
-def grid_of(run: Run, table: Columns) -> Int[np.ndarray, " rows"]:
-    """The grid point of each row of a table, from its column `grid` or from where the row stands.
-
-    Args:
-      run: a loaded run.
-      table: one of its tables.
-
-    Returns:
-      Index of the grid point of each row.
-    """
-    if "grid" in table:
-        return table["grid"]
-    seeds = run.config.get("train", {}).get("seeds")
-    return table["row"] // int(seeds) if len(grid_labels(run)) > 1 and seeds else np.zeros_like(table["row"])
-
-
-def metric_names(table: Columns) -> list[str]:
-    """The columns of a table that are metrics.
-
-    Args:
-      table: one table of a run.
-
-    Returns:
-      Names in alphabetical order.
-    """
-    return sorted(name for name in table if name not in tables.KEY_COLUMNS)
-
-
-def _read_counted(run: Run, table: str, limit: int) -> Columns:
-    if not tables.part_paths(run.path, table):
-        return {}
-    columns = tables.to_arrays(tables.read_table(run.path, table))
-    n_rows = _n_rows(run)
-    if n_rows is not None and (
-        columns["row"].max(initial=-1) >= n_rows or grid_of(run, columns).max(initial=0) >= _n_points(run)
-    ):
-        raise RunFolderError(
-            f"{tables.table_folder(run.path, table)} is of another run: {folder.CONFIG} has {n_rows} rows, it has more."
-        )
-    final = columns.get("final")
-    if final is None:
-        counts = counted_rows(columns["row"], columns["env_steps"], limit)
-    else:
-        counts = counted_evaluations(columns["row"], columns["env_steps"], final, limit)
-    return {name: values[counts] for name, values in columns.items()}
+def _folders(given: str | Path) -> list[Path]:
+    path = Path(given).expanduser()
+    if (path / folder.CONFIG).exists():
+        return [path]
+    candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+    found = sorted(each for each in candidates if (each / folder.CONFIG).exists())
+    if not found:
+        raise RunFolderError(f"{clip(str(given), 200)} holds no run folder; give the path that training printed")
+    return found

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
-from lsf_jax.analysis.frames import Run, grid_labels
-from lsf_jax.analysis.plots import save
+from lsf_jax.analysis.records import RunRecord, grid_labels
+from lsf_jax.analysis.statistics import wilson
+from lsf_jax.analysis.style import MANY, PAGE, SIZE, SMALL, Drawn, save
 from lsf_jax.config import yaml12
 from lsf_jax.config.files import config_folder
 from lsf_jax.runs.safe_files import write_output
@@ -89,7 +90,7 @@ _RECORDS = Annotated[list[_RECORD], msgspec.Meta(min_length=1)]
 """What a table-ENV.json holds."""
 
 
-def outcomes_of(run: Run, payoff: np.ndarray) -> list[Outcome]:
+def outcomes_of(run: RunRecord, payoff: np.ndarray) -> list[Outcome]:
     """The outcomes of a run whose grid over `algo.epsilon_finish` has uniform exploration first and its own second.
 
     Args:
@@ -106,7 +107,7 @@ def outcomes_of(run: Run, payoff: np.ndarray) -> list[Outcome]:
     return [_outcome(run, payoff, name, final, grid) for grid, name in enumerate(kinds)]
 
 
-def _outcome(run: Run, payoff: np.ndarray, exploration: str, final: dict[str, np.ndarray], grid: int) -> Outcome:
+def _outcome(run: RunRecord, payoff: np.ndarray, exploration: str, final: dict[str, np.ndarray], grid: int) -> Outcome:
     chosen = {name: values[final["grid"] == grid] for name, values in final.items()}
     n_starts, n_agents, n_actions = payoff.shape[0], payoff.ndim - 1, payoff.shape[1]
     labels = [joint_label(joint, payoff) for joint in chosen["greedy_joint"].reshape(-1, n_starts)]
@@ -173,14 +174,6 @@ def _outcome_line(outcome: Outcome) -> str:
         f" {outcome.optimal:.1%} | {low:.1%} to {high:.1%} | {critic} | {outcome.payoff:.2f} |"
         f" {_number(outcome.q_error)} | {shares}{more} |"
     )
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share of n."""
-    z = 1.959964
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def _percent(value: float) -> str:
@@ -263,7 +256,7 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, t
     Returns:
       The figure.
     """
-    figure = Figure(figsize=(8.0, 1.2 + 0.27 * len(outcomes)), dpi=150, layout="constrained")
+    figure = Drawn(PAGE, 1.2 + 0.22 * len(outcomes))
     axes = figure.subplots()
     names = [f"{outcome.algorithm}, {outcome.exploration}" for outcome in outcomes]
     colours = _colours(outcomes)
@@ -279,22 +272,22 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: str | Path | None = None, t
                 axes.barh(place, share, left=left, color=colour, edgecolor="white", linewidth=0.5, label=named)
                 drawn.add(label)
             left += share
-    axes.set_yticks(range(len(outcomes)), names, fontsize=7)
+    axes.set_yticks(range(len(outcomes)), names, fontsize=SMALL)
     axes.set_ylim(len(outcomes) - 0.4, -0.6)  # from top to bottom, without the usual margins
     axes.set_xlim(0.0, 1.0)
     axes.set_xlabel("share of seeds by greedy joint action")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=SIZE)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     shown = [label for label in (*colours, OTHERS) if label in handles]
-    axes.legend([handles[label] for label in shown], shown, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend([handles[label] for label in shown], shown, fontsize=SMALL, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return save(figure, path)
 
 
-def _colours(outcomes: Sequence[Outcome], most: int = 10) -> dict[str, str]:
+def _colours(outcomes: Sequence[Outcome], most: int = len(MANY)) -> dict[str, str]:
     totals: Counter[str] = Counter()
     for outcome in outcomes:
         totals.update(outcome.shares)
-    return dict(sorted((label, f"C{index}") for index, (label, _) in enumerate(totals.most_common(most))))
+    return dict(sorted((label, MANY[index]) for index, (label, _) in enumerate(totals.most_common(most))))
 
 
 def _seeds(outcomes: Sequence[Outcome]) -> str:

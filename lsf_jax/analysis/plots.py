@@ -1,7 +1,6 @@
-"""Plots of runs as PNG. Figures are made directly, never through pyplot, so that a notebook's backend is left alone."""
+"""Learning curves, in the paper's form and as IQM, and Q tables of matrix games."""
 
-import io
-import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,64 +10,152 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter
 
-from lsf_jax.analysis.frames import Run, grid_labels
+from lsf_jax.analysis.naming import env_of, systems_of
+from lsf_jax.analysis.records import RunRecord
 from lsf_jax.analysis.statistics import CONFIDENCE, Curve, curve
-from lsf_jax.runs.safe_files import write_output
-from lsf_jax.settings import env_label
+from lsf_jax.analysis.style import (
+    BEYOND_ZERO,
+    COLOURS,
+    COLUMN,
+    FAINT,
+    GREY,
+    PAGE,
+    SIZE,
+    SMALL,
+    Drawn,
+    dress,
+    label_ends,
+    look,
+    save,
+    unit_of,
+)
+from lsf_jax.settings import ConfigError
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, told apart with any colour vision; curves beyond its length repeat it with marks."""
-MARKERS = ("", "o", "s", "^", "x")  # one more for every round of the colours
-DPI = 150
-_UNITS = {
-    "return": "return per episode",
-    "episode_return": "return per episode",
-    "length": "episode length (steps)",
-    "success": "episodes won (fraction)",
-    "captures": "prey caught per episode",
-    "kl": "KL per message (nats)",
-    "entropy": "policy entropy (nats)",
+FORMS = {
+    "median": "line: median of {} · band: smallest to largest",
+    "iqm": f"line: interquartile mean of {{}} · band: its {CONFIDENCE:.0%} interval",
 }
+"""What a curve may show -> in words."""
+MOST_TOGETHER = 6
+"""Curves in one pair of axes; more have a panel each, in front of all others in grey."""
 
 
 def plot_curves(
-    runs: Sequence[Run], metric: str = "return", path: str | Path | None = None, title: str | None = None
+    runs: Sequence[RunRecord],
+    metric: str = "return",
+    path: str | Path | None = None,
+    title: str | None = None,
+    *,
+    form: str = "median",
 ) -> Figure:
-    """Learning curves: median line in a min–max band, and the IQM, dashed, in its bootstrap interval.
+    """Learning curves of one or several systems over environment steps, named at their ends.
+
+    Up to `MOST_TOGETHER` curves share one pair of axes; of more, each has a panel of its own, in which the others are
+    drawn in grey.
 
     Args:
       runs: loaded runs; each grid point of each is one curve.
-      metric: name of the metric, as for `lsf_jax.analysis.frames.metric_of`.
-      path: where to write the PNG; None writes nothing.
+      metric: name of the metric, as for `lsf_jax.analysis.records.metric_of`.
+      path: where to write it, as PNG, or as PDF or SVG by its ending; None writes nothing.
       title: heading; None for one made from the runs' environments.
+      form: "median", the paper's: median in a band from the smallest to the largest seed; "iqm": interquartile mean in
+        its bootstrap interval.
 
     Returns:
       The figure.
 
     Raises:
-      ValueError: no runs, or a run that lacks the metric.
+      ValueError: no runs, an unknown form, or a run that lacks the metric.
     """
     if not runs:
         raise ValueError("runs is empty; give at least one run to plot.")
-    curves = [(label, curve(run, metric, grid)) for run, grid, label in _labelled(runs)]
-    figure = Figure(figsize=(7.2, 4.4), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    looks = itertools.cycle(itertools.product(MARKERS, COLOURS))
-    for (marker, colour), (label, points) in zip(looks, curves, strict=False):
-        _draw_curve(axes, points, label, colour, marker)
-    axes.set_xlabel("environment steps per seed")
-    name = metric.split("/")[-1]
-    axes.set_ylabel(_UNITS.get(name, name.replace("_", " ")))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title if title is not None else ", ".join(dict.fromkeys(map(_env_of, runs))))
-    legend = axes.legend(fontsize="small", title=_legend_note(curves), title_fontsize="x-small", alignment="left")
-    legend.get_frame().set(linewidth=0, alpha=0.7)
+    if form not in FORMS:
+        raise ConfigError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
+    curves = {system.label: curve(system.run, metric, system.grid) for system in systems_of(runs)}
+    heading = title if title is not None else ", ".join(dict.fromkeys(map(env_of, runs)))
+    draw = _together if len(curves) <= MOST_TOGETHER else _side_by_side
+    figure = draw(curves, form)
+    figure.suptitle(heading, fontsize=SIZE)
+    figure.supylabel(unit_of(metric), fontsize=SIZE)
+    figure.supxlabel("\n".join(["environment steps per seed", *_note(curves, form)]), fontsize=SMALL)
     return save(figure, path)
+
+
+def _note(curves: dict[str, Curve], form: str) -> list[str]:
+    counts = {_seeds(points) for points in curves.values()}
+    if max(counts) <= 1:
+        return []
+    several = f"{counts.pop():,} seeds" if len(counts) == 1 else "seeds"
+    return [FORMS[form].format(several)]
+
+
+def _together(curves: dict[str, Curve], form: str) -> Drawn:
+    figure = Drawn(COLUMN if len(curves) == 1 else 1.35 * COLUMN, 2.7)
+    axes = figure.subplots()
+    for place, (label, points) in enumerate(curves.items()):
+        _draw_curve(axes, points, form, place, _counted(label, points))
+    dress(axes, steps=True)
+    axes.margins(x=0)
+    if len(curves) > 1:
+        ends = [float(_line(points, form)[-1]) if points.env_steps.size else math.nan for points in curves.values()]
+        label_ends(axes, _names(curves), ends, [look(place)["color"] for place in range(len(curves))])
+    else:
+        axes.set_title(_names(curves)[0], fontsize=SMALL, color=GREY)
+    return figure
+
+
+def _side_by_side(curves: dict[str, Curve], form: str) -> Drawn:
+    n_columns = min(5, math.ceil(math.sqrt(len(curves))))
+    n_rows = math.ceil(len(curves) / n_columns)
+    figure = Drawn(PAGE, 0.9 + 1.15 * n_rows)
+    panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    names = _names(curves)
+    for place, (axes, (label, points)) in enumerate(zip(panels.flat, curves.items(), strict=False)):
+        for other, theirs in curves.items():
+            if other != label:
+                axes.plot(theirs.env_steps, _line(theirs, form), color=FAINT, linewidth=0.6, label="_")
+        _draw_curve(axes, points, form, place % len(COLOURS), _counted(label, points))
+        axes.set_title(names[place], fontsize=SMALL)
+        dress(axes, steps=True, grid=False)
+    for axes in panels.flat[len(curves) :]:
+        axes.set_visible(False)
+    for axes in panels[-2, len(curves) - n_columns * (n_rows - 1) :] if n_rows > 1 else ():
+        axes.tick_params(labelbottom=True)  # no panel stands below them
+    return figure
+
+
+def _names(curves: dict[str, Curve]) -> list[str]:
+    """What stands in the figure: with the number of seeds only where it differs, else the note tells it."""
+    alike = len({_seeds(points) for points in curves.values()} | {1}) == 2
+    return [label if alike else _counted(label, points) for label, points in curves.items()]
+
+
+def _counted(label: str, points: Curve) -> str:
+    n_seeds = _seeds(points)
+    return f"{label} ({n_seeds:,} seed{'s' * (n_seeds != 1)})"
+
+
+def _seeds(points: Curve) -> int:
+    return int(points.n.max(initial=0))
+
+
+def _line(points: Curve, form: str) -> np.ndarray:
+    return points.median if form == "median" else points.iqm
+
+
+def _draw_curve(axes: Axes, points: Curve, form: str, place: int, label: str) -> None:
+    several = _seeds(points) > 1
+    low, high = (points.low, points.high) if form == "median" else (points.iqm_low, points.iqm_high)
+    looks = look(place)
+    if points.env_steps.size == 1:  # a band of one point would be invisible
+        axes.plot(points.env_steps, _line(points, form), "o", color=looks["color"], markersize=4, label=label)
+        if several:
+            axes.vlines(points.env_steps, low, high, color=looks["color"], alpha=0.4, linewidth=3)
+        return
+    axes.plot(points.env_steps, _line(points, form), label=label, **looks)
+    if several:
+        axes.fill_between(points.env_steps, low, high, color=looks["color"], alpha=0.16, linewidth=0)
 
 
 def plot_q_table(
@@ -89,7 +176,7 @@ def plot_q_table(
       payoff: the game, in the same order.
       utilities: q₁ and q₂ of each action, written beside rows and columns; None leaves them out. Both players then
         have as many actions as there are columns.
-      path: where to write the PNG; None writes nothing.
+      path: where to write it, as PNG, or as PDF or SVG by its ending; None writes nothing.
       title: heading.
       greedy: the joint action that the players take; None for the argmax of each one's utility, or of Q_tot where no
         utilities are given.
@@ -109,7 +196,7 @@ def plot_q_table(
             greedy = (int(np.argmax(utilities[0])), int(np.argmax(utilities[1])))
     n_first, n_second = payoff.shape
     width, height = 2 * (1.7 + 0.75 * n_second), 1.7 + 0.65 * n_first
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Drawn(width, height)
     left, right = figure.subplots(1, 2)
     bound = float(np.nanmax(np.abs(np.stack([payoff, q_total])))) or 1.0
     bold = payoff == payoff.max()
@@ -125,79 +212,8 @@ def plot_q_table(
     return save(figure, path)
 
 
-def save(figure: Figure, path: str | Path | None) -> Figure:
-    """Writes a figure as PNG, making its folder as needed.
-
-    Args:
-      figure: what to write.
-      path: the file; None writes nothing.
-
-    Returns:
-      The same figure.
-
-    Raises:
-      ConfigError: it cannot be written there.
-    """
-    if path is not None:
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=DPI)
-        write_output(path, drawn.getvalue())
-    return figure
-
-
-def _labelled(runs: Sequence[Run]) -> list[tuple[Run, int, str]]:
-    """Each grid point of each run, with as much of a name as tells it from the others."""
-    algorithms, folders = [_name(run, "algo") for run in runs], [run.path.name for run in runs]
-    names = algorithms if len(set(algorithms)) == len(runs) else folders
-    return [
-        (run, grid, f"{name}, {label}" if label else name)
-        for run, name in zip(runs, names, strict=True)
-        for grid, label in enumerate(grid_labels(run))
-    ]
-
-
-def _name(run: Run, section: str) -> str:
-    settings = run.config.get(section)
-    return str(settings.get("name", run.path.name) if isinstance(settings, dict) else run.path.name)
-
-
-def _env_of(run: Run) -> str:
-    settings = run.config.get("env")
-    return env_label(_name(run, "env"), settings if isinstance(settings, dict) else {})
-
-
-def _legend_note(curves: list[tuple[str, Curve]]) -> str:
-    if all(points.n.max(initial=0) <= 1 for _, points in curves):
-        return ""
-    return f"line: median, in min–max · dashed: IQM, in its {CONFIDENCE:.0%} interval"
-
-
-def _draw_curve(axes: Axes, points: Curve, label: str, colour: str, marker: str) -> None:
-    n_seeds = int(points.n.max(initial=0))
-    counted = f"{label} ({n_seeds:,} seed{'s' * (n_seeds != 1)})"
-    if points.env_steps.size == 1:
-        _draw_point(axes, points, counted, colour, n_seeds)
-        return
-    x = points.env_steps
-    axes.plot(x, points.median, color=colour, linewidth=1.8, label=counted, marker=marker, markersize=4, markevery=0.1)
-    if n_seeds > 1:
-        axes.fill_between(x, points.low, points.high, color=colour, alpha=0.10, linewidth=0)
-        axes.fill_between(x, points.iqm_low, points.iqm_high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(x, points.iqm, color=colour, linewidth=1.3, linestyle=(0, (4, 2)))
-
-
-def _draw_point(axes: Axes, points: Curve, label: str, colour: str, n_seeds: int) -> None:
-    """A band of one point would be invisible: bars instead."""
-    axes.plot(points.env_steps, points.median, "o", color=colour, markersize=6, label=label)
-    if n_seeds > 1:
-        x = float(points.env_steps[0])
-        axes.vlines(x, points.low[0], points.high[0], color=colour, alpha=0.35, linewidth=2)
-        axes.vlines(x, points.iqm_low[0], points.iqm_high[0], color=colour, alpha=0.35, linewidth=7)
-        axes.plot(x, points.iqm[0], "_", color=colour, markersize=14)
-
-
 def _draw_table(axes: Axes, table: np.ndarray, bound: float, greedy: tuple[int, int], bold: np.ndarray) -> None:
-    axes.imshow(table, cmap="RdBu", norm=TwoSlopeNorm(0.0, -bound, bound), aspect="auto")
+    axes.imshow(table, cmap=BEYOND_ZERO, norm=TwoSlopeNorm(0.0, -bound, bound), aspect="auto")
     for edge in range(1, table.shape[1]):
         axes.axvline(edge - 0.5, color="white", linewidth=2)
     for edge in range(1, table.shape[0]):

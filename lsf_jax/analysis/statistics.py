@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lsf_jax.analysis.frames import Metric, Run, budget, metric_of
+from lsf_jax.analysis.records import Metric, RunRecord, budget, metric_of
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -53,7 +53,7 @@ def iqm(values: Float[np.ndarray, " seeds"]) -> float:
       The interquartile mean. Of one or two values the mean.
     """
     ordered = np.sort(values.astype(np.float64))
-    return float(_iqm_of_counts(np.ones((ordered.size, 1)), ordered)[0])
+    return float(iqm_of_counts(np.ones((ordered.size, 1)), ordered)[0])
 
 
 def iqm_interval(
@@ -77,24 +77,25 @@ def iqm_interval(
     labels = np.zeros(values.shape, np.int64) if strata is None else strata
     counts = resample_counts(labels, resamples)
     order = np.argsort(values, kind="stable")
-    samples = _iqm_of_counts(counts[order], values[order].astype(np.float64))
+    samples = iqm_of_counts(counts[order], values[order].astype(np.float64))
     low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def resample_counts(
-    strata: Int[np.ndarray, " seeds"], resamples: int = RESAMPLES
+    strata: Int[np.ndarray, " seeds"], resamples: int = RESAMPLES, stream: int = 0
 ) -> Float[np.ndarray, "seeds resamples"]:
     """How often each seed is drawn in each bootstrap sample.
 
     Args:
       strata: within which group each seed is drawn.
       resamples: number of samples.
+      stream: which random numbers; two systems that are held against each other need two.
 
     Returns:
       Counts; within each stratum they sum to its size.
     """
-    random = np.random.default_rng(_SEED)
+    random = np.random.default_rng([_SEED, stream] if stream else _SEED)
     counts = np.zeros((strata.size, resamples))  # seeds first: reordering them is then a copy of whole lines
     for label in np.unique(strata):
         (members,) = np.nonzero(strata == label)
@@ -126,7 +127,23 @@ def summarize(values: Float[np.ndarray, " seeds"]) -> Summary:
     )
 
 
-def final_values(run: Run, metric: str, grid: int = 0) -> tuple[Int[np.ndarray, " seeds"], np.ndarray]:
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a share of n.
+
+    Args:
+      share: what share of them, 0..1.
+      n: how many there are, at least 1.
+
+    Returns:
+      (low, high).
+    """
+    z = 1.959964
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def final_values(run: RunRecord, metric: str, grid: int = 0) -> tuple[Int[np.ndarray, " seeds"], np.ndarray]:
     """The last value of a metric of each seed: its result.
 
     Args:
@@ -145,7 +162,7 @@ def final_values(run: Run, metric: str, grid: int = 0) -> tuple[Int[np.ndarray, 
     return points.row[last], points.value[last]
 
 
-def curve(run: Run, metric: str, grid: int = 0) -> Curve:
+def curve(run: RunRecord, metric: str, grid: int = 0) -> Curve:
     """A metric over environment steps, with median, range and IQM over the seeds of one grid point.
 
     Seeds are evaluated at slightly different numbers of their own steps, so each seed's points are joined by straight
@@ -214,7 +231,7 @@ def _summarize_columns(env_steps: np.ndarray, values: np.ndarray) -> Curve:
         if not column.size:
             continue
         order = np.argsort(column, kind="stable")
-        samples = _iqm_of_counts(counts[column.size][order], column[order])
+        samples = iqm_of_counts(counts[column.size][order], column[order])
         low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         statistics[:, point] = (np.median(column), column.min(), column.max(), iqm(column), low, high)
     n = np.array([column.size for column in columns], np.int64)
@@ -226,8 +243,18 @@ def _curve_resamples(n_seeds: int) -> int:
     return int(np.clip(256_000 // n_seeds, 200, RESAMPLES))
 
 
-def _iqm_of_counts(counts: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """IQM of each sample `s` that holds `ordered[i]` `counts[i, s]` times: what of each lies in the middle half."""
+def iqm_of_counts(
+    counts: Float[np.ndarray, "values samples"], ordered: Float[np.ndarray, " values"]
+) -> Float[np.ndarray, " samples"]:
+    """IQM of each sample `s` that holds `ordered[i]` `counts[i, s]` times: what of each lies in the middle half.
+
+    Args:
+      counts: how often, or with what weight, each value is there.
+      ordered: the values, ascending.
+
+    Returns:
+      One IQM for each sample.
+    """
     weight = np.cumsum(counts, axis=0)
     total = weight[-1].copy()
     np.clip(weight, total / 4, total * 3 / 4, out=weight)

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lsf_jax.analysis.frames import Columns, Run, grid_labels, metric_names, table_of
+from lsf_jax.analysis.records import Columns, RunRecord, grid_labels, metric_names, table_of
 from lsf_jax.analysis.statistics import Summary, final_values, summarize
 
 MAX_SEEDS_SHOWN = 16
@@ -23,7 +23,7 @@ _TIMING = (
 )
 
 
-def summary_table(run: Run, metric: str = "return") -> str:
+def summary_table(run: RunRecord, metric: str = "return") -> str:
     """What a run ended with: the final return of each seed and over seeds, and how fast it was.
 
     With more than `MAX_SEEDS_SHOWN` seeds quantiles stand in for the single seeds. Speed comes from the card's
@@ -32,7 +32,7 @@ def summary_table(run: Run, metric: str = "return") -> str:
 
     Args:
       run: a loaded run.
-      metric: the metric to report, as for `lsf_jax.analysis.frames.metric_of`.
+      metric: the metric to report, as for `lsf_jax.analysis.records.metric_of`.
 
     Returns:
       Several lines of plain text, at most `WIDTH` wide, without a trailing newline.
@@ -45,7 +45,7 @@ def summary_table(run: Run, metric: str = "return") -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def _point_block(run: Run, metric: str, grid: int, label: str) -> str:
+def _point_block(run: RunRecord, metric: str, grid: int, label: str) -> str:
     rows, values = final_values(run, metric, grid)
     name = metric.split("/")[-1].replace("_", " ")
     seeds, env_steps = _seeds_of(table_of(run, metric), rows)
@@ -82,7 +82,7 @@ def summary_line(summary: Summary) -> str:
     )
 
 
-def results_table(runs: Sequence[Run]) -> str:
+def results_table(runs: Sequence[RunRecord]) -> str:
     """What several runs ended with, one line each, as a Markdown table; per-seed returns are in it.
 
     Args:
@@ -108,7 +108,7 @@ def results_table(runs: Sequence[Run]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(_result_cells(run, more)) + " |" for run in runs)])
 
 
-def _result_cells(run: Run, more: Sequence[str]) -> list[str]:
+def _result_cells(run: RunRecord, more: Sequence[str]) -> list[str]:
     rows, returns = final_values(run, "return")
     summary = summarize(returns)
     _, env_steps = _seeds_of(table_of(run, "return"), rows)
@@ -132,7 +132,7 @@ def _seeds_of(table: Columns, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return table["seed"][last][place], table["env_steps"][last][place]
 
 
-def _timing_lines(run: Run) -> list[str]:
+def _timing_lines(run: RunRecord) -> list[str]:
     timing: dict[str, Any] = run.card.get("timing") or {}
     parts = [f"{name} {form.format(timing[key])}" for key, name, form in _TIMING if timing.get(key) is not None]
     return [" · ".join(parts)] if parts else []

@@ -21,6 +21,9 @@ PACKAGES = ("lsf-jax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoi
 OPTIONAL = {
     "tensorboardX": ("train.sinks=tensorboard", "pip install 'lsf-jax[tensorboard]'"),
     "wandb": ("train.sinks=wandb", "pip install 'lsf-jax[wandb]'"),
+    "trackio": ("train.sinks=trackio", "pip install 'lsf-jax[trackio]'"),
+    "pandas": ("Run.to_frame", "pip install 'lsf-jax[analysis]'"),
+    "xarray": ("Run.to_xarray", "pip install 'lsf-jax[analysis]'"),
     "jaxmarl": ("env jaxmarl: JaxMARL's games", "pip install 'jaxmarl>=0.2,<0.3'"),
     "jumanji": ("env jumanji: RobotWarehouse and Level-Based Foraging", "pip install 'lsf-jax[jumanji]'"),
     "nbclient": ("running the notebooks", "pip install 'lsf-jax[notebook]'"),

@@ -1,4 +1,4 @@
-"""Commands that look at runs: `evaluate`, `render`, `plot` and `compare`."""
+"""Commands that look at runs: `evaluate`, `render`, `plot` (in `plotting`) and `compare`."""
 
 import argparse
 import shutil
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from lsf_jax.cli.arguments import FINISHED, STOCHASTIC, Command, positive, whole
 from lsf_jax.cli.complaints import one_line
+from lsf_jax.cli.plotting import PLOT
 from lsf_jax.settings import ConfigError, clip, printable
 
 FASTEST = 50.0
 """Frames per second; faster than that viewers slow down."""
-PLOT_OUTPUT = "file to write (default: curves-METRIC.png in the run; of several, compared-METRIC.png in the first)"
 
 
 def _warn(line: str) -> None:
@@ -80,29 +80,6 @@ def _render(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def _plot(options: argparse.Namespace) -> int:
-    """`lsf-jax plot`."""
-    from lsf_jax.analysis.frames import load_run
-    from lsf_jax.analysis.plots import plot_curves
-    from lsf_jax.analysis.summary import summary_table
-    from lsf_jax.runs.safe_files import file_inside
-
-    try:
-        runs = [load_run(path) for path in options.runs]
-        name = options.metric.replace("/", "_")
-        kind = "compared" if len(runs) > 1 else "curves"  # a run's own curve stays its own
-        target = Path(options.output or file_inside(runs[0].path, f"{kind}-{name}.png"))
-        plot_curves(runs, metric=options.metric, path=target)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    for run in runs:
-        print(printable(f"{run.path}\n{summary_table(run)}\n"))
-    if any(run.config["env"] != runs[0].config["env"] for run in runs):
-        print("note: the environments of these runs differ: results do not compare; `lsf-jax compare` says where")
-    print(f"wrote {target}")
-    return FINISHED
-
-
 def _compare(options: argparse.Namespace) -> int:
     """`lsf-jax compare`."""
     from lsf_jax.analysis.compare import compare_runs, comparison_text
@@ -159,14 +136,6 @@ def _frame_rate(text: str) -> float:
     return value
 
 
-def _add_plot(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--metric", default="return", help="what to plot: an evaluation column, or train/NAME (default return)"
-    )
-    parser.add_argument("--output", default="", help=PLOT_OUTPUT)
-
-
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="two or more run folders")
     parser.add_argument("--all", action="store_true", help="show what is equal too")
@@ -176,6 +145,6 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command("evaluate", "evaluate the final policies of a run over fresh episodes", _add_evaluate, _evaluate),
     Command("render", "write a GIF, or a page with a slider, of an episode of a trained policy", _add_render, _render),
-    Command("plot", "learning curves of one or more runs as a PNG, and a table of final results", _add_plot, _plot),
+    PLOT,
     Command("compare", "hold the protocols of runs against each other; differences are marked", _add_compare, _compare),
 )

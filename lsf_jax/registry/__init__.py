@@ -44,7 +44,7 @@ TABLES: dict[str, dict[str, Any]] = {ALGO: {}, ENV: {}, SINK: {}}
 when they are loaded."""
 PACKAGES = {ALGO: "algorithms", ENV: "envs"}
 """Kinds of which a package of ours collects entries."""
-SHIPPED_SINKS = ("tensorboard", "wandb")
+SHIPPED_SINKS = ("tensorboard", "wandb", "trackio")
 """Sinks of our own, known before any of them is imported."""
 
 

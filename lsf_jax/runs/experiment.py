@@ -26,6 +26,7 @@ from lsf_jax.runs.safe_files import RunFolderError, file_inside
 from lsf_jax.runs.schemas import Layout
 from lsf_jax.runs.session import Session, layout_of, run_block, write_timing
 from lsf_jax.runs.signals import stop_requested
+from lsf_jax.runs.watching import OnEvaluation
 from lsf_jax.settings import ConfigError, user_path
 
 
@@ -49,7 +50,13 @@ class Result(NamedTuple):
         )
 
 
-def train(config: Config, *, init_from: str | Path | None = None, progress: Progress | None = None) -> Result:
+def train(
+    config: Config,
+    *,
+    init_from: str | Path | None = None,
+    progress: Progress | None = None,
+    on_evaluation: OnEvaluation | None = None,
+) -> Result:
     """Train a configuration in a new run folder.
 
     Args:
@@ -58,6 +65,8 @@ def train(config: Config, *, init_from: str | Path | None = None, progress: Prog
         or all from a single one. Targets are copied from them, optimiser and clock are fresh. It stands for the setting
         `train.init_from`; None leaves that as it is.
       progress: a display of your own; None makes one on standard output.
+      on_evaluation: called with an `Evaluation` after each evaluation of each block of seeds. What it raises ends the
+        run, after saving; `resume` then makes that evaluation again.
 
     Returns:
       The result; `finished` is False if Ctrl-C or SIGTERM ended it early, after saving.
@@ -93,7 +102,7 @@ def train(config: Config, *, init_from: str | Path | None = None, progress: Prog
                 shown.note(line)
         _write_documents(path, config, card, program, start)
         with checks.saying_how_to_go_on(path), folder.lock(path):
-            return _run(Session(config, path, plan, program, shown))
+            return _run(Session(config, path, plan, program, shown), on_evaluation)
 
 
 def resume(
@@ -102,6 +111,7 @@ def resume(
     config: Config | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Result:
     """Continue a run from its last checkpoints, to the same bits as if it had never stopped.
 
@@ -112,6 +122,7 @@ def resume(
       overrides: without a configuration, words laid over the folder's own. Code that it names, such as `env.make`, is
         run only if they name it too.
       progress: as for `train`.
+      on_evaluation: as for `train`.
 
     Raises:
       ConfigError: the folder is not a run, or the configuration changes what its iterations compute; the copy that
@@ -136,7 +147,7 @@ def resume(
         if wanted != saved:
             folder.write_text_atomic(file_inside(path, folder.CONFIG), to_yaml(wanted))
             write_card(path, wanted, session.programs.parts)
-        return _run(session)
+        return _run(session, on_evaluation)
 
 
 def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress) -> Session:
@@ -234,8 +245,9 @@ def _check_disk(plan: Plan, path: Path) -> None:
         )
 
 
-def _run(session: Session) -> Result:
+def _run(session: Session, on_evaluation: OnEvaluation | None) -> Result:
     """All blocks, one after another; a finished one is skipped."""
+    session.on_evaluation = on_evaluation
     finished, stopped = True, False
     session.open_sinks()
     try:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsf_jax.config.composition import Config
+from lsf_jax.config.composition import Config, grid_points
 from lsf_jax.config.documents import to_yaml
 from lsf_jax.engine.training import ChunkLog
 from lsf_jax.envs.host import HostError
@@ -26,6 +26,8 @@ from lsf_jax.runs.policy_files import policy_path
 from lsf_jax.runs.progress import Progress
 from lsf_jax.runs.safe_files import file_inside
 from lsf_jax.runs.schemas import BlockMeta, Layout, conform
+from lsf_jax.runs.setting_values import setting_columns
+from lsf_jax.runs.watching import Evaluation, OnEvaluation, scalars
 from lsf_jax.types import TrainState
 
 FLUSH_SECONDS = 20.0  # between parts of the metrics tables
@@ -63,6 +65,7 @@ class Session:
         self.warm: set[str] = set()
         self.seconds_per_iteration = 0.0
         self.sinks: tuple[sinks.Sink, ...] = ()
+        self.on_evaluation: OnEvaluation | None = None
 
     def open_sinks(self) -> None:
         """Open the live views that the run asks for."""
@@ -276,11 +279,15 @@ def advance(session: Session, block: Block, n: int) -> None:
         session.progress.begin(*done)
     session.progress.update(env_steps=done.env_steps, updates=done.updates, returns=latest)
     if session.sinks and written:
-        latest_rows = {name: values[-block.n_rows :] for name, values in columns.items() if values.dtype == np.float32}
-        means = {name: float(values.mean()) for name, values in latest_rows.items() if not np.isnan(values).any()}
-        sinks.write_all(session.sinks, int(block.steps().mean()), means)
+        _tell_sinks(session, block, {name: values[-block.n_rows :] for name, values in columns.items()})
     if time.monotonic() - block.flushed_at > FLUSH_SECONDS:
         flush(session, block)
+
+
+def _tell_sinks(session: Session, block: Block, columns: Columns, prefix: str = "") -> None:
+    labels = [", ".join(f"{key}={value:g}" for key, value in point.items()) for point in grid_points(session.config)]
+    told = scalars(columns, block.rows.grid[: block.n_rows], labels, prefix)
+    sinks.write_all(session.sinks, int(block.steps().mean()), told)
 
 
 def report_trouble(session: Session, block: Block, log: ChunkLog) -> None:
@@ -324,6 +331,14 @@ def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
         evaluation=f"return {np.median(returns):.2f} [{returns.min():.2f}, {returns.max():.2f}] at "
         f"{int(np.median(columns['env_steps'])):,} env steps",
     )
+    if session.sinks:
+        _tell_sinks(session, block, columns, "eval/")
+    if session.on_evaluation is not None:
+        try:
+            session.on_evaluation(Evaluation(session.path, int(block.state.iteration), final, columns.copy()))
+        except BaseException:  # whatever it is, and an impatient Ctrl-C: what was learned is saved first
+            save_block(session, block)
+            raise
 
 
 def _final_state(state: TrainState, budget: int) -> TrainState:
@@ -341,6 +356,7 @@ def flush(session: Session, block: Block) -> None:
         if waiting:
             columns = {name: np.concatenate([part[name] for part in waiting]) for name in waiting[0]}
             if len(columns["row"]):
+                columns |= setting_columns(session.config, columns["grid"])
                 tables.write_part(session.path, table, block.index, int(columns["iteration"].min()), columns)
             block.pending[table] = []
     block.flushed_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Optional live views of a run, beside its Parquet tables: TensorBoard and Weights & Biases.
+"""Optional live views of a run, beside its Parquet tables: TensorBoard, Weights & Biases and Trackio.
 
 A sink's package is imported when the sink is asked for, never before.
 """
@@ -88,10 +88,19 @@ def _wandb(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
     return Sink(write=write, close=run.finish)
 
 
+def _trackio(run_dir: Path, config: dict[str, Any], label: str) -> Sink:
+    run = _import("trackio").init(project=label, name=run_dir.name, config=config, resume="allow")
+
+    def write(env_steps: int, scalars: Mapping[str, float]) -> None:
+        run.log({**_without_nan(scalars), "env_steps": env_steps}, step=env_steps)
+
+    return Sink(write=write, close=run.finish)
+
+
 SINKS: dict[str, Callable[[Path, dict[str, Any], str], Sink]] = TABLES[SINK]
 """Name in `train.sinks` -> what opens it; those of plug-ins once they are loaded."""
-SINKS.update(zip(SHIPPED_SINKS, (_tensorboard, _wandb), strict=True))
-PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+SINKS.update(zip(SHIPPED_SINKS, (_tensorboard, _wandb, _trackio), strict=True))
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
 """Name in `train.sinks` -> what it imports; plug-ins import what theirs need."""
 
 

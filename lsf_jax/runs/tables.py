@@ -4,7 +4,7 @@
 
 Every part is complete or absent: it is written under a temporary name, synced, renamed, and its folder synced
 (`safe_files.replacing`). The same rows give the same table however they were cut into parts. A row is one (seed,
-iteration); missing metrics are NaN.
+iteration); missing metrics are NaN. The columns are described in `part_schema`.
 """
 
 import re
@@ -18,30 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lsf_jax.runs import safe_files
+from lsf_jax.runs.part_schema import (
+    KEY_COLUMNS,
+    check_ours,
+    check_same_columns,
+    check_values,
+    is_setting,
+    to_arrow,
+)
 from lsf_jax.runs.safe_files import RunFolderError, file_inside, folder_inside
-
-SCHEMA_VERSION = 1
-KEY_COLUMNS: dict[str, pa.DataType] = {
-    "row": pa.int32(),
-    "grid": pa.int32(),
-    "seed": pa.int64(),
-    "iteration": pa.int64(),
-    "env_steps": pa.int64(),
-    "episodes": pa.int64(),
-    "updates": pa.int64(),
-    "final": pa.bool_(),
-}
-"""Columns that say which row this is, in their order in every table:
-
-`row` index in (grid points × seeds) · `grid` index of the hyper-parameter grid point · `seed` the seed's number ·
-`iteration` common to all seeds · `env_steps` valid environment steps of this seed · `episodes`, `updates` so far ·
-`final` (evaluations) True for the one evaluation of the parameters taken at the budget.
-"""
-REQUIRED_COLUMNS = ("row", "seed", "iteration", "env_steps")
 
 _PART_NAME = re.compile(r"part-(\d{9})-(\d{4})\.parquet")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_VERSION_KEY, _TABLE_KEY = b"lsf_jax.schema_version", b"lsf_jax.table"
 
 
 def table_folder(folder: Path, table: str) -> Path:
@@ -110,7 +98,8 @@ def write_part(folder: Path, table: str, block: int, first_iteration: int, colum
     """Writes rows of one block as one part, atomically; a part of the same name is replaced.
 
     Floating-point columns are stored as float32 (`[rows]`, or `[rows, size]` as fixed-size lists), integers as int64,
-    Booleans as such, and the columns of `KEY_COLUMNS` in the type given there.
+    Booleans as such, and the columns of `KEY_COLUMNS` in the type given there. Settings (`part_schema.is_setting`) may
+    be text too, and their numbers keep 64 bits.
 
     Args:
       folder: the run folder; the table's folder is made as needed.
@@ -128,13 +117,13 @@ def write_part(folder: Path, table: str, block: int, first_iteration: int, colum
       OSError: the disk is full or not writable; no part and no temporary file is left behind.
     """
     path = part_path(folder, table, block, first_iteration)
-    content = _to_arrow(table, columns)
+    content = to_arrow(table, columns)
     if content.num_rows and int(np.min(columns["iteration"])) < first_iteration:
         raise ValueError(f"first_iteration {first_iteration} lies above the part's own iterations ({table}).")
     path.parent.mkdir(parents=True, exist_ok=True)
     others = [other for other in part_paths(folder, table) if other != path]
     if others:
-        _check_same_columns(content.schema, _read_schema(others[-1], table), others[-1])
+        check_same_columns(content.schema, _read_schema(others[-1], table), others[-1])
     _write_atomically(path, content)
     return path
 
@@ -207,7 +196,7 @@ def check_parts(
     for path in part_paths(folder, table, block):
         if before is None or _part_numbers(path)[0] < before:
             content = _read_part(path, table)
-            _check_same_columns(content.schema, schema or content.schema, path)
+            check_same_columns(content.schema, schema or content.schema, path)
             schema = content.schema
             if missing := [name for name in columns if name not in schema.names]:
                 raise RunFolderError(f"{path} is damaged: it has no column {missing[0]}; move it away.")
@@ -225,7 +214,9 @@ def _check_limits(path: Path, content: pa.Table, name: str, values: range) -> No
 
 
 def read_table(folder: Path, table: str) -> pa.Table:
-    """Reads all parts of one table, sorted by row, then iteration, a final evaluation last.
+    """Reads keys and metrics of one table, sorted by row, then iteration, a final evaluation last.
+
+    Settings are left out: they are those of the run's configuration, and parts of earlier versions have none.
 
     Args:
       folder: the run folder.
@@ -240,13 +231,18 @@ def read_table(folder: Path, table: str) -> pa.Table:
     paths = part_paths(folder, table)
     if not paths:
         raise RunFolderError(f"{table_folder(folder, table)} holds no metrics yet.")
-    contents = [_read_part(path, table) for path in paths]
+    contents = [_without_settings(_read_part(path, table)) for path in paths]
     for path, content in zip(paths[1:], contents[1:], strict=True):
-        _check_same_columns(content.schema, contents[0].schema, path)
+        check_same_columns(content.schema, contents[0].schema, path)
     joined = pa.concat_tables(contents)
     final = joined["final"].to_numpy() if "final" in joined.column_names else np.zeros(joined.num_rows, bool)
     order = np.lexsort((final, joined["iteration"].to_numpy(), joined["row"].to_numpy()))
     return joined.take(pa.array(order)).combine_chunks()
+
+
+def _without_settings(content: pa.Table) -> pa.Table:
+    content = content.select([name for name in content.column_names if not is_setting(name)])
+    return content.replace_schema_metadata()
 
 
 def to_arrays(table: pa.Table) -> dict[str, np.ndarray]:
@@ -274,47 +270,12 @@ def _part_numbers(path: Path) -> tuple[int, int]:
     return int(first_iteration), int(block)
 
 
-def _to_arrow(table: str, columns: Mapping[str, np.ndarray]) -> pa.Table:
-    missing = [name for name in REQUIRED_COLUMNS if name not in columns]
-    if missing:
-        raise ValueError(f"columns of table {table!r} lack {', '.join(missing)}; every row names its seed and moment.")
-    lengths = {name: np.shape(column)[0] if np.ndim(column) else 0 for name, column in columns.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"columns of table {table!r} differ in length: {lengths}.")
-    keys = [name for name in KEY_COLUMNS if name in columns]
-    names = keys + sorted(set(columns) - set(keys))
-    arrays = [_to_arrow_column(name, np.asarray(columns[name])) for name in names]
-    metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode(), _TABLE_KEY: table.encode()}
-    fields = [pa.field(name, array.type, nullable=False) for name, array in zip(names, arrays, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
-
-
-def _to_arrow_column(name: str, values: np.ndarray) -> pa.Array:
-    if values.ndim not in (1, 2) or (name in KEY_COLUMNS and values.ndim != 1):
-        raise ValueError(f"column {name!r} has shape {values.shape}; expected [rows] or, for a metric, [rows, size].")
-    if values.dtype.kind not in "fiub":
-        raise ValueError(f"column {name!r} has dtype {values.dtype}; expected numbers or Booleans.")
-    by_kind = {"f": pa.float32(), "i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}
-    kind = KEY_COLUMNS.get(name, by_kind[values.dtype.kind])
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1).astype(kind.to_pandas_dtype()), type=kind)
-    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-
-
-def _check_same_columns(found: pa.Schema, expected: pa.Schema, path: Path) -> None:
-    if found.equals(expected, check_metadata=False):
-        return
-    different = sorted({field.name for field in set(found) ^ set(expected)})
-    raise RunFolderError(
-        f"{path}: the table's parts differ in the columns {', '.join(different)}; all share one schema."
-    )
-
-
 def _read_schema(path: Path, table: str) -> pa.Schema:
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise RunFolderError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
-    _check_ours(schema, path, table)
+    check_ours(schema, path, table)
     return schema
 
 
@@ -323,11 +284,11 @@ def _read_part(path: Path, table: str, columns: list[str] | None = None) -> pa.T
         # From memory and without Arrow's threads: for small files they gain nothing, and a process that ends soon after
         # they started can abort (seen with pyarrow 26, once in about 100 exits).
         file = pq.ParquetFile(pa.BufferReader(safe_files.read_bytes(path)), pre_buffer=False)
-        _check_ours(file.schema_arrow, path, table)
+        check_ours(file.schema_arrow, path, table)
         content = file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise RunFolderError(f"{path} is truncated or no Parquet file; move it away. ({_first_line(error)})") from error
-    _check_values(content, path)
+    check_values(content, path)
     return content
 
 
@@ -338,51 +299,14 @@ def _count_rows(path: Path) -> int:
         return 0  # unreadable, and about to be deleted anyway
 
 
-def _check_ours(schema: pa.Schema, path: Path, table: str) -> None:
-    metadata = schema.metadata or {}
-    version, name = metadata.get(_VERSION_KEY), metadata.get(_TABLE_KEY)
-    if version is None or name is None:
-        raise RunFolderError(f"{path} was not written by lsf_jax (no schema version in it); move it away.")
-    if version != str(SCHEMA_VERSION).encode():
-        raise RunFolderError(f"{path} has schema version {_text(version)}, this lsf_jax reads {SCHEMA_VERSION}.")
-    if name != table.encode():
-        raise RunFolderError(f"{path} belongs to the table {_text(name)!r}, not {table!r}; move it there.")
-    missing = [column for column in REQUIRED_COLUMNS if column not in schema.names]
-    if missing:
-        raise RunFolderError(f"{path} is damaged: it has no column {missing[0]}; move it away.")
-    for field in schema:
-        if not _is_allowed(field):
-            raise RunFolderError(f"{path} is damaged: its column {field.name} is of type {field.type}; move it away.")
-
-
-def _is_allowed(field: pa.Field) -> bool:
-    """Whether `write_part` would have made a column of this name and type."""
-    if field.name in KEY_COLUMNS:
-        return field.type == KEY_COLUMNS[field.name]
-    kind = field.type.value_type if pa.types.is_fixed_size_list(field.type) else field.type
-    return kind in (pa.float32(), pa.int64(), pa.bool_())
-
-
-def _check_values(content: pa.Table, path: Path) -> None:
-    for name in content.column_names:
-        column = content[name]
-        if column.null_count:
-            raise RunFolderError(f"{path} is damaged: its column {name} has gaps; move it away.")
-        if name in KEY_COLUMNS and name != "final" and content.num_rows and column.to_numpy().min() < 0:
-            raise RunFolderError(f"{path} is damaged: its column {name} has numbers below 0; move it away.")
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _write_atomically(path: Path, content: pa.Table) -> None:
-    keys = [name for name in content.column_names if name in KEY_COLUMNS and name != "final"]
-    floats = [field.name for field in content.schema if pa.types.is_floating(field.type)]
+    names = content.column_names
+    keys = [name for name in names if (name in KEY_COLUMNS and name != "final") or is_setting(name)]
+    floats = [field.name for field in content.schema if pa.types.is_floating(field.type) and field.name not in keys]
     # Bytes of floats compress when split, because neighbouring values share sign and exponent.
     encodings: dict[str, Any] = {"use_dictionary": keys, "use_byte_stream_split": floats}
     with safe_files.replacing(path) as file:

@@ -1,145 +1,105 @@
+"""Finding runs, and what a run turns itself into."""
+
+import json
+
 import numpy as np
 import pytest
 
-from lsf_jax.analysis import frames
-from lsf_jax.runs import tables
+from lsf_jax.analysis import playback
+from lsf_jax.analysis.frames import load_runs
 
 
-def count_by_loop(row, env_steps, budget):
-    """The rule word for word: a row counts iff it is at or before its seed's first row at or past the budget."""
-    counts, crossed = [], set()
-    for seed, steps in zip(row, env_steps, strict=True):
-        counts.append(seed not in crossed)
-        if steps >= budget:
-            crossed.add(seed)
-    return counts
+def test_runs_are_found_by_path_pattern_and_folder(make_run, tmp_path):
+    for name in ("qmix-1", "qmix-2", "vdn-1"):
+        make_run([[1.0]], name=name)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "qmix-empty").mkdir()
+    names = lambda given: [run.path.name for run in load_runs(given)]
+    assert names(tmp_path / "vdn-1") == ["vdn-1"]
+    assert names(str(tmp_path / "qmix-*")) == ["qmix-1", "qmix-2"]
+    assert names(tmp_path) == ["qmix-1", "qmix-2", "vdn-1"]
+    assert names([tmp_path / "vdn-1", tmp_path / "*-1"]) == ["vdn-1", "qmix-1"]
 
 
-def test_rows_after_a_seed_crossed_its_budget_do_not_count():
-    row = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2])
-    steps = np.array([10, 20, 30, 40, 25, 35, 5, 10, 15])
-    expected = [True, True, False, False, True, False, True, True, True]
-    assert frames.counted_rows(row, steps, 20).tolist() == expected
+def test_where_there_is_no_run_one_line_says_so(tmp_path):
+    for nothing in (tmp_path / "nowhere-*", tmp_path):
+        with pytest.raises(ValueError, match="holds no run folder; give the path that training printed"):
+            load_runs(nothing)
+    with pytest.raises(ValueError, match="paths is empty"):
+        load_runs([])
 
 
-def test_counted_rows_equals_the_rule_read_word_for_word():
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        lengths = random.integers(1, 8, size=5)
-        row = np.repeat(np.arange(5), lengths)
-        steps = np.concatenate([np.cumsum(random.integers(1, 10, size=length)) for length in lengths])
-        assert frames.counted_rows(row, steps, 20).tolist() == count_by_loop(row, steps, 20)
+def test_a_damaged_run_among_others_is_named(make_run, tmp_path):
+    make_run([[1.0]], name="good")
+    make_run([[1.0]], name="bad")
+    (tmp_path / "bad" / "card.json").write_text("{")
+    with pytest.raises(ValueError, match=r"bad/card\.json is damaged"):
+        load_runs(tmp_path)
 
 
-def test_no_rows_count_for_nothing():
-    nothing = np.zeros(0, np.int64)
-    assert frames.counted_rows(nothing, nothing, 20).size == 0
-    assert frames.counted_evaluations(nothing, nothing, nothing.astype(bool), 20).size == 0
+def test_a_run_shows_itself_with_table_and_curve_and_escapes_what_is_written_in_it(make_run):
+    run = make_run(np.arange(12.0).reshape(4, 3), name="<b>run")
+    run.config["algo"]["name"] = "<script>"
+    page = run._repr_html_()
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;" in page
+    assert "data:image/png;base64," in page
+    assert ">6.5<" in page  # the median of 2, 5, 8, 11
+    assert ">2 … 11<" in page
 
 
-def test_the_final_evaluation_always_counts_and_a_first_one_past_the_budget_does():
-    row = np.array([0, 0, 0, 1, 1, 1])
-    steps = np.array([10, 22, 30, 10, 19, 21])
-    final = np.zeros(6, bool)
-    assert frames.counted_evaluations(row, steps, final, 20).tolist() == [True, True, False, True, True, True]
-    final[2] = True
-    assert frames.counted_evaluations(row, steps, final, 20)[2]
+def test_an_unfinished_run_and_one_without_evaluations_say_so(make_run):
+    run = make_run([[1.0, 2.0]])
+    run.evaluation["final"][:] = False
+    assert "2 (unfinished)" in run._repr_html_()
+    page = run._replace(evaluation={})._repr_html_()
+    assert "no evaluations yet" in page
+    assert "<img" not in page
 
 
-def test_an_evaluation_that_only_took_place_because_neighbours_went_on_does_not_count():
-    alone = frames.counted_evaluations(np.array([0, 0]), np.array([10, 22]), np.array([False, True]), 20)
-    beside = frames.counted_evaluations(np.array([0, 0, 0]), np.array([10, 22, 30]), np.array([False, True, False]), 20)
-    assert alone.tolist() == [True, True]
-    assert beside.tolist() == [True, True, False]
+def test_several_runs_are_one_table(make_run):
+    runs = [make_run([[value]], name=name) for name, value in (("first", 1.0), ("second", 2.0))]
+    page = load_runs([run.path for run in runs])._repr_html_()
+    assert page.count("<tr>") == 3
+    assert page.count("<img") == 1
 
 
-def test_a_grid_evaluation_at_the_very_step_of_the_final_one_does_not_count():
-    """It takes place only if a neighbour is not done yet."""
-    counts = frames.counted_evaluations(np.array([0, 0, 0]), np.array([10, 22, 22]), np.array([False, False, True]), 20)
-    assert counts.tolist() == [True, False, True]
-
-
-def test_load_run_drops_what_does_not_count(make_run):
-    env_steps = np.array([[100, 200, 300, 400], [150, 350, 360, 380]])
-    run = make_run(np.arange(8.0).reshape(2, 4), env_steps=env_steps, budget=200)
-    assert run.train["env_steps"].tolist() == [100, 200, 150, 350]
-    assert run.evaluation["env_steps"].tolist() == [100, 200, 400, 150, 350, 380]
-    assert run.evaluation["final"].tolist() == [False, False, True, False, False, True]
-
-
-def test_a_run_that_has_written_nothing_yet_loads(make_run, tmp_path):
-    make_run(np.ones((1, 1)))
-    for table in ("train", "eval"):
-        for path in tables.part_paths(tmp_path / "run", table):
-            path.unlink()
-    run = frames.load_run(tmp_path / "run")
-    assert run.train == {}
-    with pytest.raises(ValueError, match="there are: none yet"):
-        frames.metric_of(run, "return")
-
-
-def test_the_config_is_read_as_yaml_12(make_run):
-    assert make_run(np.ones((1, 1))).config["algo"]["lr"] == 3e-4
-
-
-@pytest.mark.parametrize("missing", ["config.yaml", "card.json"])
-def test_a_foreign_folder_says_what_it_lacks(make_run, tmp_path, missing):
-    make_run(np.ones((1, 1)))
-    (tmp_path / "run" / missing).unlink()
-    with pytest.raises(ValueError, match=f"is not a run folder: it has no {missing}"):
-        frames.load_run(tmp_path / "run")
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is not a run folder: there is no such folder"):
-        frames.load_run(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(("text", "message"), [("{", "no JSON at line 1"), ("[]", "expected `object`")])
-def test_a_damaged_card_is_named(make_run, tmp_path, text, message):
-    make_run(np.ones((1, 1)))
-    (tmp_path / "run" / "card.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"card\.json is damaged: {message}"):
-        frames.load_run(tmp_path / "run")
-
-
-@pytest.mark.parametrize("text", ["train: {}", "train: 3", "train: {env_steps: many}", "train: {env_steps: true}"])
-def test_a_config_without_a_budget_is_named(make_run, tmp_path, text):
-    make_run(np.ones((1, 1)))
-    (tmp_path / "run" / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.yaml holds train\.env_steps"):
-        frames.load_run(tmp_path / "run")
-
-
-def test_a_metric_is_found_by_name_or_by_table_and_name(make_run):
-    run = make_run([[1.0, 2.0], [3.0, np.nan]])
-    points = frames.metric_of(run, "return")
-    assert (points.row.tolist(), points.value.tolist()) == ([0, 0, 1], [1.0, 2.0, 3.0])
-    np.testing.assert_array_equal(frames.metric_of(run, "eval/return").value, points.value)
-    assert frames.metric_of(run, "train/loss").value.tolist() == [-1.0, -2.0, -3.0]
-    for wrong in ("train/return", "seed", "nothing", "nope/return", "eval/nope/return"):
-        with pytest.raises(ValueError, match=r"there are: eval/return, train/loss"):
-            frames.metric_of(run, wrong)
-
-
-def test_a_metric_of_tables_keeps_its_rows(make_run):
-    run = make_run(np.ones((2, 2)))
-    run.evaluation["q_total"] = np.array([[1.0, 2.0], [np.nan, 1.0], [3.0, 4.0], [5.0, 6.0]])
-    assert frames.metric_of(run, "q_total").value.tolist() == [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
-
-
-def test_grid_points_are_told_apart_and_labelled(make_run):
-    run = make_run([[1.0], [2.0], [3.0], [4.0]], grid="1e-3, 1e-4")
-    assert frames.grid_labels(run) == ["lr=0.001", "lr=0.0001"]
-    assert frames.metric_of(run, "return", grid=1).value.tolist() == [3.0, 4.0]
-    del run.evaluation["grid"]
-    assert frames.metric_of(run, "return", grid=1).value.tolist() == [3.0, 4.0]
-
-
-def test_the_last_key_of_a_grid_runs_fastest(make_run):
+def test_policies_of_a_run_are_those_of_its_folder(make_run, monkeypatch):
+    monkeypatch.setattr(playback, "load_policies", lambda path, overrides: (path, overrides))
     run = make_run([[1.0]])
-    run.config["grid"] = {"algo.beta": [0.1, 1], "algo.lr": [1e-3, 2e-3]}
-    expected = ["beta=0.1, lr=0.001", "beta=0.1, lr=0.002", "beta=1, lr=0.001", "beta=1, lr=0.002"]
-    assert frames.grid_labels(run) == expected
-    del run.config["grid"]
-    assert frames.grid_labels(run) == [""]
+    assert run.policies(["env.deadline=5"]) == (run.path, ["env.deadline=5"])
+
+
+def test_marl_eval_gets_environment_task_algorithm_seed_and_step(make_run, tmp_path):
+    run = make_run([[1.0, 2.0], [3.0, np.nan]])
+    run.evaluation["q_total"] = np.ones((4, 2))
+    content = json.loads(run.to_marl_eval(tmp_path / "out" / "all.json").read_text())
+    seeds = content["predator_prey"]["predator_prey"]["lsf_sac"]
+    assert seeds == {
+        "seed_0": {
+            "step_0": {"step_count": 100, "return": [1.0]},
+            "step_1": {"step_count": 200, "return": [2.0]},
+            "absolute_metrics": {"return": [2.0]},
+        },
+        "seed_1": {
+            "step_0": {"step_count": 100, "return": [3.0]},
+            "step_1": {"step_count": 200},
+            "absolute_metrics": {},
+        },
+    }
+
+
+def test_tasks_that_differ_in_a_setting_are_told_apart_in_marl_evals_file(make_run, tmp_path):
+    runs = [make_run([[1.0]], name=name) for name in "ab"]
+    runs[0].config["env"]["punishment"], runs[1].config["env"]["punishment"] = 0, -2
+    content = json.loads(type(load_runs(tmp_path))(runs).to_marl_eval(tmp_path / "all.json").read_text())
+    assert set(content["predator_prey"]) == {"predator_prey, punishment=0", "predator_prey, punishment=-2"}
+
+
+def test_an_unfinished_run_is_not_given_to_marl_eval(make_run, tmp_path):
+    run = make_run([[1.0, 2.0]])
+    run.evaluation["final"][:] = False
+    with pytest.raises(ValueError, match="is not finished"):
+        run.to_marl_eval(tmp_path / "all.json")
+    assert not (tmp_path / "all.json").exists()

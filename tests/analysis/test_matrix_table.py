@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from lsf_jax.analysis.frames import Run
 from lsf_jax.analysis.matrix_table import (
     OWN,
     UNIFORM,
@@ -20,6 +19,8 @@ from lsf_jax.analysis.matrix_table import (
     wilson,
     write_table,
 )
+from lsf_jax.analysis.records import RunRecord as Run
+from lsf_jax.analysis.style import MANY
 from lsf_jax.settings import ConfigError
 
 PAYOFF = np.array([[[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]]])
@@ -145,7 +146,7 @@ def test_bars_and_legend_have_one_order_and_the_most_frequent_outcomes_the_first
     bars = [(bar.get_y() > 0.5, round(bar.get_x(), 6), round(bar.get_width(), 6)) for bar in axes.patches]
     assert bars == [(False, 0.0, 0.25), (False, 0.25, 0.75), (True, 0.0, 0.5), (True, 0.5, 0.5)]
     colours = [to_hex(bar.get_facecolor()) for bar in axes.patches]
-    assert colours == [to_hex(name) for name in ("C2", "C0", "C1", "C0")]
+    assert colours == [to_hex(MANY[place]) for place in (2, 0, 1, 0)]
 
 
 def test_what_is_not_among_the_ten_most_frequent_outcomes_is_one_grey_piece():

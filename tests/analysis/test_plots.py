@@ -6,7 +6,8 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from lsf_jax.analysis.plots import COLOURS, plot_curves, plot_q_table
+from lsf_jax.analysis.plots import plot_curves, plot_q_table
+from lsf_jax.analysis.style import COLOURS, FAINT
 
 PAYOFF = np.array([[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]])
 
@@ -37,24 +38,33 @@ def test_curves_show_the_median_and_name_what_they_show(make_run, tmp_path):
     line = lines_of(figure)["lsf_sac (5 seeds)"]
     np.testing.assert_allclose(line.get_ydata(), np.median(returns, axis=0), rtol=1e-6)
     np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 7) * 100)
-    assert axes.get_xlabel() == "environment steps per seed"
-    assert axes.get_ylabel() == "return per episode"
-    assert axes.get_title() == "predator_prey"
+    assert axes.get_title() == "lsf_sac"
+    assert figure.get_suptitle() == "predator_prey"
+    assert figure.get_supylabel() == "return per episode"
+    note = "environment steps per seed\nline: median of 5 seeds · band: smallest to largest"
+    assert figure.get_supxlabel() == note
 
 
 def test_the_title_says_which_map_was_played(make_run):
     run = make_run(np.ones((2, 3)))
     battle = run._replace(config=run.config | {"env": {"name": "smax", "scenario": "8m"}})
     game = run._replace(config=run.config | {"env": {"name": "smac", "map_name": "MMM2"}})
-    assert plot_curves([battle, game], "return").axes[0].get_title() == "smax/8m, smac/MMM2"
+    assert plot_curves([battle, game], "return").get_suptitle() == "smax/8m, smac/MMM2"
 
 
 def test_the_bands_are_the_range_and_the_interval(make_run):
     returns = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    (axes,) = plot_curves([make_run(returns)], "return").axes
-    wide, narrow = (band.get_paths()[0].vertices[:, 1] for band in axes.collections)
+    bands = []
+    for form in ("median", "iqm"):
+        figure = plot_curves([make_run(returns, name=form)], "return", form=form)
+        (band,) = figure.axes[0].collections
+        bands.append(band.get_paths()[0].vertices[:, 1])
+    wide, narrow = bands
     assert (wide.min(), wide.max()) == pytest.approx((returns.min(), returns.max()))
     assert wide.min() < narrow.min() < narrow.max() < wide.max()
+    assert "interquartile mean of 30 seeds · band: its 95% interval" in figure.get_supxlabel()
+    with pytest.raises(ValueError, match="form is 'mean'; expected one of median, iqm"):
+        plot_curves([make_run(returns, name="mean")], form="mean")
 
 
 def test_several_runs_have_names_and_colours_of_their_own(make_run):
@@ -64,11 +74,36 @@ def test_several_runs_have_names_and_colours_of_their_own(make_run):
         assert to_hex(lines[f"run-{k} (2 seeds)"].get_color()).upper() == COLOURS[k]
 
 
-def test_curves_that_share_a_colour_differ_in_their_marks(make_run):
-    runs = [make_run(np.ones((2, 3)) * k, name=f"run-{k}") for k in range(2 * len(COLOURS) + 1)]
-    lines = lines_of(plot_curves(runs, "return"))
-    looks = {(line.get_color(), line.get_marker()) for name, line in lines.items() if name.startswith("run-")}
-    assert len(looks) == len(runs)
+def test_curves_are_named_at_their_ends_in_their_order_without_a_legend(make_run):
+    runs = [make_run([[0.0, last], [0.0, last]], name=f"run-{last:g}") for last in (3.0, 1.0, 1.01, 2.0)]
+    (axes,) = plot_curves(runs).axes
+    assert axes.get_legend() is None
+    heights = {text.get_text(): text.xyann[1] for text in axes.texts}
+    assert sorted(heights, key=heights.get) == ["run-1", "run-1.01", "run-2", "run-3"]
+    assert heights["run-1.01"] - heights["run-1"] > 0.05
+
+
+def test_nineteen_curves_have_a_panel_each_in_front_of_the_others_in_grey(make_run, tmp_path):
+    runs = [make_run(np.ones((2, 3)) * k, name=f"run-{k}") for k in range(19)]
+    figure = plot_curves(runs, path=tmp_path / "many.png")
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown] == [f"run-{k}" for k in range(19)]
+    assert not figure.legends
+    for axes in shown:
+        looks = [line.get_color() for line in axes.get_lines()]
+        assert len(looks) == 19
+        assert looks.count(FAINT) == 18
+    assert_picture(tmp_path / "many.png")
+
+
+def test_runs_with_other_numbers_of_seeds_say_how_many_each_has(make_run):
+    (axes,) = plot_curves([make_run(np.ones((2, 3)), name="a"), make_run(np.ones((3, 3)), name="b")]).axes
+    assert sorted(text.get_text() for text in axes.texts) == ["a (2 seeds)", "b (3 seeds)"]
+
+
+def test_one_folder_given_twice_is_two_curves(make_run):
+    run = make_run(np.ones((2, 3)))
+    assert len(plot_curves([run, run]).axes[0].get_lines()) == 2
 
 
 def test_each_grid_point_is_a_curve(make_run):
@@ -82,7 +117,7 @@ def test_one_seed_has_no_bands(make_run, tmp_path):
     figure = plot_curves([make_run([[1.0, 2.0, 3.0]])], "return", tmp_path / "one.png")
     assert "lsf_sac (1 seed)" in lines_of(figure)
     assert not figure.axes[0].collections
-    assert figure.axes[0].get_legend().get_title().get_text() == ""
+    assert figure.get_supxlabel() == "environment steps per seed"
     assert_picture(tmp_path / "one.png")
 
 
@@ -91,7 +126,7 @@ def test_a_single_evaluation_is_seen(make_run, tmp_path):
     line = lines_of(figure)["lsf_sac (3 seeds)"]
     assert line.get_marker() == "o"
     assert line.get_ydata().tolist() == [2.0]
-    assert len(figure.axes[0].collections) == 2
+    assert len(figure.axes[0].collections) == 1
     assert_picture(tmp_path / "point.png")
 
 
@@ -108,8 +143,8 @@ def test_a_run_without_values_yet_is_drawn_as_nothing(make_run, tmp_path):
 
 
 def test_a_metric_without_known_unit_keeps_its_name_and_a_title_can_be_given(make_run):
-    (axes,) = plot_curves([make_run(np.ones((2, 3)))], "train/loss", title="mine").axes
-    assert (axes.get_ylabel(), axes.get_title()) == ("loss", "mine")
+    figure = plot_curves([make_run(np.ones((2, 3)))], "train/loss", title="mine")
+    assert (figure.get_supylabel(), figure.get_suptitle()) == ("loss", "mine")
 
 
 def test_no_runs_are_refused():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lsf_jax.analysis import compare, playback, plots
+from lsf_jax.analysis import compare, gallery, playback
 from lsf_jax.cli import app
 from lsf_jax.config.composition import Config, compose, from_yaml
 from lsf_jax.programs.parts import bind
@@ -73,7 +73,7 @@ def stubs(monkeypatch, good):
     monkeypatch.setattr(experiment, "_run", reached)
     monkeypatch.setattr(playback, "evaluate_policies", reached)
     monkeypatch.setattr(playback, "record_episode", reached)
-    monkeypatch.setattr(plots, "save", lambda figure, path: figure)
+    monkeypatch.setattr(gallery, "save", lambda figure, path: figure)
     yield
     signal.signal(signal.SIGALRM, before)
 

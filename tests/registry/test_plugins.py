@@ -102,7 +102,7 @@ def test_a_named_plugin_is_used_and_recorded(path):
         assert from_yaml(text) == config
     assert "plugins" not in to_yaml(compose(algo="iql"))
     assert sinks.SINKS["page"] is print
-    assert "expected one of tensorboard, wandb, page" in refusal(compose, overrides=["train.sinks=pages"])
+    assert "expected one of tensorboard, wandb, trackio, page" in refusal(compose, overrides=["train.sinks=pages"])
 
 
 def test_a_file_makes_nobody_import_code(path, tmp_path):

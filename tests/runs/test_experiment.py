@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from lsf_jax.algorithms import ALGORITHMS
@@ -264,6 +265,44 @@ def test_a_stopped_run_resumes_to_the_bits_of_an_uninterrupted_one(stopped, stra
     assert result.finished
     assert_same_run(result.path, straight.path)
     assert_same_bits(result.final, straight.final)
+
+
+def as_first_version(path: Path) -> None:
+    """Take from a part what the first version of the tables did not have."""
+    content = pq.read_table(path)
+    content = content.select([name for name in content.column_names if "." not in name])
+    metadata = content.schema.metadata | {b"lsf_jax.schema_version": b"1"}
+    pq.write_table(content.replace_schema_metadata(metadata), path)
+
+
+def test_a_run_whose_tables_are_of_the_first_version_is_resumed_to_the_same_bits(stopped, straight):
+    parts = [part for table in ("train", "eval") for part in tables.part_paths(stopped, table)]
+    for part in parts:
+        as_first_version(part)
+    assert parts
+    go_on(stopped, read_run(stopped)[0])
+    assert_same_run(stopped, straight.path)
+
+
+def test_what_on_evaluation_raises_ends_the_run_after_saving_and_nothing_is_lost(tmp_path, straight):
+    seen = []
+
+    def watch(evaluation):
+        seen.append(evaluation)
+        if len(seen) == 2:
+            raise ZeroDivisionError
+
+    config = config_of(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        experiment.train(config, progress=quiet(config), on_evaluation=watch)
+    path = tmp_path / "straight"
+    experiment.resume(path, config=config, progress=quiet(config), on_evaluation=seen.append)
+    assert_same_run(path, straight.path)
+    ours = load_run(path).evaluation
+    assert [each.iteration for each in seen] == sorted(each.iteration for each in seen)
+    assert seen[1].iteration == seen[2].iteration  # the one that was not taken note of is made again
+    assert [each.final for each in seen] == [False] * (len(seen) - 1) + [True]
+    np.testing.assert_array_equal(seen[-1].columns["return"], ours["return"][ours["final"]])
 
 
 def test_rows_past_the_checkpoint_are_dropped(stopped, straight):

@@ -39,8 +39,20 @@ def fake_packages(monkeypatch):
         sent.append(settings)
         return Run()
 
+    class Tracked:
+        def log(self, values, step):
+            sent.append((values, step))
+
+        def finish(self):
+            sent.append("finished")
+
+    def init_trackio(**settings):
+        sent.append(settings)
+        return Tracked()
+
     monkeypatch.setitem(sys.modules, "tensorboardX", make_module("tensorboardX", SummaryWriter=SummaryWriter))
     monkeypatch.setitem(sys.modules, "wandb", make_module("wandb", init=init))
+    monkeypatch.setitem(sys.modules, "trackio", make_module("trackio", init=init_trackio))
     return sent
 
 
@@ -62,17 +74,29 @@ def test_wandb_is_sent_the_config_and_scalars_but_no_nan(fake_packages, tmp_path
     assert closed == "finished"
 
 
+def test_trackio_is_sent_the_config_and_scalars_at_their_step_but_no_nan(fake_packages, tmp_path):
+    (sink,) = sinks.make_sinks(["trackio"], tmp_path / "my-run", {"seeds": 4}, "qmix")
+    sinks.write_all([sink], 100, {"train/loss": 0.5, "train/kl": float("nan")})
+    sink.close()
+    opened, logged, closed = fake_packages
+    assert (opened["project"], opened["name"], opened["config"]) == ("qmix", "my-run", {"seeds": 4})
+    assert logged == ({"train/loss": 0.5, "env_steps": 100}, 100)
+    assert closed == "finished"
+
+
 def test_packages_are_asked_for_without_opening_anything(fake_packages):
-    sinks.require_packages(["tensorboard", "wandb"])
+    sinks.require_packages(["tensorboard", "wandb", "trackio"])
     assert fake_packages == []
 
 
 def test_an_unknown_sink_lists_the_choices(tmp_path):
-    with pytest.raises(ValueError, match="sink 'wanda' is unknown; choose from tensorboard, wandb"):
+    with pytest.raises(ValueError, match="sink 'wanda' is unknown; choose from tensorboard, wandb, trackio"):
         sinks.make_sinks(["wanda"], tmp_path)
 
 
-@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb"), ("trackio", "trackio")]
+)
 def test_a_missing_package_says_how_to_get_it(name, package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=rf"pip install 'lsf-jax\[{name}\]'") as error:
@@ -82,5 +106,5 @@ def test_a_missing_package_says_how_to_get_it(name, package, monkeypatch, tmp_pa
 
 def test_no_sink_package_is_imported_unless_asked_for(tmp_path):
     code = "import sys, pathlib; from lsf_jax.runs import sinks; sinks.make_sinks([], pathlib.Path('.'))\n"
-    code += "sys.exit(bool({'tensorboardX', 'wandb', 'tensorboard'} & set(sys.modules)))"
+    code += "sys.exit(bool({'tensorboardX', 'wandb', 'trackio'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)

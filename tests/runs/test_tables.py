@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lsf_jax.runs import tables
+from lsf_jax.runs import part_schema, tables
 
 N_SEEDS = 3
 
@@ -209,8 +209,8 @@ def test_a_part_of_another_table_or_version_is_named(tmp_path, monkeypatch):
     target.write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match=r"belongs to the table 'train'"):
         tables.read_table(tmp_path, "eval")
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", 2)
-    with pytest.raises(ValueError, match=rf"{path.name} has schema version 1"):
+    monkeypatch.setattr(part_schema, "READ_VERSIONS", (1,))
+    with pytest.raises(ValueError, match=rf"{path.name} has schema version 2, this lsf_jax reads 1"):
         tables.read_table(tmp_path, "train")
 
 
@@ -220,6 +220,51 @@ def test_all_parts_share_a_schema(tmp_path):
     columns["kl"] = columns.pop("loss")
     with pytest.raises(ValueError, match="differ in the columns kl, loss"):
         tables.write_part(tmp_path, "train", 0, 2, columns)
+
+
+SETTINGS = {
+    "algo.name": np.full(6, "qmix"),
+    "algo.lr": np.tile([1e-3, 3e-4, 3e-4], 2),
+    "env.size": np.full(6, 5),
+    "env.shaped": np.full(6, True),
+}
+
+
+def test_settings_stand_last_in_a_part_with_64_bits_for_anybody_who_reads_parquet(tmp_path):
+    path = tables.write_part(tmp_path, "train", 0, 0, SETTINGS | make_rows(0, 2))
+    found = pq.read_table(path)
+    assert found.column_names[-4:] == ["algo.lr", "algo.name", "env.shaped", "env.size"]
+    assert found["algo.lr"].to_pylist() == [1e-3, 3e-4, 3e-4] * 2
+    by_rate = found.group_by("algo.lr").aggregate([("row", "count")]).to_pylist()
+    assert sorted((each["algo.lr"], each["row_count"]) for each in by_rate) == [(3e-4, 4), (1e-3, 2)]
+
+
+def test_settings_are_no_part_of_the_table_and_may_be_missing_from_older_parts(tmp_path):
+    tables.write_part(tmp_path / "with", "train", 0, 0, SETTINGS | make_rows(0, 2))
+    tables.write_part(tmp_path / "without", "train", 0, 0, make_rows(0, 2))
+    for folder, more in (("with", {}), ("without", SETTINGS)):
+        tables.write_part(tmp_path / folder, "train", 0, 2, make_rows(2, 4) | more)
+        tables.check_parts(tmp_path / folder, "train", 0)
+    assert_same(tables.read_table(tmp_path / "with", "train"), tables.read_table(tmp_path / "without", "train"))
+
+
+def test_a_part_that_is_cut_keeps_its_settings(tmp_path):
+    path = tables.write_part(tmp_path, "train", 0, 0, SETTINGS | make_rows(0, 2))
+    tables.drop_from(tmp_path, "train", 0, 1)
+    assert pq.read_table(path)["algo.lr"].to_pylist() == [1e-3, 3e-4, 3e-4]
+
+
+def test_a_setting_with_gaps_or_of_a_strange_type_is_named(tmp_path):
+    path = tables.write_part(tmp_path, "train", 0, 0, SETTINGS | make_rows(0, 2))
+    content = pq.read_table(path)
+    place = content.column_names.index("algo.name")
+    for column, message in (
+        (pa.array([None] * 6, pa.string()), "algo.name has gaps"),
+        (pa.array([b"x"] * 6), "algo.name is of type binary"),
+    ):
+        pq.write_table(content.set_column(place, "algo.name", column), path)
+        with pytest.raises(ValueError, match=message):
+            tables.read_table(tmp_path, "train")
 
 
 def test_a_table_without_parts_says_so(tmp_path):
