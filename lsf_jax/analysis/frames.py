@@ -7,7 +7,7 @@ neighbours leaves rows behind that belong to nobody's result. They are dropped h
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -174,6 +174,18 @@ def grid_labels(run: Run) -> list[str]:
         ", ".join(f"{name}={value:g}" for name, value in zip(names, point, strict=True))
         for point in itertools.product(*grid.values())
     ]
+
+
+def name_in(run: Run, section: str) -> str:
+    """The name of a run's algorithm (section "algo") or environment ("env"), or of its folder where it has none."""
+    settings = run.config.get(section)
+    return str(settings.get("name", run.path.name) if isinstance(settings, dict) else run.path.name)
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """As much of a name for each of several runs as tells them apart: their algorithms, else their folders."""
+    algorithms = [name_in(run, "algo") for run in runs]
+    return algorithms if len(set(algorithms)) == len(runs) else [run.path.name for run in runs]
 
 
 def table_of(run: Run, metric: str) -> Columns:

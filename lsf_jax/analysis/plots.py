@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter
 
-from lsf_jax.analysis.frames import Run, grid_labels
+from lsf_jax.analysis.frames import Run, grid_labels, name_in, run_names
 from lsf_jax.analysis.statistics import CONFIDENCE, Curve, curve
 from lsf_jax.runs.safe_files import write_output
 from lsf_jax.settings import env_label
@@ -147,23 +147,16 @@ def save(figure: Figure, path: str | Path | None) -> Figure:
 
 def _labelled(runs: Sequence[Run]) -> list[tuple[Run, int, str]]:
     """Each grid point of each run, with as much of a name as tells it from the others."""
-    algorithms, folders = [_name(run, "algo") for run in runs], [run.path.name for run in runs]
-    names = algorithms if len(set(algorithms)) == len(runs) else folders
     return [
         (run, grid, f"{name}, {label}" if label else name)
-        for run, name in zip(runs, names, strict=True)
+        for run, name in zip(runs, run_names(runs), strict=True)
         for grid, label in enumerate(grid_labels(run))
     ]
 
 
-def _name(run: Run, section: str) -> str:
-    settings = run.config.get(section)
-    return str(settings.get("name", run.path.name) if isinstance(settings, dict) else run.path.name)
-
-
 def _env_of(run: Run) -> str:
     settings = run.config.get("env")
-    return env_label(_name(run, "env"), settings if isinstance(settings, dict) else {})
+    return env_label(name_in(run, "env"), settings if isinstance(settings, dict) else {})
 
 
 def _legend_note(curves: list[tuple[str, Curve]]) -> str:
