@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from lsf_jax.analysis.frames import Run, grid_labels
 from lsf_jax.analysis.plots import save
+from lsf_jax.analysis.statistics import wilson
 from lsf_jax.config import yaml12
 from lsf_jax.config.files import config_folder
 from lsf_jax.runs.safe_files import write_output
@@ -38,12 +39,12 @@ def paper_rows(path: Path | None = None) -> dict[str, PaperRow]:
     """The paper's Table I by algorithm.
 
     Args:
-      path: a YAML file laid out like the shipped one; None: that one, configs/paper/table1.yaml.
+      path: a YAML file laid out like the shipped one; None: that one, configs/paper/table1_values.yaml.
 
     Raises:
       ConfigError: for missing or unknown keys, and for entries that are no numbers or do not fit each other.
     """
-    path = path or config_folder() / "paper" / "table1.yaml"
+    path = path or config_folder() / "paper" / "table1_values.yaml"
     content = yaml12.parse(path.read_text(encoding="utf-8"), path.name)
     return {name: _paper_row(name, row, path.name) for name, row in content.items()}
 
@@ -173,14 +174,6 @@ def _outcome_line(outcome: Outcome) -> str:
         f" {outcome.optimal:.1%} | {low:.1%} to {high:.1%} | {critic} | {outcome.payoff:.2f} |"
         f" {_number(outcome.q_error)} | {shares}{more} |"
     )
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share of n."""
-    z = 1.959964
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def _percent(value: float) -> str:

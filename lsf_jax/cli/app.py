@@ -9,14 +9,16 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lsf_jax.cli import inspecting, listing, suites, training
+from lsf_jax.cli import inspecting, listing, reproducing, suites, training
 from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, WRONG_INPUT, add_plugins
 from lsf_jax.cli.complaints import FLAG, complain, discard_output
 from lsf_jax.registry import plugins, state
 from lsf_jax.settings import clip_words
 
 COMMANDS = {
-    command.name: command for command in (*training.COMMANDS, *inspecting.COMMANDS, *suites.COMMANDS, *listing.COMMANDS)
+    command.name: command
+    for module in (training, inspecting, suites, reproducing, listing)
+    for command in module.COMMANDS
 }
 """Every command by name, in the order of `--help`."""
 

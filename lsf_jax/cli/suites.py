@@ -27,7 +27,7 @@ def _run_suite(options: argparse.Namespace) -> int:
     chosen = suite.read_suite(options.suite, options.config_dirs)
     folder = Path(options.folder or f"runs/{chosen.name}")
     runs = suite.members(chosen, folder, algorithms=options.algo, overrides=options.overrides)
-    if not _train(runs):
+    if not train_members(runs):
         return INTERRUPTED
     for place in dict.fromkeys((member.env, member.variant) for member in runs):
         _summarise(
@@ -61,7 +61,7 @@ def _matrix_table(options: argparse.Namespace) -> int:
         for file, outcome in earlier:
             if outcome.q_total.shape != payoff.table.reshape(len(payoff.table), -1).shape:
                 raise ConfigError(f"--with is {file}, of a game of another size than {env}; name its game (--game)")
-    if not _train(runs):
+    if not train_members(runs):
         return INTERRUPTED
     order = list(chosen.algorithms)
     for env, table in tables.items():
@@ -76,7 +76,7 @@ def _matrix_table(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def _train(runs: list) -> bool:
+def train_members(runs: list) -> bool:
     """Bring every run to its budget; False if stopped first, be it so late that the run at hand reached its end."""
     from lsf_jax.runs import suite
 
