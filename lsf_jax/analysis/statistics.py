@@ -84,7 +84,7 @@ def iqm_interval(
 
 
 def difference_interval(
-    first: Float[np.ndarray, " seeds"], second: Float[np.ndarray, " seeds"], *, confidence: float = CONFIDENCE
+    first: Float[np.ndarray, " first"], second: Float[np.ndarray, " second"], *, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the difference of two IQMs, whose seeds are drawn independently.
 

@@ -16,6 +16,8 @@ from lsf_jax.runs.schemas import problem_of
 from lsf_jax.runs.suite import ALL, Suite, read_suite
 from lsf_jax.settings import ConfigError, nearest
 
+MEASURES = ("final", "late", "curve")
+"""What may stand for a seed: see `verdicts.MEASURES`."""
 COMPARISONS = ("at_least", "at_most", "above", "not_below", "steadier_than")
 """What a claim may say of a system; each claim says one of these."""
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -58,7 +60,7 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     not_below: Words = ()  # systems whose IQM is not higher by more than `margin`, interval included
     steadier_than: Words = ()  # systems whose range over seeds, averaged along the curve, is wider
     margin: float = 0.0
-    measure: str = "final"  # a key of `verdicts.MEASURES`
+    measure: str = "final"  # one of `MEASURES`
     seeds: Count = 4  # fewest
     env_steps: Count | None = None  # at which it is judged; None: the suite's budget
 
@@ -193,7 +195,7 @@ def _claim_problem(claim: Claim, labels: dict[str, Words]) -> str:
     where = f"claim {claim.text!r}"
     if not claim.comparison:
         return f"{where} makes none or several comparisons; expected one of {', '.join(COMPARISONS)}"
-    problem = _unknown(where, claim.panels, labels)
+    problem = _unknown(where, claim.panels, labels) or _unknown(where, [claim.measure], MEASURES)
     return problem or next(filter(None, (_unknown(where, claim.systems, labels[name]) for name in claim.panels)), "")
 
 

@@ -79,10 +79,10 @@ def cells_of(definition: Definition, overrides: Sequence[str] = ()) -> dict[Plac
     suites, cells, environments = definition.suites(), {}, {}
     for name, panel in definition.panels.items():
         suite = suites[panel.suite]
-        full, here = (
-            members(suite, suite.name, envs=[panel.env], variants=[panel.variant], overrides=words)
-            for words in ((), overrides)
-        )
+        full = members(suite, suite.name, envs=[panel.env], variants=[panel.variant])
+        here = full
+        if overrides:
+            here = members(suite, suite.name, envs=[panel.env], variants=[panel.variant], overrides=overrides)
         for member, other in zip(full, here, strict=True):
             version = environments.get(panel.env) or environment_of(other.config)
             environments[panel.env] = version

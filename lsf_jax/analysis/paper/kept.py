@@ -291,7 +291,7 @@ def read_tables(folder: Path) -> list[Table]:
     Raises:
       ConfigError: one of them is damaged.
     """
-    return [read_table(path) for path in sorted(folder.glob("*.json"))]
+    return [read_table(path) for path in sorted(folder.glob("*.json"), key=lambda path: path.stem)]
 
 
 def keep(table: Table, folder: Path, name: str, setting: dict[str, Any]) -> Path:
