@@ -19,9 +19,8 @@ EXAMPLES = """examples:
   lsf-jax reproduce fig3 --scale laptop --system qmix --panel p2_1m train.cpu_devices=2
   lsf-jax reproduce fig3 --keep runs/qmix-1 runs/qmix-2
   lsf-jax reproduce all --report --page docs/results
-The names: table1, fig3, fig4, fig5, fig6. The same command again continues what was stopped. A claim is judged on seeds
-whose setting is exactly the suite's, kept tables (benchmarks/results/paper/NAME) and run folders together; `smoke` only
-rehearses, and tests nothing."""
+The same command again continues what was stopped. A claim is judged on seeds whose setting is exactly the suite's, from
+kept tables (benchmarks/results/paper/NAME) and run folders together; `smoke` only rehearses, and tests nothing."""
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -46,6 +45,8 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _scale(definition: "Definition", options: argparse.Namespace) -> "Scale":
+    if options.scale not in definition.scales:
+        raise ConfigError(f"--scale is {options.scale!r}; expected one of {', '.join(definition.scales)}")
     return definition.scales[options.scale]
 
 
@@ -179,7 +180,9 @@ def _keep_run(definition: "Definition", cells: "dict[Place, Cell]", path: Path, 
         name = f"{panel}-{label}" + ("-variant" if changes else "")
         target = kept.keep(table, _kept(definition, options), name, setting)
         steps = min(seed.env_steps[-1] for seed in seeds)
-        print(f"{target}: {len(seeds)} seeds ({purpose}) of {label} in {panel}, {steps:,} env steps, from {path}")
+        print(
+            f"{target}: {len(seeds)} seed{'s' * (len(seeds) != 1)} ({purpose}) of {label} in {panel}, {steps:,} env steps, from {path}"
+        )
         for key, (ours, theirs) in changes.items():
             print(f"  a variant: {key} is {theirs}, in the suite {ours}")
 
@@ -195,12 +198,11 @@ def _write_index(judged: "list[tuple[Definition, list[Verdict]]]", options: argp
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="table1, fig3, fig4, fig5, fig6 or all")
+    parser.add_argument("name", help="such as table1 or fig3, or all; the files of configs/paper")
     parser.add_argument(
         "--scale",
-        choices=("smoke", "laptop", "full"),
         default="laptop",
-        help="how much is trained: minutes, nights on 2 cores, or for a GPU (default laptop)",
+        help="how much is trained: smoke (minutes), laptop (nights on 2 cores), full (for a GPU); default laptop",
     )
     parser.add_argument("--system", action="append", default=[], help="train only this system of the suite; repeatable")
     parser.add_argument("--panel", action="append", default=[], help="train only this panel; repeatable")

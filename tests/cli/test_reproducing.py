@@ -64,7 +64,7 @@ def test_runs_are_kept_merged_and_judged_without_training(tmp_path, cell, capsys
         (["table1", "--keep", "--out", "nowhere"], "--keep names no run, and nowhere/table1 has none"),
         (["table1", "--system", "vnd"], "--system is 'vnd'; did you mean vdn?"),
         (["table1", "--panel", "owl"], "--panel is 'owl'; did you mean own?"),
-        (["table1", "--scale", "huge"], "invalid choice: 'huge'"),
+        (["table1", "--scale", "huge"], "--scale is 'huge'; expected one of smoke, laptop, full"),
     ],
 )
 def test_bad_input_is_one_line(words, complaint, capsys, tmp_path, monkeypatch):

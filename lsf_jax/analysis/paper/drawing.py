@@ -1,5 +1,6 @@
 """A figure of the paper as we have it: curves of every system, and what they end with beside what was published."""
 
+import io
 import itertools
 import math
 from pathlib import Path
@@ -9,18 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from PIL import Image
 
 from lsf_jax.analysis.paper.definition import Definition
 from lsf_jax.analysis.paper.evidence import Evidence, Gathered
-from lsf_jax.analysis.paper.verdicts import points_of, values_at
-from lsf_jax.analysis.plots import COLOURS, DPI, MARKERS, save
+from lsf_jax.analysis.paper.verdicts import Points, points_of, values_at
+from lsf_jax.analysis.plots import COLOURS, DPI, MARKERS
 from lsf_jax.analysis.statistics import curve_of_seeds
+from lsf_jax.runs.safe_files import write_output
 
 Look = tuple[str, str]
 """Marker and colour of a system."""
 WIDE, HIGH, LEGEND = 4.6, 2.9, 0.55
 """Inches of a panel and of the legend."""
 HOUR = 3600.0
+PALETTE = 128
+"""Colours of a PNG."""
+BEGUN = 0.05
+"""Share of the budget below which the axis ends where the curves do: they would be dots else."""
 
 
 def draw_figure(
@@ -58,7 +65,17 @@ def draw_figure(
     ]
     handles.append(Line2D([], [], color="0.35", marker="D", fillstyle="none", linestyle="", label="published"))
     figure.legend(handles=handles, loc="outside lower center", ncols=7, fontsize="x-small", frameon=False)
-    return save(figure, path)
+    if path is not None:
+        write_output(path, _small_png(figure))
+    return figure
+
+
+def _small_png(figure: Figure) -> bytes:
+    """A figure as PNG with a palette, a third of the bytes: pages are tracked."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    Image.open(drawn).convert("RGB").quantize(PALETTE).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def _looks(gathered: Gathered) -> dict[str, Look]:
@@ -79,21 +96,28 @@ def _draw_curves(
     looks: dict[str, Look],
     hours: bool,
 ) -> None:
-    budget = _budget(gathered, panel)
+    budget, furthest = _budget(gathered, panel), 0.0
     for label, evidence in drawn.items():
         seeds = [points_of(seed, definition.metric, budget) for seed in evidence.seeds]
         seeds = [points for points in seeds if points[0].size]
         if not seeds:
             continue
-        curve = curve_of_seeds(seeds, budget)
+        curve = curve_of_seeds([_mean(seeds)] if definition.share else seeds, budget)
         marker, colour = looks[label]
         x = curve.env_steps * (_seconds_per_step(evidence) / HOUR if hours else 1.0)
         axes.plot(x, curve.median, color=colour, linewidth=1.4, marker=marker, markersize=3, markevery=0.1)
-        axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.10, linewidth=0)
+        axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.6 / max(6, len(drawn)), linewidth=0)
+        furthest = max(furthest, float(curve.env_steps[-1]))
     if not axes.lines:
         axes.text(0.5, 0.5, "no seeds yet", transform=axes.transAxes, ha="center", color="0.5", fontsize="small")
     if not hours:
-        axes.set_xlim(0, budget * 1.02)
+        axes.set_xlim(0, 1.02 * (furthest if 0 < furthest < BEGUN * budget else budget))
+
+
+def _mean(seeds: list[Points]) -> Points:
+    """The mean curve of seeds, at the steps of the first that got furthest: of shares, where each seed has 0 or 1."""
+    steps = max((points[0] for points in seeds), key=lambda each: each[-1])
+    return steps, np.mean([np.interp(steps, *points) for points in seeds], axis=0)
 
 
 def _seconds_per_step(evidence: Evidence) -> float:

@@ -40,6 +40,9 @@ REPORT, SEARCH = "report", "search"
 ENVIRONMENT = "environment"
 """Beside the settings: the environment with its version."""
 
+TOLD_ELSEWHERE = ("algo.", "env.", "seeds", "budget", "evaluation")
+"""Items of a card that are in the configuration or belong to single seeds."""
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -116,7 +119,7 @@ def tables_of(path: str | Path, metrics: Sequence[str], purpose: str = REPORT) -
     config, card = read_run(Path(path))
     setup = card.get("setup", {})
     environment = setup.get(ENVIRONMENT, f"{config.env_name} version 1")
-    digest = {key: value for key, value in setup.items() if not key.startswith(("algo.", "env."))}
+    digest = {key: value for key, value in setup.items() if not key.startswith(TOLD_ELSEWHERE)}
     tables = []
     for grid, point in enumerate(grid_points(config)):
         algo = dataclasses.replace(config.algo, **point)

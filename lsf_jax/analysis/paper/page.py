@@ -51,8 +51,7 @@ def page_text(
     """
     parts = [
         f"# {definition.title}",
-        f"Made by `lsf-jax reproduce {definition.name} --report`; the definition is"
-        f" `configs/paper/{definition.name}.yaml`.",
+        f"Made by `lsf-jax reproduce {definition.name}`; the definition is `configs/paper/{definition.name}.yaml`.",
         definition.about.strip(),
         _counted(verdicts),
         *(f"![{definition.title}]({stem}.png)" for stem in pictures),
@@ -97,8 +96,8 @@ def _claims(definition: Definition, verdicts: Sequence[Verdict]) -> str:
 def _test(verdict: Verdict) -> str:
     claim, name = verdict.claim, f"`{verdict.claim.system}`"
     words = {
-        "at_least": f"{name} at least {claim.at_least}",
-        "at_most": f"{name} at most {claim.at_most}",
+        "at_least": f"{name} at least {claim.at_least or 0:g}",
+        "at_most": f"{name} at most {claim.at_most or 0:g}",
         "above": f"{name} above {', '.join(claim.above)}",
         "not_below": f"{name} not more than {claim.margin:g} below {', '.join(claim.not_below)}",
         "steadier_than": f"{name} varies less over seeds than {', '.join(claim.steadier_than)}",

@@ -154,7 +154,7 @@ def _against_rival(
     del definition, gathered, panel
     ours, theirs = found[claim.system], found[rival]
     low, high = difference_interval(ours, theirs)
-    text = f"{iqm(ours) - iqm(theirs):+.3g} over {rival} (95 %: {low:+.3g} to {high:+.3g})"
+    text = f"IQM {iqm(ours) - iqm(theirs):+.3g} against {rival} (95 %: {low:+.3g} to {high:+.3g})"
     return (low > 0 if claim.above else low >= -claim.margin), text
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lsf_jax.analysis.paper import page
 from lsf_jax.analysis.paper.drawing import draw_figure
 from lsf_jax.analysis.paper.evidence import gather
 from lsf_jax.analysis.paper.page import index_text, page_text, write_page
@@ -34,7 +35,7 @@ def test_the_page_tells_claims_numbers_and_what_differs():
     assert "**1 reproduced · 1 not reproduced · 1 not tested**" in lines
     assert "![A figure](small.png)" in lines
     (claim,) = (line for line in lines if line.startswith("| it is better"))
-    assert "| **not reproduced** | +0 over vdn (95 %: " in claim
+    assert "| **not reproduced** | IQM +0 against vdn (95 %: " in claim
     (qmix,) = (line for line in lines if line.startswith("| `qmix` | 4"))
     assert "| 1,000 | 99 | 6.5 (5 to 8) | IQM 6.5 (" in qmix
     assert "≈ 6.5 to 7 (read off) | 2.00 | `0123456` |" in qmix
@@ -57,12 +58,20 @@ def test_the_index_has_a_line_for_each_claim_and_links():
     assert text.count("[A figure](pages/small.md)") == 1 + len(CLAIMS)
 
 
-def test_the_figure_has_every_seed_and_published_value(tmp_path):
-    definition, gathered, verdicts = results(wall_clock=True)
-    paths = write_page(definition, gathered, verdicts, tmp_path)
+def test_a_figure_is_drawn_against_hours_too_where_that_is_asked_for(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(page, "draw_figure", lambda *given, hours: drawn.append((given[-1].name, hours)))
+    for wall_clock in (False, True):
+        paths = write_page(*results(wall_clock=wall_clock), tmp_path)
     assert [path.name for path in paths] == ["small.md", "small.png", "small-hours.png"]
-    assert all(path.stat().st_size < 200_000 for path in paths)
-    short, short_ends, long, ends = draw_figure(definition, gathered).axes
+    assert drawn == [("small.png", False), ("small.png", False), ("small-hours.png", True)]
+    assert "![A figure](small-hours.png)" in paths[0].read_text(encoding="utf-8")
+
+
+def test_the_figure_has_every_seed_and_published_value(tmp_path):
+    definition, gathered, _ = results()
+    short, short_ends, long, ends = draw_figure(definition, gathered, tmp_path / "small.png").axes
+    assert 0 < (tmp_path / "small.png").stat().st_size < 100_000
     assert [text.get_text() for text in short.texts] == ["no seeds yet"]
     assert not short_ends.lines
     qmix, vdn = long.lines
