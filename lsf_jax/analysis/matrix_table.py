@@ -39,12 +39,12 @@ def paper_rows(path: Path | None = None) -> dict[str, PaperRow]:
     """The paper's Table I by algorithm.
 
     Args:
-      path: a YAML file laid out like the shipped one; None: that one, configs/paper/table1.yaml.
+      path: a YAML file laid out like the shipped one; None: that one, configs/paper/table1_values.yaml.
 
     Raises:
       ConfigError: for missing or unknown keys, and for entries that are no numbers or do not fit each other.
     """
-    path = path or config_folder() / "paper" / "table1.yaml"
+    path = path or config_folder() / "paper" / "table1_values.yaml"
     content = yaml12.parse(path.read_text(encoding="utf-8"), path.name)
     return {name: _paper_row(name, row, path.name) for name, row in content.items()}
 

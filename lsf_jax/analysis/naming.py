@@ -22,6 +22,19 @@ def systems_of(runs: Sequence[RunRecord]) -> list[System]:
     Args:
       runs: loaded runs, on one environment or several.
     """
+    return [
+        System(run, grid, f"{name}, {label}" if label else name)
+        for run, name in zip(runs, run_names(runs), strict=True)
+        for grid, label in enumerate(grid_labels(run))
+    ]
+
+
+def run_names(runs: Sequence[RunRecord]) -> list[str]:
+    """As much of a name for each of several runs as tells it apart: its algorithm, else its folder.
+
+    Args:
+      runs: loaded runs, on one environment or several.
+    """
     choices = (
         [_name(run, "algo") for run in runs],
         [run.path.name for run in runs],
@@ -29,12 +42,7 @@ def systems_of(runs: Sequence[RunRecord]) -> list[System]:
         [f"{run.path} ({place})" for place, run in enumerate(runs, 1)],  # one folder given twice
     )
     where = tasks_of(runs)
-    names = next(names for names in choices if len(set(zip(names, where, strict=True))) == len(runs))
-    return [
-        System(run, grid, f"{name}, {label}" if label else name)
-        for run, name in zip(runs, names, strict=True)
-        for grid, label in enumerate(grid_labels(run))
-    ]
+    return next(names for names in choices if len(set(zip(names, where, strict=True))) == len(runs))
 
 
 def env_of(run: RunRecord) -> str:

@@ -5,6 +5,7 @@ its stratified percentile bootstrap. Differs from their library: the quarters ar
 the IQM is defined and continuous for any number of seeds.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,38 @@ def iqm_interval(
     return float(low), float(high)
 
 
+def difference_interval(
+    first: Float[np.ndarray, " first"], second: Float[np.ndarray, " second"], *, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the difference of two IQMs, whose seeds are drawn independently.
+
+    Args:
+      first: one finite number per seed, at least one.
+      second: likewise, not necessarily as many.
+      confidence: probability that the interval is meant to cover.
+
+    Returns:
+      (low, high) of IQM(first) - IQM(second).
+    """
+    counts = resample_counts(np.repeat([0, 1], [first.size, second.size]))
+    parts = ((first, counts[: first.size]), (second, counts[first.size :]))
+    orders = [np.argsort(values, kind="stable") for values, _ in parts]
+    means = [
+        _iqm_of_counts(drawn[order], values[order].astype(np.float64))
+        for (values, drawn), order in zip(parts, orders, strict=True)
+    ]
+    low, high = np.quantile(means[0] - means[1], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a share of n."""
+    z = 1.959964
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
 def resample_counts(
     strata: Int[np.ndarray, " seeds"], resamples: int = RESAMPLES, stream: int = 0
 ) -> Float[np.ndarray, "seeds resamples"]:
@@ -127,22 +160,6 @@ def summarize(values: Float[np.ndarray, " seeds"]) -> Summary:
     )
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share of n.
-
-    Args:
-      share: what share of them, 0..1.
-      n: how many there are, at least 1.
-
-    Returns:
-      (low, high).
-    """
-    z = 1.959964
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
 def final_values(run: RunRecord, metric: str, grid: int = 0) -> tuple[Int[np.ndarray, " seeds"], np.ndarray]:
     """The last value of a metric of each seed: its result.
 
@@ -183,9 +200,17 @@ def curve(run: RunRecord, metric: str, grid: int = 0) -> Curve:
     points = metric_of(run, metric, grid)
     if points.value.ndim != 1:
         raise ValueError(f"metric {metric!r} has {points.value.shape[1]} numbers per row; a curve needs one.")
-    seeds = _split(points)
-    limit = budget(run)
-    env_steps = _common_steps(seeds, limit)
+    return curve_of_seeds(_split(points), budget(run))
+
+
+def curve_of_seeds(seeds: Sequence[tuple[np.ndarray, np.ndarray]], limit: int) -> Curve:
+    """As `curve`, from the points of each seed.
+
+    Args:
+      seeds: (env steps, values) of each, steps ascending; finite, at least one point each.
+      limit: the budget; a seed that has got there keeps its last value.
+    """
+    env_steps = _common_steps(list(seeds), limit)
     values = np.stack([_read_off(steps, value, env_steps, limit) for steps, value in seeds] or [env_steps])
     return _summarize_columns(env_steps, values)
 

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from lsf_jax.analysis.naming import run_names
 from lsf_jax.analysis.records import Columns, RunRecord, grid_labels, metric_names, table_of
 from lsf_jax.analysis.statistics import Summary, final_values, summarize
 
@@ -105,16 +106,18 @@ def results_table(runs: Sequence[RunRecord]) -> str:
         "hours",
     ]
     lines = ["| " + " | ".join(name.replace("_", " ") for name in heads) + " |", "|---" * len(heads) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(_result_cells(run, more)) + " |" for run in runs)])
+    names = run_names(runs)
+    rows = [_result_cells(run, name, more) for run, name in zip(runs, names, strict=True)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _result_cells(run: RunRecord, more: Sequence[str]) -> list[str]:
+def _result_cells(run: RunRecord, name: str, more: Sequence[str]) -> list[str]:
     rows, returns = final_values(run, "return")
     summary = summarize(returns)
     _, env_steps = _seeds_of(table_of(run, "return"), rows)
     timing: dict[str, Any] = run.card.get("timing") or {}
     return [
-        f"`{run.config['algo']['name']}`",
+        f"`{name}`",
         f"{int(env_steps.min()):,}",
         f"{summary.n:,}",
         f"{summary.median:.1f}",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lsf_jax.cli import inspecting, listing, looking, suites, training
+from lsf_jax.cli import inspecting, listing, looking, reproducing, suites, training
 from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, WRONG_INPUT, add_plugins
 from lsf_jax.cli.complaints import FLAG, complain, discard_output
 from lsf_jax.registry import plugins, state
@@ -17,7 +17,8 @@ from lsf_jax.settings import clip_words
 
 COMMANDS = {
     command.name: command
-    for command in (*training.COMMANDS, *inspecting.COMMANDS, *looking.COMMANDS, *suites.COMMANDS, *listing.COMMANDS)
+    for module in (training, inspecting, looking, suites, reproducing, listing)
+    for command in module.COMMANDS
 }
 """Every command by name, in the order of `--help`."""
 

@@ -27,10 +27,12 @@ def _run_suite(options: argparse.Namespace) -> int:
     chosen = suite.read_suite(options.suite, options.config_dirs)
     folder = Path(options.folder or f"runs/{chosen.name}")
     runs = suite.members(chosen, folder, algorithms=options.algo, overrides=options.overrides)
-    if not _train(runs):
+    if not train_members(runs):
         return INTERRUPTED
-    for env in chosen.envs:
-        _summarise([member for member in runs if member.env == env], folder, env)
+    for place in dict.fromkeys((member.env, member.variant) for member in runs):
+        _summarise(
+            [member for member in runs if (member.env, member.variant) == place], folder, "-".join(filter(None, place))
+        )
     return FINISHED
 
 
@@ -59,7 +61,7 @@ def _matrix_table(options: argparse.Namespace) -> int:
         for file, outcome in earlier:
             if outcome.q_total.shape != payoff.table.reshape(len(payoff.table), -1).shape:
                 raise ConfigError(f"--with is {file}, of a game of another size than {env}; name its game (--game)")
-    if not _train(runs):
+    if not train_members(runs):
         return INTERRUPTED
     order = list(chosen.algorithms)
     for env, table in tables.items():
@@ -74,12 +76,12 @@ def _matrix_table(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def _train(runs: list) -> bool:
+def train_members(runs: list) -> bool:
     """Bring every run to its budget; False if stopped first, be it so late that the run at hand reached its end."""
     from lsf_jax.runs import suite
 
     for number, member in enumerate(runs, 1):
-        print(f"\n[{number}/{len(runs)}] {member.algo} on {member.env}: {member.path}", flush=True)
+        print(f"\n[{number}/{len(runs)}] {member.label} on {member.env}: {member.path}", flush=True)
         result = suite.run_member(member)
         if result and (not result.finished or (result.stopped and number < len(runs))):
             print("\nstopped and saved; the same command continues")
@@ -87,7 +89,7 @@ def _train(runs: list) -> bool:
     return True
 
 
-def _summarise(runs: list, folder: Path, env: str) -> None:
+def _summarise(runs: list, folder: Path, name: str) -> None:
     from lsf_jax.analysis.frames import load_run
     from lsf_jax.analysis.plots import plot_curves
     from lsf_jax.analysis.summary import results_table
@@ -95,10 +97,10 @@ def _summarise(runs: list, folder: Path, env: str) -> None:
 
     loaded = [load_run(member.path) for member in runs]
     table = results_table(loaded)
-    target = folder / f"summary-{env}.md"
+    target, picture = folder / f"summary-{name}.md", folder / f"curves-{name}.png"
     write_output(target, f"{table}\n".encode())
-    plot_curves(loaded, path=folder / f"curves-{env}.png")
-    print(f"\n{table}\n\nwrote {target}, {folder / f'curves-{env}.png'}")
+    plot_curves(loaded, path=picture)
+    print(f"\n{table}\n\nwrote {target}, {picture}")
 
 
 def _add_suite(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,11 @@ Plain scalars follow the core schema of YAML 1.2.2, section 10.3.2, in both dire
 `0b11` and dates as other things than text. What is written has the same style whatever is written.
 """
 
+import copy
 import io
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -115,13 +117,8 @@ def parse_value(text: str, source: str) -> Any:
     """
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(f"{source}: {len(text):,} characters; expected at most {MOST_CHARACTERS:,}")
-    yaml = _yaml()
     try:
-        node = yaml.compose(text)
-        if node is None:
-            return None
-        _measure(node, {})
-        return yaml.constructor.construct_document(node)
+        return copy.deepcopy(_read(text))
     except MaxDepthExceededError:
         raise ConfigError(f"{source}: more than {DEEPEST} levels; expected fewer") from None
     except MarkedYAMLError as error:
@@ -130,6 +127,17 @@ def parse_value(text: str, source: str) -> Any:
         raise ConfigError(f"{source}{where}: {clip(error.problem or error.context or '', 200)}") from None
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: {clip(str(error), 200)} (YAML 1.2)") from None
+
+
+@lru_cache(maxsize=256)
+def _read(text: str) -> Any:
+    """The value of a text; remembered, as a suite composes the same files for each of its members."""
+    yaml = _yaml()
+    node = yaml.compose(text)
+    if node is None:
+        return None
+    _measure(node, {})
+    return yaml.constructor.construct_document(node)
 
 
 def dump(content: dict[str, Any]) -> str:

@@ -1,9 +1,25 @@
-"""Suites: several algorithms on the same environments through one protocol, each a run folder of its own.
+"""Suites: several systems on the same environments through one protocol, each a run folder of its own.
 
 A suite is a YAML file (those shipped are in configs/suite). Running it again continues what was stopped, skips what is
 finished, and extends what has been given a larger budget since.
+
+A system is an algorithm with what is its own, a variant something that is changed for all of them, such as how long
+exploration falls:
+
+    env: {smax/3m: [train.env_steps=1000000], smax/8m: [train.env_steps=2000000]}  # or a name, or a list of names
+    presets: [pymarl]
+    overrides: [train.seeds=4]
+    variants: {short: [algo.epsilon_anneal=50000], long: [algo.epsilon_anneal=1000000]}
+    algorithms:
+      qmix: []
+      lsf_sac: [algo.alpha=0.3]
+      qmix_wide: {algo: qmix, presets: [wide], overrides: [algo.hidden=256], variants: [long]}
+
+The variants of a system may be lines 'name: [overrides]' too: what is its own in each. Later words win: where_known,
+the suite's overrides, the environment's, the variant's, the system's, the system's in that variant.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,27 +32,45 @@ from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.runs.folder import CONFIG, read_layout, read_run
 from lsf_jax.settings import ConfigError, nearest, user_path
 
-KEYS = ("env", "train", "presets", "overrides", "where_known", "algorithms")
+KEYS = ("env", "train", "presets", "overrides", "where_known", "variants", "algorithms")
+SYSTEM_KEYS = ("algo", "presets", "overrides", "variants")
+ALL = ""
+"""The variant of a suite without variants."""
+
+Words = tuple[str, ...]
+"""Overrides, or names."""
+
+
+class System(NamedTuple):
+    """One entry under `algorithms`: an algorithm with what is its own."""
+
+    algo: str
+    presets: Words = ()  # after the suite's
+    overrides: Words = ()  # after the suite's and the variant's
+    variants: dict[str, Words] = {}  # in which it takes part -> what is its own there; empty: in all  # noqa: RUF012
 
 
 class Suite(NamedTuple):
     """What a suite file says."""
 
     name: str
-    envs: tuple[str, ...]
+    envs: dict[str, Words]  # name -> overrides there
     train: str
-    presets: tuple[str, ...]
-    overrides: tuple[str, ...]  # for every algorithm
-    where_known: tuple[str, ...]  # for every algorithm that has the key
-    algorithms: dict[str, tuple[str, ...]]  # name -> overrides of its own
+    presets: Words
+    overrides: Words  # for every system
+    where_known: Words  # for every system that has the key
+    variants: dict[str, Words]  # name -> overrides; never empty
+    algorithms: dict[str, System]  # by label
     config_dirs: tuple[str | Path, ...] = ()  # folders of the user's own that hold what it names
 
 
 class Member(NamedTuple):
     """One run of a suite."""
 
+    label: str  # of the system
     algo: str
     env: str
+    variant: str  # `ALL` where the suite has none
     config: Config  # with the run's folder in train.run_dir and train.name
 
     @property
@@ -67,27 +101,63 @@ def read_suite(name: str, config_dirs: Sequence[str | Path] = ()) -> Suite:
     for key in content:
         if key not in KEYS:
             raise ConfigError(f"unknown key {key}{nearest(key, KEYS)} (in {source})")
-    algorithms = content.get("algorithms")
-    if not isinstance(algorithms, dict) or not algorithms:
-        raise ConfigError(
-            f"algorithms is {yaml12.shorten(algorithms)}; expected lines 'name: [overrides]' (in {source})"
-        )
-    envs = _words(content.get("env"), "env", source)
-    if not envs:
-        raise ConfigError(f"env is missing; expected the name of an environment or a list of names (in {source})")
+    variants = _named_words(content.get("variants") or {ALL: []}, "variants", source)
     return Suite(
         name=path.stem,
-        envs=envs,
+        envs=_envs(content.get("env"), source),
         train=str(content.get("train", "default")),
         presets=_words(content.get("presets"), "presets", source),
         overrides=_words(content.get("overrides"), "overrides", source),
         where_known=_words(content.get("where_known"), "where_known", source),
-        algorithms={str(key): _words(value, f"algorithms {key}", source) for key, value in algorithms.items()},
+        variants=variants,
+        algorithms=_systems(content.get("algorithms"), variants, source),
         config_dirs=tuple(config_dirs),
     )
 
 
-def _words(value: Any, key: str, source: str) -> tuple[str, ...]:
+def _envs(value: Any, source: str) -> dict[str, Words]:
+    if not value:
+        raise ConfigError(f"env is missing; expected the name of an environment or a list of names (in {source})")
+    if isinstance(value, dict):
+        return _named_words(value, "env", source)
+    return dict.fromkeys(_words(value, "env", source), ())
+
+
+def _systems(value: Any, variants: Iterable[str], source: str) -> dict[str, System]:
+    if not isinstance(value, dict) or not value:
+        raise ConfigError(f"algorithms is {yaml12.shorten(value)}; expected lines 'name: [overrides]' (in {source})")
+    return {label: _system(label, each, tuple(variants), source) for label, each in value.items()}
+
+
+def _system(label: str, value: Any, variants: Words, source: str) -> System:
+    if "/" in label:
+        raise ConfigError(f"algorithms {label} holds a '/'; expected the name of a folder (in {source})")
+    if not isinstance(value, dict):
+        return System(algo=label, overrides=_words(value, f"algorithms {label}", source))
+    for key in value:
+        if key not in SYSTEM_KEYS:
+            raise ConfigError(f"unknown key algorithms {label} {key}{nearest(key, SYSTEM_KEYS)} (in {source})")
+    where = f"algorithms {label}"
+    part = value.get("variants") or {}
+    own = part if isinstance(part, dict) else dict.fromkeys(_words(part, f"{where} variants", source))
+    for name in own:
+        if name not in variants:
+            raise ConfigError(f"{where} has variant {name!r}{nearest(name, variants)} (in {source})")
+    return System(
+        algo=str(value.get("algo", label)),
+        presets=_words(value.get("presets"), f"{where} presets", source),
+        overrides=_words(value.get("overrides"), f"{where} overrides", source),
+        variants=_named_words(own, f"{where} variants", source),
+    )
+
+
+def _named_words(value: Any, key: str, source: str) -> dict[str, Words]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key} is {yaml12.shorten(value)}; expected lines 'name: [overrides]' (in {source})")
+    return {name: _words(words, f"{key} {name}", source) for name, words in value.items()}
+
+
+def _words(value: Any, key: str, source: str) -> Words:
     listed = [value] if isinstance(value, str) else value or []
     if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
         raise ConfigError(f"{key} is {yaml12.shorten(value)}; expected a list of text (in {source})")
@@ -100,25 +170,34 @@ def members(
     *,
     algorithms: Sequence[str] = (),
     envs: Sequence[str] = (),
+    variants: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> list[Member]:
-    """The runs of a suite, environment by environment: `folder/ENV/ALGORITHM`.
+    """The runs of a suite, environment by environment: `folder/ENV/LABEL`, with variants `folder/ENV/VARIANT/LABEL`.
 
     Args:
       suite: what to run.
       folder: folder of all its runs.
-      algorithms: take only these; empty takes all. Those of plug-ins need not be in the suite.
+      algorithms: labels of systems; take only these; empty takes all. Algorithms of plug-ins need not be in the suite.
       envs: take only these; empty takes all.
-      overrides: laid over everything that the suite says, for every algorithm.
+      variants: take only these; empty takes all.
+      overrides: laid over everything that the suite says, for every system.
 
     Raises:
       ConfigError: a name is not in the suite, or a configuration is wrong.
     """
-    theirs = {name: () for name in algorithms if name in plugins.added(ALGO)}
+    theirs = {name: System(algo=name) for name in algorithms if name in plugins.added(ALGO)}
     suite = suite._replace(algorithms=theirs | suite.algorithms)
-    chosen_algorithms = _chosen("algorithm", algorithms, suite.algorithms)
-    chosen_envs = _chosen("env", envs, suite.envs)
-    return [_member(suite, Path(folder), algo, env, overrides) for env in chosen_envs for algo in chosen_algorithms]
+    chosen = _chosen("algorithm", algorithms, suite.algorithms)
+    known = {algo: _known_words(suite, algo) for algo in {suite.algorithms[label].algo for label in chosen}}
+    made = []
+    for place in itertools.product(
+        _chosen("env", envs, suite.envs), _chosen("variant", variants, suite.variants), chosen
+    ):
+        system = suite.algorithms[place[2]]
+        if not system.variants or place[1] in system.variants:
+            made.append(_member(suite, Path(folder), place, [*known[system.algo], *suite.overrides], overrides))
+    return made
 
 
 def _chosen(what: str, asked: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
@@ -129,23 +208,33 @@ def _chosen(what: str, asked: Sequence[str], known: Iterable[str]) -> tuple[str,
     return tuple(name for name in known if not asked or name in asked)
 
 
-def _member(suite: Suite, folder: Path, algo: str, env: str, overrides: Sequence[str]) -> Member:
-    place = [f"train.run_dir={folder / env}", f"train.name={algo}"]
+def _member(
+    suite: Suite, folder: Path, place: tuple[str, str, str], shared: Sequence[str], overrides: Sequence[str]
+) -> Member:
+    env, variant, label = place
+    system = suite.algorithms[label]
+    where = [f"train.run_dir={folder / env / variant}", f"train.name={label}"]
     try:
-        keys = vars(compose(algo=algo, env=env, config_dirs=suite.config_dirs).algo)
-        known = [word for word in suite.where_known if word.partition("=")[0].removeprefix("algo.") in keys]
-        words = [*known, *suite.overrides, *suite.algorithms[algo], *overrides, *place]
+        there = [*suite.envs[env], *suite.variants[variant], *system.overrides, *system.variants.get(variant, ())]
         config = compose(
-            algo=algo,
+            algo=system.algo,
             env=env,
             train=suite.train,
-            presets=suite.presets,
-            overrides=words,
+            presets=(*suite.presets, *system.presets),
+            overrides=[*shared, *there, *overrides, *where],
             config_dirs=suite.config_dirs,
         )
     except ConfigError as error:
-        raise ConfigError(f"{error} (suite {suite.name}, {algo} on {env})") from None
-    return Member(algo=algo, env=env, config=config)
+        raise ConfigError(f"{error} (suite {suite.name}, {label} on {env})") from None
+    return Member(label=label, algo=system.algo, env=env, variant=variant, config=config)
+
+
+def _known_words(suite: Suite, algo: str) -> list[str]:
+    """Of the words `where_known` those whose key an algorithm has."""
+    if not suite.where_known:
+        return []
+    keys = vars(compose(algo=algo, config_dirs=suite.config_dirs).algo)
+    return [word for word in suite.where_known if word.partition("=")[0].removeprefix("algo.") in keys]
 
 
 def is_finished(member: Member) -> bool:

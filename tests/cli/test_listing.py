@@ -73,7 +73,8 @@ def test_the_module_runs_as_the_command_does():
     command = [sys.executable, "-m", "lsf_jax.cli", "list", "suite"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert done.stdout.startswith("suite\n  matrix_table ")
+    assert done.stdout.startswith("suite\n  ")
+    assert "\n  matrix_table " in done.stdout
 
 
 def test_a_folder_of_ones_own_is_listed_and_composed_from(mine, capsys, monkeypatch):

@@ -89,11 +89,14 @@ def test_unknown_names_are_refused_with_the_nearest(file):
 
 
 @pytest.mark.parametrize("name", sorted(config_files("suite")))
-def test_shipped_suites_hold_every_algorithm(name):
+def test_shipped_suites_are_well_formed(name):
     chosen = suite.read_suite(name)
-    assert set(chosen.algorithms) == set(ALGORITHMS)
-    runs = suite.members(chosen, "out")
-    assert len(runs) == len(chosen.envs) * len(ALGORITHMS)
+    first = next(iter(chosen.envs))
+    runs = suite.members(chosen, "out", envs=[first])
+    assert {run.label for run in runs} == set(chosen.algorithms)
+    assert len({run.path for run in runs}) == len(runs)
+    if name in ("matrix_table", "predator_prey_p2"):
+        assert set(chosen.algorithms) == set(ALGORITHMS)
     if name == "matrix_table":
         for run in runs:
             (key, points), *others = run.config.grid
@@ -152,3 +155,49 @@ def test_an_empty_folder_of_a_killed_start_is_no_obstacle(file, tmp_path):
     assert suite.is_finished(run)
     longer = replace(run.config, train=replace(run.config.train, env_steps=400))
     assert not suite.is_finished(run._replace(config=longer))
+
+
+VARIANTS = """env: {matrix_game: [train.env_steps=30], climbing: []}
+overrides: [train.seeds=2, algo.lr=2e-3]
+variants: {short: [algo.epsilon_anneal=10], long: [algo.epsilon_anneal=20]}
+algorithms:
+  vdn: []
+  wide: {algo: qmix, presets: [pymarl], overrides: [algo.hidden=128], variants: [long]}
+  own: {algo: vdn, overrides: [algo.lr=0.5], variants: {short: [algo.epsilon_anneal=7]}}
+"""
+
+
+def test_systems_take_part_in_their_variants_and_the_last_word_is_the_most_special(tmp_path):
+    (tmp_path / "mine.yaml").write_text(VARIANTS)
+    runs = suite.members(suite.read_suite(str(tmp_path / "mine.yaml")), "out")
+    game = {run.path.as_posix(): run.config for run in runs if run.env == "matrix_game"}
+    assert {path: (c.algo_name, c.algo.epsilon_anneal, c.algo.lr) for path, c in game.items()} == {
+        "out/matrix_game/short/vdn": ("vdn", 10, 2e-3),
+        "out/matrix_game/short/own": ("vdn", 7, 0.5),
+        "out/matrix_game/long/vdn": ("vdn", 20, 2e-3),
+        "out/matrix_game/long/wide": ("qmix", 20, 2e-3),
+    }
+    wide = game["out/matrix_game/long/wide"]
+    assert (wide.algo.hidden, wide.algo.optimizer, wide.train.env_steps) == (128, "rmsprop", 30)
+    assert {run.config.train.env_steps for run in runs if run.env == "climbing"} == {200_000}
+    (chosen,) = suite.members(
+        suite.read_suite(str(tmp_path / "mine.yaml")), "out", envs=["climbing"], algorithms=["own"]
+    )
+    assert (chosen.label, chosen.variant) == ("own", "short")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("variants: [long]", "variants: [lang]", "algorithms wide has variant 'lang'; did you mean long? (in "),
+        ("algo: qmix,", "algos: qmix,", "unknown key algorithms wide algos; did you mean algo? (in "),
+        ("variants: {short: [algo", "variants: {short: [3, algo", "variants short is "),
+        ("  vdn: []", "  a/b: []", "algorithms a/b holds a '/'; expected the name of a folder (in "),
+    ],
+)
+def test_a_wrong_system_is_one_line(tmp_path, old, new, complaint):
+    (tmp_path / "mine.yaml").write_text(VARIANTS.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        suite.read_suite(str(tmp_path / "mine.yaml"))
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
