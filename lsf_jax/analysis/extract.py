@@ -17,9 +17,10 @@ import safetensors.numpy
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.algorithms.lsf_sac.networks import LOGIT_RANGE
 from lsf_jax.analysis import numpy_policy
-from lsf_jax.analysis.frames import load_run, metric_names
+from lsf_jax.analysis.frames import load_run
 from lsf_jax.analysis.playback import Policies
 from lsf_jax.analysis.policy import Policy
+from lsf_jax.analysis.records import metric_names
 from lsf_jax.analysis.statistics import summarize
 from lsf_jax.config import yaml12
 from lsf_jax.runs.safe_files import write_output

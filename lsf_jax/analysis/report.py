@@ -14,9 +14,10 @@ import numpy as np
 
 from lsf_jax.analysis import playback, viewer
 from lsf_jax.analysis.compare import Row, compare_runs, differs
-from lsf_jax.analysis.frames import Run, budget, grid_labels, grid_of, load_run, metric_names
+from lsf_jax.analysis.frames import Run, load_run
 from lsf_jax.analysis.html import render_page
 from lsf_jax.analysis.plots import plot_curves
+from lsf_jax.analysis.records import budget, grid_labels, grid_of, metric_names
 from lsf_jax.analysis.statistics import summarize
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.runs.safe_files import write_output

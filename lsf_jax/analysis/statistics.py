@@ -100,7 +100,7 @@ def difference_interval(
     parts = ((first, counts[: first.size]), (second, counts[first.size :]))
     orders = [np.argsort(values, kind="stable") for values, _ in parts]
     means = [
-        _iqm_of_counts(drawn[order], values[order].astype(np.float64))
+        iqm_of_counts(drawn[order], values[order].astype(np.float64))
         for (values, drawn), order in zip(parts, orders, strict=True)
     ]
     low, high = np.quantile(means[0] - means[1], [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -108,7 +108,15 @@ def difference_interval(
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share of n."""
+    """95 % Wilson score interval of a share of n.
+
+    Args:
+      share: what share of them, 0..1.
+      n: how many there are, at least 1.
+
+    Returns:
+      (low, high).
+    """
     z = 1.959964
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))

@@ -180,9 +180,8 @@ def _keep_run(definition: "Definition", cells: "dict[Place, Cell]", path: Path, 
         name = f"{panel}-{label}" + ("-variant" if changes else "")
         target = kept.keep(table, _kept(definition, options), name, setting)
         steps = min(seed.env_steps[-1] for seed in seeds)
-        print(
-            f"{target}: {len(seeds)} seed{'s' * (len(seeds) != 1)} ({purpose}) of {label} in {panel}, {steps:,} env steps, from {path}"
-        )
+        counted = f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({purpose})"
+        print(f"{target}: {counted} of {label} in {panel}, {steps:,} env steps, from {path}")
         for key, (ours, theirs) in changes.items():
             print(f"  a variant: {key} is {theirs}, in the suite {ours}")
 
