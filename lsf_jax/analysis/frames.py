@@ -167,5 +167,7 @@ def _folders(given: str | Path) -> list[Path]:
     candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
     found = sorted(each for each in candidates if (each / folder.CONFIG).exists())
     if not found:
-        raise RunFolderError(f"{clip(str(given), 200)} holds no run folder; give the path that training printed")
+        raise RunFolderError(
+            f"{clip(str(given), 200)} is not a run folder, nor holds any; give the path that training printed"
+        )
     return found

@@ -363,7 +363,7 @@ def table_damages() -> Iterator[Damage]:
         )
 
     changes = {
-        "another version": told(schema_version="2"),
+        "another version": told(schema_version="999"),
         "a version that is no text": lambda content: content.replace_schema_metadata(
             {**content.schema.metadata, b"lsf_jax.schema_version": b"\xff\xfe"}
         ),
