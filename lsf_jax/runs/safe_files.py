@@ -210,7 +210,6 @@ def write_output(path: str | Path, data: bytes) -> None:
         with replacing(target) as file:
             file.write(data)
     except OSError as error:
-        reason = "below a file" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror or error
         raise ConfigError(
-            f"{path} cannot be written ({reason}); name a file in a folder that can be written to"
+            f"{path} cannot be written ({error.strerror or error}); name a file in a folder that can be written to"
         ) from error
