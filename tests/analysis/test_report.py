@@ -92,6 +92,7 @@ def test_what_users_wrote_is_escaped_and_nothing_is_fetched(page):
 def test_commands_can_be_pasted(page, three):
     part = page.split('id="commands"')[1]
     assert f"lsf-jax resume {three[1]}" in part
+    assert f"lsf-jax train --config {three[0]}/config.yaml train.name=fine-again" in part
     assert "# as it was typed: lsf-jax train &#39;&lt;img src=x onerror=alert(1)&gt;&#39;" in part
     assert f"lsf-jax report {three[0]} {three[1]} {three[2]}" in part
 
