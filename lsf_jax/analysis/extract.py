@@ -60,7 +60,7 @@ def extract_policy(policies: Policies, row: int, folder: str | Path) -> Path:
     code = Path(numpy_policy.__file__).read_bytes()
     contents = {
         numpy_policy.PARAMETERS: data,
-        numpy_policy.SPEC: (json.dumps(spec, indent=2, ensure_ascii=False) + "\n").encode(),
+        numpy_policy.SPEC: (json.dumps(spec, indent=2, ensure_ascii=False, default=str) + "\n").encode(),
         CODE: code,
         CARD: _card(policies, policy, spec).encode(),
     }
@@ -189,7 +189,7 @@ def _card(policies: Policies, policy: Policy, spec: dict[str, Any]) -> str:
             "",
             "## Result",
             "",
-            *_result_lines(run.evaluation, policies, policy.row),
+            *_result_lines(run.evaluation, policies.grid, policy.row),
             "",
             "## Protocol",
             "",
@@ -210,12 +210,12 @@ def _card(policies: Policies, policy: Policy, spec: dict[str, Any]) -> str:
     )
 
 
-def _result_lines(evaluation: dict[str, np.ndarray], policies: Policies, row: int) -> list[str]:
+def _result_lines(evaluation: dict[str, np.ndarray], grid: np.ndarray, row: int) -> list[str]:
     """What the final evaluation says of this row, beside all seeds that were trained alike: a picked seed flatters."""
     if "final" not in evaluation or not (evaluation["final"] & (evaluation["row"] == row)).any():
         return ["The run's folder holds no final evaluation of it."]
     final = {name: values[evaluation["final"]] for name, values in evaluation.items()}
-    alike = np.flatnonzero(policies.grid == policies.grid[row])
+    alike = np.flatnonzero(grid == grid[row])
     peers, own = np.isin(final["row"], alike), final["row"] == row
     lines = []
     for name in metric_names(final):

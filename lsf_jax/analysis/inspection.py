@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lsf_jax.analysis.messages import Hearing, MessageReport, inspect_messages, play_episodes, seen_avail
 from lsf_jax.analysis.plots import save
@@ -16,6 +17,10 @@ from lsf_jax.types import Episode, Insight
 
 MOST_AGENTS = 12
 """Lines of a panel; of more agents the first."""
+MARKED = 20
+"""Points of a line up to which each is marked."""
+FEWEST_BITS = 0.1
+"""Where a scale of bits ends at least: what is below is close to nothing, and looks so."""
 
 
 class Spread(NamedTuple):
@@ -161,7 +166,7 @@ def _plain(value: Any) -> Any:
 
 
 def plot_inspection(found: Inspection, path: str | Path | None = None) -> Figure:
-    """The first episode step by step, and whom each receiver hears, as one figure.
+    """The first episode step by step (of games of one step all episodes), and whom each receiver hears, as one figure.
 
     Args:
       found: of `inspect_policy`.
@@ -171,15 +176,17 @@ def plot_inspection(found: Inspection, path: str | Path | None = None) -> Figure
       Panels of each agent's value of what it did, how likely its policy thought it, what the mixer makes it count and,
       where there are messages, their bits and the effect of each sender on each receiver.
     """
-    length = int(np.asarray(found.episodes.valid)[0].sum())
-    along = {name: values[:length] for name, values in _along(found).items()}
-    report = found.messages
+    along, report = _along(found), found.messages
     hearing = {} if report is None else {name: heard.q for name, heard in report.hearing.items()}
     n_rows = len(along) + (2 if report is not None else 0)
     figure = Figure(figsize=(7.2, 1.9 * max(n_rows, 1) + 0.4), dpi=150, layout="constrained")
     grid = figure.add_gridspec(max(n_rows, 1), max(len(hearing), 1))
     for place, (name, values) in enumerate(along.items()):
-        _draw_along(figure.add_subplot(grid[place, :]), name, values, with_legend=place == 0)
+        axes = figure.add_subplot(grid[place, :])
+        _draw_along(axes, name, values, with_legend=place == 0)
+        axes.set_xlabel(
+            "episode" if found.episodes.valid.shape[1] == 1 else "step of the first episode", fontsize="small"
+        )
     if report is not None:
         _draw_bits(figure.add_subplot(grid[len(along), :]), report)
         most = max(float(matrix.max()) for matrix in hearing.values()) or 1.0
@@ -190,27 +197,28 @@ def plot_inspection(found: Inspection, path: str | Path | None = None) -> Figure
 
 
 def _along(found: Inspection) -> dict[str, np.ndarray]:
-    """What is drawn along the first episode, `[T, N]` each."""
-    action = np.asarray(found.episodes.action)[0][..., None].astype(int)
-    of_action = lambda values: np.take_along_axis(values[0], action, axis=-1)[..., 0]
-    insight = found.insight
+    """What is drawn along the first episode, or along all if they have one step, `[steps, N]` each."""
+    insight, valid = found.insight, np.array(found.episodes.valid, bool)
+    valid[1:] &= valid.shape[1] == 1
+    action = np.asarray(found.episodes.action)[..., None].astype(int)
+    of_action = lambda values: np.take_along_axis(np.asarray(values), action, axis=-1)[..., 0]
     panels = {
         "Q of its action": None if insight.q is None else of_action(insight.q),
-        "value": None if insight.value is None else insight.value[0],
+        "value": insight.value,
         "π of its action": None if insight.log_pi is None else np.exp(of_action(insight.log_pi)),
-        "mixer weight": None if insight.weights is None else insight.weights[0],
+        "mixer weight": insight.weights,
     }
-    return {name: values for name, values in panels.items() if values is not None}
+    return {name: np.asarray(values)[valid] for name, values in panels.items() if values is not None}
 
 
 def _draw_along(axes: Axes, name: str, values: np.ndarray, *, with_legend: bool) -> None:
     shown = min(values.shape[1], MOST_AGENTS)
-    marker = "o" if len(values) < 3 else ""
+    marker = "o" if len(values) <= MARKED else ""
     for agent in range(shown):
         axes.plot(values[:, agent], linewidth=1.2, marker=marker, markersize=4, label=f"agent {agent}")
     axes.set_ylabel(name, fontsize="small")
-    axes.set_xlabel("step of the first episode", fontsize="small")
     axes.tick_params(labelsize="small")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     if with_legend:
         axes.legend(fontsize="x-small", ncols=min(shown, 6), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
@@ -218,10 +226,15 @@ def _draw_along(axes: Axes, name: str, values: np.ndarray, *, with_legend: bool)
 
 def _draw_bits(axes: Axes, report: MessageReport) -> None:
     bits = report.bits_of_dim.reshape(len(report.bits_of_dim), -1)
-    image = axes.imshow(bits, cmap="viridis", vmin=0.0, aspect="auto")
+    known = bits[np.isfinite(bits)]
+    image = axes.imshow(bits, cmap="viridis", vmin=0.0, vmax=max(FEWEST_BITS, known.max(initial=0.0)), aspect="auto")
     axes.figure.colorbar(image, ax=axes, label="bits")
     axes.set_ylabel("sender", fontsize="small")
-    axes.set_xlabel("number of its message" + ("s, receiver by receiver" if report.bits.shape[1] > 1 else ""))
+    which = "number of its message" + ("s, receiver by receiver" if report.bits.shape[1] > 1 else "")
+    axes.set_xlabel(which, fontsize="small")
+    axes.tick_params(labelsize="small")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("what each number says", fontsize="small")
 
 

@@ -296,7 +296,7 @@ def _commands(member: Member) -> dict[str, Any]:
     path, given = str(member.path), _run_of(member).card.get("command")
     lines = [f"# as it was typed: {shlex.join(map(str, given))}"] if isinstance(given, list) and given else []
     words = [
-        ("train", "--config", f"{path}/config.yaml"),
+        ("train", "--config", f"{path}/config.yaml", f"train.name={member.path.resolve().name}-again"),
         ("evaluate", path, "--episodes", "200"),
         ("inspect", path),
         ("render", path, "--output", "episode.html"),

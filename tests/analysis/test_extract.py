@@ -20,6 +20,7 @@ FIRST = ("iql", "vdac_sum")
 """Values, and a network of which only some outputs choose; the others act by the code of one of these."""
 CASES = [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.slow]) for name in ALONE]
 STEPS = 6
+TALKING = [("ndq", ()), pytest.param("lsf_sac", ("algo.communicate=true",), marks=pytest.mark.slow)]
 
 
 def extracted(tmp_path, algo, *overrides):
@@ -126,6 +127,15 @@ def test_the_card_tells_that_there_is_no_result_and_what_would_be_shapes(soft):
     assert "obs [2, " in text
 
 
+def test_the_card_holds_a_seed_beside_those_trained_alike(soft):
+    row = np.repeat(np.arange(4), 2)
+    columns = {"row": row, "grid": row // 2, "seed": row % 2, "iteration": row * 0, "final": np.tile([False, True], 4)}
+    columns |= {"env_steps": 50 * np.tile([1, 2], 4), "return": np.array([9.0, 1.0, 9.0, 3.0, 9.0, 70.0, 9.0, 80.0])}
+    lines = extract._result_lines(columns, np.array([0, 0, 1, 1]), 1)
+    assert lines[0].startswith("After 100 env steps; beside it the 2 seed(s)")
+    assert lines[-1] == "| return | 3 | 2 | 1 | 3 |"
+
+
 def test_what_does_not_fit_is_refused(soft):
     policy = Policy(soft[1])
     with pytest.raises(ValueError, match=r"obs has shape \[1, 1\]; expected \[2, "):
@@ -134,7 +144,7 @@ def test_what_does_not_fit_is_refused(soft):
         policy.act(np.zeros((2, policy.spec["obs_dim"])), np.ones((2, 9)), policy.start())
 
 
-@pytest.mark.parametrize(("algo", "more"), [("ndq", ()), ("lsf_sac", ("algo.communicate=true",))])
+@pytest.mark.parametrize(("algo", "more"), TALKING)
 def test_agents_that_talk_while_they_act_are_refused_by_name(algo, more, tmp_path):
     policies = loaded(tmp_path, algo, *more)
     with pytest.raises(ConfigError, match=rf"a policy of {algo} on m_step cannot be extracted: it acts by .*encoder"):
