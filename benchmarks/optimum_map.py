@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from lsf_jax import ConfigError, compose
 from lsf_jax.analysis.frames import load_run
-from lsf_jax.analysis.records import grid_labels
 from lsf_jax.analysis.plots import save
+from lsf_jax.analysis.records import grid_labels
 from lsf_jax.config import yaml12
 from lsf_jax.config.files import config_folder
 from lsf_jax.runs.suite import Member, run_member
