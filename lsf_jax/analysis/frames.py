@@ -14,7 +14,7 @@ from lsf_jax.analysis import labelled, marl_eval, playback, showing
 from lsf_jax.analysis.records import RunRecord, read_record
 from lsf_jax.runs import folder
 from lsf_jax.runs.safe_files import RunFolderError
-from lsf_jax.settings import clip
+from lsf_jax.settings import clip, user_path
 
 if TYPE_CHECKING:
     import pandas
@@ -161,13 +161,14 @@ def load_runs(paths: str | Path | Iterable[str | Path]) -> Runs:
 
 
 def _folders(given: str | Path) -> list[Path]:
-    path = Path(given).expanduser()
+    path = user_path("paths", given)
     if (path / folder.CONFIG).exists():
         return [path]
-    candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+    is_pattern = glob.has_magic(str(path)) and not path.exists()
+    candidates = (
+        map(Path, glob.glob(str(path), recursive=True)) if is_pattern else path.iterdir() if path.is_dir() else ()
+    )
     found = sorted(each for each in candidates if (each / folder.CONFIG).exists())
-    if not found:
-        raise RunFolderError(
-            f"{clip(str(given), 200)} is not a run folder, nor holds any; give the path that training printed"
-        )
-    return found
+    if is_pattern and not found:
+        raise RunFolderError(f"{clip(str(given), 200)} finds no run folder; give the path that training printed")
+    return found or [path]  # which says what it lacks

@@ -22,8 +22,13 @@ def test_runs_are_found_by_path_pattern_and_folder(make_run, tmp_path):
 
 
 def test_where_there_is_no_run_one_line_says_so(tmp_path):
-    for nothing in (tmp_path / "nowhere-*", tmp_path):
-        with pytest.raises(ValueError, match="holds no run folder; give the path that training printed"):
+    for nothing, message in (
+        (tmp_path / "nowhere-*", "finds no run folder; give the path that training printed"),
+        (tmp_path, "is not a run folder: it has no config.yaml"),
+        (tmp_path / "nowhere", "is not a run folder: there is no such folder"),
+        ("~nosuchuser/runs", "there is no such user"),
+    ):
+        with pytest.raises(ValueError, match=message):
             load_runs(nothing)
     with pytest.raises(ValueError, match="paths is empty"):
         load_runs([])

@@ -27,7 +27,7 @@ def test_a_table_of_outcomes_is_drawn_beside_it_or_where_one_says(tmp_path, caps
 
 def test_bad_input_is_one_line(tmp_path, capsys):
     assert "--figure is 'profil'; did you mean profile?" in complaint(["x", "--figure", "profil"], capsys)
-    assert "holds no run folder" in complaint([str(tmp_path / "*")], capsys)
+    assert "finds no run folder" in complaint([str(tmp_path / "*")], capsys)
     table = [str(TABLE), "--figure", "table_one"]
     assert "expected uniform or own" in complaint([*table, "--exploration", "mine"], capsys)
     assert "2 files are given; expected one" in complaint([str(TABLE), *table], capsys)
