@@ -29,9 +29,9 @@ def _reproduce(options: argparse.Namespace) -> int:
 
     names = definition_names() if options.name == ALL else (options.name,)
     definitions = [read_definition(name) for name in names]
+    if options.name == ALL and (options.keep is not None or not options.report):
+        raise ConfigError("all goes with --report alone; expected the name of one figure to train it or to keep runs")
     if options.keep is not None:
-        if options.name == ALL:
-            raise ConfigError("--keep with all; expected the name of one figure, whose runs these are")
         return _keep(definitions[0], options)
     judged = []
     for definition in definitions:
@@ -180,9 +180,8 @@ def _keep_run(definition: "Definition", cells: "dict[Place, Cell]", path: Path, 
         name = f"{panel}-{label}" + ("-variant" if changes else "")
         target = kept.keep(table, _kept(definition, options), name, setting)
         steps = min(seed.env_steps[-1] for seed in seeds)
-        print(
-            f"{target}: {len(seeds)} seed{'s' * (len(seeds) != 1)} ({purpose}) of {label} in {panel}, {steps:,} env steps, from {path}"
-        )
+        counted = f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({purpose})"
+        print(f"{target}: {counted} of {label} in {panel}, {steps:,} env steps, from {path}")
         for key, (ours, theirs) in changes.items():
             print(f"  a variant: {key} is {theirs}, in the suite {ours}")
 
@@ -198,7 +197,7 @@ def _write_index(judged: "list[tuple[Definition, list[Verdict]]]", options: argp
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="such as table1 or fig3, or all; the files of configs/paper")
+    parser.add_argument("name", help="such as table1 or fig3, the files of configs/paper; with --report also all")
     parser.add_argument(
         "--scale",
         default="laptop",

@@ -59,7 +59,8 @@ def test_runs_are_kept_merged_and_judged_without_training(tmp_path, cell, capsys
     ("words", "complaint"),
     [
         (["fig7"], "unknown figure 'fig7'; did you mean fig6?"),
-        (["all", "--keep"], "--keep with all; expected the name of one figure"),
+        (["all", "--keep"], "all goes with --report alone; expected the name of one figure"),
+        (["all"], "all goes with --report alone; expected the name of one figure"),
         (["table1", "--keep", "nowhere"], "nowhere is not a run folder: there is no such folder"),
         (["table1", "--keep", "--out", "nowhere"], "--keep names no run, and nowhere/table1 has none"),
         (["table1", "--system", "vnd"], "--system is 'vnd'; did you mean vdn?"),
