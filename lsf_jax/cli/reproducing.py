@@ -29,9 +29,9 @@ def _reproduce(options: argparse.Namespace) -> int:
 
     names = definition_names() if options.name == ALL else (options.name,)
     definitions = [read_definition(name) for name in names]
+    if options.name == ALL and (options.keep is not None or not options.report):
+        raise ConfigError("all goes with --report alone; expected the name of one figure to train it or to keep runs")
     if options.keep is not None:
-        if options.name == ALL:
-            raise ConfigError("--keep with all; expected the name of one figure, whose runs these are")
         return _keep(definitions[0], options)
     judged = []
     for definition in definitions:
@@ -197,7 +197,7 @@ def _write_index(judged: "list[tuple[Definition, list[Verdict]]]", options: argp
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="such as table1 or fig3, or all; the files of configs/paper")
+    parser.add_argument("name", help="such as table1 or fig3, the files of configs/paper; with --report also all")
     parser.add_argument(
         "--scale",
         default="laptop",

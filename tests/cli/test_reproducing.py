@@ -35,17 +35,16 @@ def folder_of(path, cell, seed=0, **settings):
 def test_runs_are_kept_merged_and_judged_without_training(tmp_path, cell, capsys):
     first = folder_of(tmp_path / "first", cell)
     other = folder_of(tmp_path / "other", cell, lr=0.5)
+    more = folder_of(tmp_path / "more", cell, seed=3)
     kept = ["--kept", str(tmp_path / "kept")]
-    assert main(["reproduce", "table1", *kept, "--keep", str(first), str(other)]) == 0
+    assert main(["reproduce", "table1", *kept, "--keep", str(first), str(other), str(more)]) == 0
     out = capsys.readouterr().out
     assert "own-vdn.json: 70 seeds (report) of vdn in own, " in out
     assert "own-vdn-variant.json: 70 seeds (search) of vdn in own, " in out
     assert "a variant: algo.lr is 0.5, in the suite 0.001" in out
-    assert main(["reproduce", "table1", *kept, "--keep", str(folder_of(tmp_path / "more", cell, seed=3))]) == 0
     table, variant = read_tables(tmp_path / "kept" / "table1")
     assert (len(table.seeds), len(variant.seeds)) == (140, 70)
     page = tmp_path / "page"
-    capsys.readouterr()
     assert main(["reproduce", "table1", "--report", *kept, "--page", str(page), "--out", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
     assert (
@@ -59,7 +58,8 @@ def test_runs_are_kept_merged_and_judged_without_training(tmp_path, cell, capsys
     ("words", "complaint"),
     [
         (["fig7"], "unknown figure 'fig7'; did you mean fig6?"),
-        (["all", "--keep"], "--keep with all; expected the name of one figure"),
+        (["all", "--keep"], "all goes with --report alone; expected the name of one figure"),
+        (["all"], "all goes with --report alone; expected the name of one figure"),
         (["table1", "--keep", "nowhere"], "nowhere is not a run folder: there is no such folder"),
         (["table1", "--keep", "--out", "nowhere"], "--keep names no run, and nowhere/table1 has none"),
         (["table1", "--system", "vnd"], "--system is 'vnd'; did you mean vdn?"),

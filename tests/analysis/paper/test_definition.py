@@ -24,7 +24,7 @@ def test_shipped_figures_hold(name):
 
 
 def test_every_claim_of_the_issue_is_there():
-    assert definition_names() == ("fig3", "fig4", "fig5", "fig6", "table1")
+    assert {"fig3", "fig4", "fig5", "fig6", "table1"} <= set(definition_names())
     hunts = read_definition("fig3")
     everywhere = {"lsf_sac", "masac", "qmix", "vdn", "qplex", "cw_qmix"}
     suites = hunts.suites()
