@@ -94,7 +94,7 @@ def report_page(
         warnings=protocol.warnings if protocol else (),
         figures=figures,
         tables=_tables(runs),
-        trouble=[line for member in runs for line in _trouble(member)],
+        trouble=[line for member in members for line in _trouble(member)],
         episodes=_episodes(runs, room) if with_episodes else [],
         protocol=protocol,
         commands=[_commands(member) for member in runs] + _commands_of_all(members),
@@ -200,7 +200,9 @@ def _last_values(run: Run, metric: str, grid: int | None = None) -> tuple[np.nda
 
 def _trouble(member: Member) -> list[str]:
     """Seeds of which something is not as it should be, a line for each."""
-    run = _run_of(member)
+    if member.run is None:
+        return [f"{member.name}: {member.problem}"]
+    run = member.run
     lines = [
         f"{member.name}: row {entry.get('row')} (seed {entry.get('seed')}): the loss became non-finite at iteration "
         f"{entry.get('iteration')}"

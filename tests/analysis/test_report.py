@@ -61,10 +61,10 @@ def page(three):
 
 def test_runs_are_told_with_their_state(page):
     fine, poor, broken = rows_of(page, "runs")
-    assert fine == ["fine", "lsf_sac", "predator_prey", "3", "200", "2.00", "finished"]
-    assert poor[-1] == "unfinished: 2 of 3 rows at their budget"
-    assert broken[-1].startswith("damaged: ")
-    assert "card.json is damaged: no JSON at line 1" in broken[-1]
+    assert fine == ["fine", "finished", "lsf_sac", "predator_prey", "3", "200", "2.00"]
+    assert poor[1] == "unfinished: 2 of 3 rows at their budget"
+    assert broken[1].startswith("damaged: ")
+    assert "card.json is damaged: no JSON at line 1" in broken[1]
 
 
 def test_results_are_those_of_the_final_evaluations_with_their_interval(page):
@@ -80,6 +80,7 @@ def test_seeds_in_trouble_are_named(page):
     part = page.split('id="trouble"')[1].split("<h2")[0]
     assert "poor: row 1 (seed 1): the loss became non-finite at iteration 40" in part
     assert "poor: row 1: a return that is not a finite number" in part
+    assert "broken: " in part
     assert "fine" not in part
 
 
