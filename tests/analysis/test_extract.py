@@ -16,9 +16,6 @@ from lsf_jax.settings import ConfigError
 from tests.support.run_cases import finished_run
 
 ALONE = sorted(name for name, entry in ALGORITHMS.items() if not entry.communicates)
-FIRST = ("iql", "vdac_sum")
-"""Values, and a network of which only some outputs choose; the others act by the code of one of these."""
-CASES = [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.slow]) for name in ALONE]
 STEPS = 6
 TALKING = [("ndq", ()), pytest.param("lsf_sac", ("algo.communicate=true",), marks=pytest.mark.slow)]
 
@@ -52,7 +49,8 @@ def walk(policy, copy, random):
         carry_copy = carry_copy._replace(last_action=action)
 
 
-@pytest.mark.parametrize("algo", CASES)
+@pytest.mark.default("vdac_sum")  # of whose outputs only some choose: the others act by this code too
+@pytest.mark.parametrize("algo", ALONE)
 def test_the_copy_gives_the_same_outputs_and_actions(algo, tmp_path):
     policy, folder = extracted(tmp_path, algo)
     decided = 0
