@@ -245,10 +245,7 @@ def plot_dynamics(
         dress(axes, steps=True)
     if len(systems) > 1:
         handles = {text: line for axes in panels for line, text in zip(*axes.get_legend_handles_labels())}
-        columns = min(len(handles), 4)
-        figure.legend(
-            handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL
-        )
+        figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=SMALL)
     note = "environment steps per seed · line: median over seeds, in the range of all"
     return _finished(figure, runs, path, title, note, "")
 

@@ -7,6 +7,7 @@ import pytest
 
 from lsf_jax.analysis import playback
 from lsf_jax.analysis.frames import load_runs
+from lsf_jax.settings import ConfigError
 
 
 def test_runs_are_found_by_path_pattern_and_folder(make_run, tmp_path):
@@ -71,9 +72,12 @@ def test_several_runs_are_one_table(make_run):
 
 
 def test_policies_of_a_run_are_those_of_its_folder(make_run, monkeypatch):
-    monkeypatch.setattr(playback, "load_policies", lambda path, overrides: (path, overrides))
-    run = make_run([[1.0]])
-    assert run.policies(["env.deadline=5"]) == (run.path, ["env.deadline=5"])
+    def told(path, overrides):
+        raise ConfigError(f"asked for {path.name} with {overrides[0]}")
+
+    monkeypatch.setattr(playback, "load_policies", told)
+    with pytest.raises(ConfigError, match=r"asked for run with env\.deadline=5"):
+        make_run([[1.0]]).policies(["env.deadline=5"])
 
 
 def test_marl_eval_gets_environment_task_algorithm_seed_and_step(make_run, tmp_path):
