@@ -81,6 +81,7 @@ def test_the_joint_value_becomes_the_payoff_in_most_seeds(name):
     assert len(solved(name)) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_constraints_hold_slack_is_zero_at_the_agents_own_best_and_nowhere_negative(name):
     for joint, q, v in solved(name):

@@ -179,6 +179,7 @@ def test_a_chunk_needs_less_extra_memory_than_one_replay():
     assert used.temp_size_in_bytes < one_replay
 
 
+@pytest.mark.slow
 def test_live_bytes_stay_flat_over_many_chunks():
     def live() -> int:
         return sum(array.nbytes for array in jax.live_arrays())
