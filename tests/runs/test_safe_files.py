@@ -188,6 +188,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_real_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(small_disk, monkeypatch):
     config, ballast = config_of(small_disk), small_disk / "ballast"
     run_block = experiment.run_block
