@@ -18,8 +18,6 @@ def test_every_call_of_every_training_step_keeps_its_annotations():
         "tests/algorithms/test_contract.py",
         "-k",
         f"test_it_can_be_built_for_predator_prey and ({FAMILIES})",
-        "-m",
-        "slow or not slow",
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run([*command, *traced], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
