@@ -126,7 +126,9 @@ risk = {
     name: lsf_jax.few_seeds_risk(ours, payoffs(own[name]), truth="mean", draws=20_000, resamples=400) for name in rest
 }
 sure = {name: each for name, each in risk.items() if each.is_sure}
-print(f"told apart from {len(sure)} of {len(risk)} rivals; not from", ", ".join(name for name in risk if name not in sure))
+print(
+    f"told apart from {len(sure)} of {len(risk)} rivals; not from", ", ".join(name for name in risk if name not in sure)
+)
 for place, size in enumerate(few.size for few in risk[rest[0]].few):
     wrong = {name: each.few[place].wrong for name, each in sure.items()}
     worst = max(wrong, key=wrong.get)
