@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lsf_jax.analysis.messages import Hearing, MessageReport, inspect_messages, play_episodes, seen_avail
-from lsf_jax.analysis.plots import save
 from lsf_jax.analysis.policy import Policy
+from lsf_jax.analysis.style import Drawn, save
 from lsf_jax.types import Episode, Insight
 
 MOST_AGENTS = 12
@@ -179,7 +179,7 @@ def plot_inspection(found: Inspection, path: str | Path | None = None) -> Figure
     along, report = _along(found), found.messages
     hearing = {} if report is None else {name: heard.q for name, heard in report.hearing.items()}
     n_rows = len(along) + (2 if report is not None else 0)
-    figure = Figure(figsize=(7.2, 1.9 * max(n_rows, 1) + 0.4), dpi=150, layout="constrained")
+    figure = Drawn(7.2, 1.9 * max(n_rows, 1) + 0.4)
     grid = figure.add_gridspec(max(n_rows, 1), max(len(hearing), 1))
     for place, (name, values) in enumerate(along.items()):
         axes = figure.add_subplot(grid[place, :])
