@@ -135,7 +135,7 @@ MEASURES = {
     "GFLOP an iteration, in matrix products": lambda f: f"{_inside(f, 'FLOPs') / 1e9:,.1f}",
     "Estimated env steps/s, all seeds together": lambda f: _range(*f["estimate"]["env steps/s"][::-1], _thousands),
     "Estimated length of the run": lambda f: _range(*f["estimate"]["hours"], targets.hours_text),
-    "Seconds of compilation": lambda f: f"{f['compiled'][0]['seconds']:.0f}",
+    "Seconds of compilation (two cores, at times busy with other work)": lambda f: f"{f['compiled'][0]['seconds']:.0f}",
 }
 
 
