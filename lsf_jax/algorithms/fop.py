@@ -22,7 +22,7 @@ from lsf_jax import types
 from lsf_jax.algorithms import base, configs
 from lsf_jax.algorithms.q_learning import td_target
 from lsf_jax.engine import distributions, exploration, learner, packing
-from lsf_jax.networks import agents, mixers
+from lsf_jax.networks import agents, mixers, recurrence
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
 
@@ -84,26 +84,32 @@ def init_params(
 def evaluate_one(
     net: Networks,
     params: types.Params,
+    layout: types.Layout,
     seen: types.Observation,
     action: Int[Array, "time agents"],
     alpha: Float[Array, ""],
 ) -> tuple[Float[Array, "time agents actions"], Float[Array, "time"]]:
     """One critic's local values at every row, and what its mixer makes of those of a joint action."""
-    q = agents.run(net.critic, params["critic"], seen.obs, jnp.eye(seen.obs.shape[1])[None])
+    critic = partial(agents.run, net.critic)
+    q = recurrence.each_row(critic, params["critic"], layout, seen.obs, jnp.eye(seen.obs.shape[1])[None])
     value = net.soft_value(q, seen.avail, alpha)
     chosen = jax.nn.one_hot(action, q.shape[-1])
-    return q, net.mixer.mix(params["mixer"], distributions.take_actions(q, action), value, chosen, seen.state)
+    of_action = distributions.take_actions(q, action)
+    return q, recurrence.each_row(net.mixer.mix, params["mixer"], layout, of_action, value, chosen, seen.state)
 
 
 def evaluate(
     net: Networks,
     params: types.Params,
+    layout: types.Layout,
     seen: types.Observation,
     action: Int[Array, "time agents"],
     alpha: Float[Array, ""],
 ) -> tuple[Float[Array, "2 time agents actions"], Float[Array, "2 time"]]:
     """`evaluate_one` by both critics."""
-    return jax.vmap(partial(evaluate_one, net), in_axes=(0, None, None, None))(params, seen, action, alpha)
+    return jax.vmap(partial(evaluate_one, net), in_axes=(0, None, None, None, None))(
+        params, layout, seen, action, alpha
+    )
 
 
 def forward(
@@ -116,13 +122,13 @@ def forward(
     logits = agents.unroll(net.actor, params["actor"], trajectory.layout, agents.trajectory_inputs(trajectory))
     log_pi = distributions.masked_log_softmax(logits, trajectory.observation.avail)
     next_action = distributions.sample_rows(log_pi[1:], following.avail, keys[1:])
-    q, q_total = evaluate(net, params["critic"], now, trajectory.action, alpha)
+    q, q_total = evaluate(net, params["critic"], trajectory.layout, now, trajectory.action, alpha)
     return Forward(
         log_pi=log_pi,
         q=q,
         q_total=q_total,
         next_action=next_action,
-        next_total=evaluate(net, targets["critic"], following, next_action, alpha)[1],
+        next_total=evaluate(net, targets["critic"], trajectory.layout, following, next_action, alpha)[1],
         alpha=alpha,
     )
 
@@ -227,7 +233,7 @@ def joint_table(
     """Local values, Q_tot of every joint action (means over both critics) and π in one first observation."""
     del key  # deterministic
     seen = jax.tree.map(lambda leaf: leaf[None], observation)
-    evaluated = partial(evaluate, net, agent.params["critic"], seen)
+    evaluated = partial(evaluate, net, agent.params["critic"], agents.one_row(), seen)
 
     def value(action: Int[Array, "agents"]) -> Float[Array, ""]:
         return evaluated(action[None], agent.params["temperature"])[1].mean()

@@ -111,9 +111,11 @@ def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict:
     }
 
 
-def exchange(net: Networks, params: dict, inputs: agents.AgentInputs, keys: Key[Array, "rows"]) -> Messages:
+def exchange(
+    net: Networks, params: dict, layout: types.Layout, inputs: agents.AgentInputs, keys: Key[Array, "rows"]
+) -> Messages:
     """Encode, sample and route: receiver i gets the block that every sender addressed to it, its own included."""
-    mean = agents.run(net.encoder, params["encoder"], inputs)
+    mean = messages.encode(net.encoder, params["encoder"], layout, inputs)
     sent = messages.sample_messages(mean, keys)
     return Messages(mean=mean, sent=sent, received=messages.route_per_receiver(sent))
 
@@ -131,7 +133,7 @@ def acting_outputs(
     The noise stays on in evaluations, as in the released code.
     """
     key_noise, key_cut = jax.random.split(key)
-    whole = exchange(net, params, jax.tree.map(lambda part: part[None], inputs), key_noise[None])
+    whole = exchange(net, params, agents.one_row(), jax.tree.map(lambda part: part[None], inputs), key_noise[None])
     sent = jnp.where(cut(whole.mean[0], key_cut), 0.0, whole.sent[0])
     received = messages.route_per_receiver(sent[None])[0]
     return agents.one_step(net.values.agent, params["agent"], hidden, inputs, received)
@@ -144,8 +146,8 @@ def forward(
     inputs, online, target = agents.trajectory_inputs(trajectory), params["q"], targets["q"]
     avail, state = trajectory.observation.avail[:-1], trajectory.observation.state[:-1]
     of_online, of_target = distributions.split_rows(keys, 2)
-    online_messages = exchange(net, online, inputs, of_online)
-    target_messages = exchange(net, target, inputs, of_target)
+    online_messages = exchange(net, online, trajectory.layout, inputs, of_online)
+    target_messages = exchange(net, target, trajectory.layout, inputs, of_target)
     q = agents.unroll(net.values.agent, online["agent"], trajectory.layout, inputs, online_messages.received)
     target_q = agents.unroll(net.values.agent, target["agent"], trajectory.layout, inputs, target_messages.received)
     best = distributions.best_value(jax.lax.stop_gradient(q[:-1]), avail)
@@ -156,7 +158,9 @@ def forward(
         target_q=target_q,
         message_mean=online_messages.mean,
         message=online_messages.sent,
-        decoder_logits=agents.run(net.decoder, online["decoder"], inputs, online_messages.received),
+        decoder_logits=messages.decode(
+            net.decoder, online["decoder"], trajectory.layout, inputs, online_messages.received
+        ),
     )
 
 
@@ -222,7 +226,7 @@ def hear(
     return types.Insight(
         q=q,
         total=q_learning.mixed(net.values, params, t.layout, q, best, t.action, state)[:, 0],
-        decoded=agents.run(net.decoder, params["decoder"], inputs, received)[:-1],
+        decoded=messages.decode(net.decoder, params["decoder"], t.layout, inputs, received)[:-1],
     )
 
 
@@ -234,7 +238,7 @@ def joint_table(
     joint = base.joint_actions(*avail.shape)
 
     def draw(key_draw: types.PRNGKey) -> types.JointTable:
-        received = exchange(net, params, inputs, key_draw[None]).received
+        received = exchange(net, params, agents.one_row(), inputs, key_draw[None]).received
         q = agents.unroll(net.values.agent, params["agent"], agents.one_row(), inputs, received)
         best = distributions.best_value(q, avail[None])
         total = partial(q_learning.mixed, net.values, params, agents.one_row(), q, best)

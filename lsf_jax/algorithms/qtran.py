@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs, q_learning, qtran_networks
 from lsf_jax.engine import distributions, learner, packing, returns
-from lsf_jax.networks import agents
+from lsf_jax.networks import agents, recurrence
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
 
@@ -100,12 +100,14 @@ def init_params(net: Networks, spec: types.EnvSpec, key: types.PRNGKey) -> dict[
 def joint_outputs(
     net: Networks,
     params: types.Params,
+    layout: types.Layout,
     state: Float[Array, "time state"],
     features: Float[Array, "time agents hidden"],
     action: Int[Array, "time agents"],
 ) -> Float[Array, "time *row"]:
     """The joint critic's output for a joint action at every step: Q_jt `[T]`, or in alt the rows `[T, N, A]`."""
-    return agents.run(net.joint, params, state, features, jax.nn.one_hot(action, net.agent.outputs))
+    taken = jax.nn.one_hot(action, net.agent.outputs)
+    return recurrence.each_row(partial(agents.run, net.joint), params, layout, state, features, taken)
 
 
 def forward(
@@ -125,12 +127,13 @@ def forward(
     target_features, target_q = agents.unroll_features(net.agent, target["agent"], trajectory.layout, inputs)
     best = distributions.greedy(jax.lax.stop_gradient(q[:-1]), avail[:-1])
     next_best = distributions.greedy(jax.lax.stop_gradient(variant.chooser(q, target_q)[1:]), avail[1:])
-    output = joint_outputs(net, online["joint"], state[:-1], features[:-1], action)
-    best_output = joint_outputs(net, online["joint"], state[:-1], features[:-1], best)
-    next_output = joint_outputs(net, target["joint"], state[1:], target_features[1:], next_best)
+    layout, value = trajectory.layout, partial(agents.run, net.value)
+    output = joint_outputs(net, online["joint"], layout, state[:-1], features[:-1], action)
+    best_output = joint_outputs(net, online["joint"], layout, state[:-1], features[:-1], best)
+    next_output = joint_outputs(net, target["joint"], layout, state[1:], target_features[1:], next_best)
     return Forward(
         q=q,
-        value=agents.run(net.value, online["value"], state[:-1], features[:-1]),
+        value=recurrence.each_row(value, online["value"], layout, state[:-1], features[:-1]),
         joint=variant.of_action(output, action),
         row=output,
         best_joint=variant.of_action(best_output, best),
@@ -209,7 +212,7 @@ def joint_table(
     features, q = agents.unroll_features(net.agent, params["agent"], agents.one_row(), base.first_inputs(observation))
 
     def joint_value(action: Int[Array, "agents"]) -> Float[Array, ""]:
-        output = joint_outputs(net, params["joint"], observation.state[None], features, action[None])
+        output = joint_outputs(net, params["joint"], agents.one_row(), observation.state[None], features, action[None])
         return variant.of_action(output, action[None]).mean()
 
     policy = base.greedy_policy(q[0], observation.avail)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Key
 from lsf_jax import types
 from lsf_jax.algorithms import base, configs, q_learning
 from lsf_jax.engine import distributions, exploration, learner, packing
-from lsf_jax.networks import agents, mixers
+from lsf_jax.networks import agents, mixers, recurrence
 from lsf_jax.registry import Entry
 from lsf_jax.settings import number, setting
 
@@ -73,7 +73,7 @@ def forward_shared(
     outputs = agents.unroll(agent, group["agent"], trajectory.layout, agents.trajectory_inputs(trajectory))
     return Forward(
         logits=outputs[:-1, :, :-1],
-        value_total=mixed_values(mixer, group["mixer"], outputs[..., -1], trajectory.observation.state),
+        value_total=mixed_values(mixer, group["mixer"], outputs[..., -1], trajectory),
     )
 
 
@@ -93,16 +93,16 @@ def forward_apart(
     values = agents.unroll(critic, group["agent"], trajectory.layout, inputs)[..., 0]
     return Forward(
         logits=agents.unroll(actor, params["actor"], trajectory.layout, inputs)[:-1],
-        value_total=mixed_values(mixer, group["mixer"], values, trajectory.observation.state),
+        value_total=mixed_values(mixer, group["mixer"], values, trajectory),
     )
 
 
 def mixed_values(
-    mixer: mixers.Mixer, params: types.Params, values: Float[Array, "rows agents"], state: Float[Array, "rows state"]
+    mixer: mixers.Mixer, params: types.Params, values: Float[Array, "rows agents"], t: types.Trajectory
 ) -> Float[Array, "rows"]:
     """V_tot of V₁..V_N by a mixer that needs no actions."""
     no_action = jnp.zeros((*values.shape, 0))
-    return mixer.mix(params, values, values, no_action, state)
+    return recurrence.each_row(mixer.mix, params, t.layout, values, values, no_action, t.observation.state)
 
 
 def insight(

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from lsf_jax.networks.gru import gru_cell, gru_over_time
-from lsf_jax.networks.recurrence import UNROLL, over_blocks, over_rows, recur, recur_keeping
+from lsf_jax.networks.recurrence import UNROLL, each_row, over_blocks, over_rows, recur, recur_keeping
 from lsf_jax.platforms import is_cpu
 from lsf_jax.types import Layout, Params, Trajectory
 
@@ -214,8 +214,7 @@ def _over_time(network: AgentNetwork, method: str, params: Params, layout: Layou
 
     parts = tuple(jax.tree.leaves(inputs))
     if not network.recurrent:
-        lead = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
-        return step(params, jnp.zeros((*lead, network.hidden)), inputs)[1]
+        return each_row(lambda p, *rows: step(p, jnp.zeros(()), rows)[1], params, layout, *parts)
     n_agents = max(part.shape[-2] for part in parts)
 
     def rows(params: Params, layout: Layout, inputs: tuple[Array, ...]) -> Any:

@@ -79,6 +79,21 @@ class MessageDecoder(nn.Module):
         return Mlp((self.hidden, self.hidden, self.n_actions))(inputs, received)
 
 
+def decode(
+    decoder: MessageDecoder,
+    params: Params,
+    layout: Layout,
+    inputs: AgentInputs,
+    received: Float[Array, "rows receivers received"],
+) -> Float[Array, "rows agents actions"]:
+    """The decoder's logits along a trajectory."""
+
+    def of_rows(params: Params, received: Array, *own: Array) -> Array:
+        return run(decoder, params, AgentInputs(*own), received)
+
+    return each_row(of_rows, params, layout, received, *inputs)
+
+
 def sample_messages(
     mean: Float[Array, "rows agents out"], keys: Key[Array, "rows"], noise: float = 1.0
 ) -> Float[Array, "rows agents out"]:

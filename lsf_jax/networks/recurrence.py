@@ -236,6 +236,9 @@ def each_row(function: Callable[..., Any], params: Params, layout: Layout, *inpu
         # Of a single row nobody can tell what is common to all rows from what merely is the same in all trajectories.
         is_common = lambda part: part.shape[:2] == (1, 1) and time > 1
         merge = lambda part: part if is_common(part) else _merged(part, several, n_trajectories)
+        if several == time:  # a loop would be run once, and copy what it reads and writes
+            outputs = function(params, *(merge(part)[0] for part in inputs))
+            return jax.tree.map(lambda leaf: leaf.reshape(time, n_trajectories, *leaf.shape[1:]), outputs)
         steps = None if layout.steps is None else -(-layout.steps // several)
         blocks = Layout(first=jnp.ones((time // several, 1), bool), steps=steps)
         outputs = recur(step, params, jnp.zeros((1, 1, 0)), blocks, tuple(map(merge, inputs)))
@@ -299,12 +302,20 @@ def over_rows(rows: Rows) -> Rows:
     @one.def_vmap
     def all_of_them(axis_size: int, batched: list, params: Params, layout: Layout, inputs: tuple) -> tuple[Any, Any]:
         of_params, of_layout, of_inputs = batched
-        params_differ, data_differ = any(jax.tree.leaves(of_params)), any(jax.tree.leaves((of_layout, of_inputs)))
-        if params_differ and data_differ:
+        params_differ, layout_differs = any(jax.tree.leaves(of_params)), any(jax.tree.leaves(of_layout))
+        if params_differ and layout_differs:
             axes = jax.tree.map(lambda each: 0 if each else None, batched)
             outputs = jax.vmap(single, in_axes=axes, axis_size=axis_size)(params, layout, inputs)
         elif params_differ:
-            axes = (jax.tree.map(lambda each: 0 if each else None, of_params), None, None)
+            # The axis of the parameters goes behind that of the trajectories, which may still come.
+            axes = (
+                jax.tree.map(lambda each: 0 if each else None, of_params),
+                None,
+                tuple(2 if b else None for b in of_inputs),
+            )
+            inputs = tuple(
+                jnp.moveaxis(part, 0, 1) if each else part for part, each in zip(inputs, of_inputs, strict=True)
+            )
             outputs = over_rows(jax.vmap(rows, in_axes=axes, out_axes=2))(params, layout, inputs)
             outputs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), outputs)
         else:

@@ -174,6 +174,34 @@ def test_twin_parameters_over_trajectories_equal_a_loop_forward_and_backward(
         close((mapped(twins, obs), run(mapped)), expected)
 
 
+MLP = Mlp((6, OUTPUTS))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_twins_that_read_what_is_their_own_equal_a_loop_and_multiply_trajectories_at_once(monkeypatch, platform):
+    """As where each of two critics mixes its own values: parameters and inputs are mapped, the layout is not."""
+    in_two_blocks(monkeypatch, 0)
+    own, state = normal(6, TRAJECTORIES, 2, ROWS, OWN), normal(7, TRAJECTORIES, ROWS, SHARED)
+    init = lambda key: MLP.init(key, own[0, 0], state[0])["params"]
+    twins = jax.vmap(init)(jax.random.split(jax.random.key(5), 2))
+
+    def mapped(twins, own, state):
+        each = lambda twin, first, own, state: each_row(partial(run, MLP), twin, Layout(first), own, state)
+        of_one = jax.vmap(each, in_axes=(0, None, 0, None))
+        return jax.vmap(of_one, in_axes=(None, 1, 0, 0))(twins, FIRST, own, state)
+
+    def loop(twins, own, state):
+        each = lambda twin, r: run(MLP, jax.tree.map(lambda leaf: leaf[twin], twins), own[r, twin], state[r])
+        return jnp.stack([jnp.stack([each(twin, r) for twin in range(2)]) for r in range(TRAJECTORIES)])
+
+    results = lambda function: jax.jit(jax.value_and_grad(weighted(function), argnums=(0, 1, 2)))(twins, own, state)
+    expected = loop(twins, own, state), results(loop)
+    with compiling_for(platform):
+        close((mapped(twins, own, state), results(mapped)), expected)
+        axes = [eqn.params["dimension_numbers"][1][0] for eqn in products(mapped, twins, own, state)]
+    assert {len(each) for each in axes} == {0, 1}  # twins; nothing of trajectories
+
+
 def test_parameters_of_a_seed_each_equal_a_loop_over_seeds(params):
     """Everything mapped at once, but for how many rows are in use."""
     seeds = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), params)
@@ -182,9 +210,6 @@ def test_parameters_of_a_seed_each_equal_a_loop_over_seeds(params):
     one = jax.jit(jax.value_and_grad(weighted(run), argnums=(0, 1)))
     apart = [one(*jax.tree.map(lambda leaf, s=seed: leaf[s], (seeds, inputs))) for seed in range(2)]
     close(jax.jit(jax.vmap(one))(seeds, inputs), jax.tree.map(lambda *leaves: jnp.stack(leaves), *apart))
-
-
-MLP = Mlp((6, OUTPUTS))
 
 
 # On CPUs 6 rows for each time: 1, 2 (AT_ONCE // 6) or all 6 times together.

@@ -16,6 +16,7 @@ from lsf_jax.algorithms import base
 from lsf_jax.engine.distributions import masked_log_softmax, sample_rows, split_rows
 from lsf_jax.networks.agents import AgentInputs, AgentNetwork, one_row, one_step, run, trajectory_inputs, unroll
 from lsf_jax.networks.messages import MessageDecoder, MessageEncoder, Route, encode, sample_messages
+from lsf_jax.networks.messages import decode as decode_messages
 from lsf_jax.networks.mixers import Mixing, MonotonicHypernetwork
 from lsf_jax.networks.recurrence import each_row
 from lsf_jax.types import AgentState, EnvSpec, Layout, Params, PRNGKey, Trajectory
@@ -161,14 +162,7 @@ def decode(
     """The decoder's logits from [x, M] along a trajectory; None where there are no messages."""
     if net.messenger is None or messages is None:
         return None
-    decoder = partial(run, net.messenger.decoder)
-    logits = each_row(
-        lambda p, received, *own: decoder(p, AgentInputs(*own), received),
-        params["decoder"],
-        layout,
-        messages.received,
-        *inputs,
-    )
+    logits = decode_messages(net.messenger.decoder, params["decoder"], layout, inputs, messages.received)
     return Decoded(message_mean=messages.mean, logits=logits)
 
 
