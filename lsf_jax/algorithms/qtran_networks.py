@@ -76,8 +76,7 @@ class CounterfactualCritic(nn.Module):
         n_agents, n_actions = action.shape[-2:]
         history = _encode(features, "history").sum(axis=-2, keepdims=True)
         ids = jnp.broadcast_to(jnp.eye(n_agents), (*action.shape[:-1], n_agents))
-        taken = _encode(action, "action")
-        others = taken.sum(axis=-2, keepdims=True) - taken
+        others = jnp.einsum("ij,...jd->...id", 1.0 - jnp.eye(n_agents), _encode(action, "action"))
         widths = (self.hidden,) * self.layers + (n_actions,)
         return agents.Mlp(widths, name="joint")(state[..., None, :], history, ids, others)
 

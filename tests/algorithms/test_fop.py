@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from lsf_jax.algorithms import fop as module
-from lsf_jax.types import Clock
+from lsf_jax.types import Clock, Layout
 from tests.support import actor_critic_cases as actor_critic
 from tests.support import engine_cases
 from tests.support import lsf_sac_cases as cases
 from tests.support import oracle_fop as oracle
 from tests.support.lsf_sac_cases import BATCH, SPEC, A, N, T
+
+WHOLE = Layout(jnp.arange(T) == 0)  # one episode
 
 SMALL = module.FopConfig(
     batch_size=BATCH,
@@ -156,7 +158,7 @@ def test_critics_read_one_observation_and_neither_state_nor_history():
     seen = jax.tree.map(lambda leaf: leaf[0, :T], seen)
 
     def q(seen):
-        return np.asarray(module.evaluate(net, c.agent.params["critic"], seen, action, jnp.float32(0.3))[0])
+        return np.asarray(module.evaluate(net, c.agent.params["critic"], WHOLE, seen, action, jnp.float32(0.3))[0])
 
     action = jnp.zeros((T, N), jnp.int32)
     np.testing.assert_array_equal(q(seen), q(seen._replace(state=seen.state + 1.0)))
@@ -175,7 +177,7 @@ def test_values_of_unavailable_actions_reach_q_total_only_in_the_unmasked_soft_v
     raised["Linear_2"] = {**raised["Linear_2"], "bias": bias.at[:, A - 1].add(2.0)}
     action = jnp.zeros((T, N), jnp.int32)
     both = [
-        module.evaluate(net, {**c.agent.params["critic"], "critic": critic}, seen, action, jnp.float32(0.3))[1]
+        module.evaluate(net, {**c.agent.params["critic"], "critic": critic}, WHOLE, seen, action, jnp.float32(0.3))[1]
         for critic in (c.agent.params["critic"]["critic"], raised)
     ]
     assert bool((both[0] != both[1]).all()) == matters

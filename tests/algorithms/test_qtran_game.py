@@ -55,7 +55,7 @@ def values(net, variant, episodes, params):
         inputs = jax.tree.map(lambda part: part[:1], trajectory_inputs(t))
         features, q = unroll_features(net.agent, params["agent"], one_row(), inputs)
         state = t.observation.state[:1]
-        output = qtran.joint_outputs(net, params["joint"], state, features, t.action)
+        output = qtran.joint_outputs(net, params["joint"], one_row(), state, features, t.action)
         return variant.of_action(output, t.action)[0], q[0], run(net.value, params["value"], state, features)[0]
 
     joint, q, v = jax.vmap(one)(episodes)
