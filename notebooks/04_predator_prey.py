@@ -10,7 +10,7 @@
 # %% [markdown]
 # # Predator-prey: over-generalisation, punishment, exploration
 #
-# Two predators must catch the same prey in the same step; whoever tries alone costs the team $p$. At $p = 0$ this is learned, at $p = -2$ nearly nobody learns it. This notebook computes why, checks the argument in the game itself, and reads what nineteen algorithms did.
+# Two predators must catch the same prey in the same step; whoever tries alone costs the team $p$. At $p = 0$ this is learned, at $p = -2$ nearly nobody learns it. This notebook computes why, checks the argument in the game itself, and reads what nineteen algorithms did (from tables of the repository, `benchmarks/results`, so run it in a clone).
 
 # %%
 from functools import partial

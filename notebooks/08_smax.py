@@ -10,7 +10,7 @@
 # %% [markdown]
 # # SMAX, and why it is not SMAC
 #
-# StarCraft-like battles that run on the device. **SMAX is not SMAC**: no terrain, no shields that recover, no armour, splash or healing; sight, range and damage by type; walls kill; 100 steps for every scenario. A number of one says nothing about the other, even where scenarios bear the same name. This notebook plays a battle, measures two policies that learn nothing, and holds trained ones against them.
+# StarCraft-like battles that run on the device. **SMAX is not SMAC**: no terrain, no shields that recover, no armour, splash or healing; sight, range and damage by type; walls kill; 100 steps for every scenario. A number of one says nothing about the other, even where scenarios bear the same name. This notebook plays a battle, measures two policies that learn nothing, and holds trained ones against them (from a table of the repository, `benchmarks/results`, so run it in a clone).
 
 # %%
 from functools import partial

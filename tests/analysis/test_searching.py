@@ -1,7 +1,5 @@
 """Optuna itself asks and is told; what it is told comes from runs written by hand, in one test from real ones."""
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +11,9 @@ from optuna.trial import TrialState
 import lsf_jax
 from lsf_jax.analysis import searching, sweeping
 from lsf_jax.config.composition import compose, grid_points, replace
-from lsf_jax.config.documents import to_yaml
-from lsf_jax.runs import experiment, tables
+from lsf_jax.runs import experiment
 from lsf_jax.settings import ConfigError
+from tests.support.search_cases import Trainer, write_run
 
 SPACE = {"algo.lr": (1e-4, 1e-1, "log"), "algo.epsilon_anneal": (50, 400), "algo.trace": [0.0, 0.4, 0.8]}
 
@@ -26,57 +24,6 @@ def config_of(tmp_path, *overrides):
         env="matrix_game",
         overrides=["seeds=2", f"train.run_dir={tmp_path}", "train.name=search", *overrides],
     )
-
-
-def write_run(config, returns, nonfinite=()):
-    """A finished run with one evaluation of each row, two moments."""
-    path = Path(config.train.run_dir) / config.train.name
-    path.mkdir(parents=True)
-    (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    trouble = [{"row": row, "seed": row % 2, "iteration": 1} for row in nonfinite]
-    (path / "card.json").write_text(json.dumps({"nonfinite": trouble}), encoding="utf-8")
-    row = np.repeat(np.arange(returns.size), 2)
-    final = np.tile([False, True], returns.size)
-    tables.write_part(
-        path,
-        "eval",
-        0,
-        0,
-        {
-            "row": row,
-            "grid": row // 2,
-            "seed": row % 2,
-            "iteration": np.tile([0, 1], returns.size),
-            "env_steps": np.tile([0, config.train.env_steps], returns.size),
-            "final": final,
-            "return": np.where(final, returns.reshape(-1)[row], -99.0).astype(np.float32),
-        },
-    )
-    return path
-
-
-class Trainer:
-    """Stands in for training: a point's return is how near its learning rate is to 0.01; seeds differ by ±1."""
-
-    def __init__(self, monkeypatch):
-        self.configs, self.stop_before, self.nonfinite, self.nan_at = [], None, {}, set()
-        monkeypatch.setattr(experiment, "ensure", self.ensure)
-
-    def ensure(self, path, config, shared):
-        assert shared is not None
-        self.configs.append(config)
-        if self.stop_before == len(self.configs):
-            return SimpleNamespace(finished=False, stopped=True)
-        if path.exists():
-            return None
-        points = grid_points(config) if config.grid else ({"lr": config.algo.lr},)
-        worth = -np.abs(np.log10([point["lr"] for point in points]) + 2)
-        returns = worth[:, None] + np.array([-1.0, 1.0])
-        for place in self.nan_at:
-            returns[place, 0] = np.nan
-        block = config.train.block or returns.size  # as the planner chooses one, on record in the run's config.yaml
-        write_run(replace(config, "train.block", block), returns, self.nonfinite.get(path.name, ()))
-        return SimpleNamespace(finished=True, stopped=False)
 
 
 @pytest.fixture
