@@ -75,34 +75,15 @@ lsf_jax.plot_map(run, x="algo.lr", y="algo.overestimate_weight", metric="q_error
 # %% [markdown]
 # ## Another grid compiles nothing
 #
-# As many other values are other inputs of the same program: what XLA compiled is in the cache, and of the seconds of compiling only tracing and loading are left. (In a notebook that is run again the first grid finds it there too.) `lsf_jax.sweep` returns what a grid came to as an `xarray` dataset, with names on every axis.
+# As many other values are other inputs of the same program: what XLA compiled is in the cache, and of the seconds of compiling only tracing and loading are left. (In a notebook that is run again the first grid finds it there too.) `xarray` gives the same numbers with names on every axis.
 
 # %%
-short = lsf_jax.compose(presets=["matrix"], overrides=[*protocol, "train.env_steps=400"])
+other = ["algo.overestimate_weight=0.9,0.8,0.6,0.5", "algo.lr=2e-3,5e-3", "train.env_steps=400"]
 with capture_output():
-    data = lsf_jax.sweep(short, {"algo.overestimate_weight": [0.9, 0.8, 0.6, 0.5], "algo.lr": [2e-3, 5e-3]})
-second = lsf_jax.load_run(f"{folder}/{data['run'].item(0)}").card["timing"]
-print(f"seconds of compiling: {result.timing['compile_seconds']:.1f}, then {second['compile_seconds']:.1f}")
+    second = lsf_jax.train(lsf_jax.compose(presets=["matrix"], overrides=[*protocol, *other]))
+print(f"seconds of compiling: {result.timing['compile_seconds']:.1f}, then {second.timing['compile_seconds']:.1f}")
+data = lsf_jax.load_run(second.path).to_xarray()
 data["q_error"].isel(step=-1).median("seed").set_index(point=keys).unstack("point").to_series().unstack()
-
-# %% [markdown]
-# ## A search: Optuna in batches
-#
-# A grid wastes most of its points. `optimize` asks [Optuna](https://optuna.org) for a batch of points, trains all of them with all their seeds as one program, tells what they came to, and asks for the next batch; the second batch compiles nothing. Called again it goes on where it was stopped. Two batches of eight points and 50 updates show how it goes, not what is best: a search that is to be believed takes hundreds of points, and its best point fresh seeds.
-
-# %%
-with capture_output():
-    found = lsf_jax.optimize(
-        lsf_jax.replace(short, "train.name", "search"),
-        {"algo.overestimate_weight": (0.05, 1.0), "algo.lr": (5e-4, 5e-2, "log")},
-        "q_error",
-        trials=16,
-        batch=8,
-        direction="minimize",
-    )
-print(found)
-batches = lsf_jax.load_runs(found.path)
-print("seconds of compiling:", *(round(batch.card["timing"]["compile_seconds"], 1) for batch in batches))
 
 # %% [markdown]
 # ## Which seeds find it
