@@ -81,7 +81,7 @@ def optimize(
     Args:
       config: from `compose`, without a grid; every point gets its `train.seeds`.
       space: dotted key of a number of the algorithm -> (low, high), (low, high, "log"), a list of values to choose
-        from, or one of Optuna's distributions. Whole numbers stay whole.
+        from, or one of Optuna's distributions. Of a setting that is a whole number the range is of whole numbers.
       objective: a metric of the final evaluation, whose mean over seeds counts; or a function of the evaluations of one
         point (an `xarray.Dataset` of dimensions seed and step), such as
         `lambda point: point["return"].isel(step=-1).median()`.
@@ -113,6 +113,7 @@ def optimize(
     path = _folder(config)
     with folder.lock(path):
         study, shared = _opened(path, config, direction), Shared()
+        _check_space(study, distributions)
         while points := _asked(study, distributions, trials, batch, sampler, config.train.seed):
             result = _train(path, config, points, shared)
             if result is not None and not result.finished:
@@ -216,6 +217,22 @@ def _opened(path: Path, config: Config, direction: Any) -> "optuna.Study":
             f"search {path} cannot go on with {changed[0]}; leave that alone, or choose another train.name"
         )
     return study
+
+
+def _check_space(study: "optuna.Study", space: Mapping[str, Any]) -> None:
+    """Nothing, where Optuna takes a space for trials beside those that there are: lists of choices stay as they are.
+
+    Raises:
+      ConfigError: it does not.
+    """
+    from optuna.distributions import check_distribution_compatibility
+
+    before = {key: kind for trial in study.trials for key, kind in trial.distributions.items()}
+    for key in before.keys() & space.keys():
+        try:
+            check_distribution_compatibility(before[key], space[key])
+        except ValueError as error:
+            raise ConfigError(f"space of {key} is another kind than this search began with: {error}") from None
 
 
 def _asked(

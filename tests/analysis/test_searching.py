@@ -194,6 +194,8 @@ def test_a_folder_of_another_search_is_refused(tmp_path, trainer):
     lsf_jax.optimize(config_of(tmp_path), SPACE, trials=1, batch=1)
     with pytest.raises(ConfigError, match=r"cannot go on with algo\.batch_size: 8 -> 16; leave that alone, or choose"):
         lsf_jax.optimize(config_of(tmp_path, "algo.batch_size=16"), SPACE, trials=2)
+    with pytest.raises(ConfigError, match=r"space of algo\.trace is another kind than this search began with"):
+        lsf_jax.optimize(config_of(tmp_path), {"algo.trace": [0.5, 0.6]}, trials=2)
     with pytest.raises(ConfigError, match="direction is minimize; expected maximize, as "):
         lsf_jax.optimize(config_of(tmp_path), SPACE, trials=2, direction="minimize")
     with pytest.raises(ConfigError, match=r"algo\.lr is swept by the configuration already"):
