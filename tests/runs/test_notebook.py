@@ -109,7 +109,7 @@ result = lsf_jax.train(lsf_jax.compose(algo="qmix", env="matrix_game", overrides
 """
 
 
-def outputs_until(client, found, patience=300.0):
+def outputs_until(client, found, patience=1500.0):
     """Messages of a kernel until one satisfies `found`; that one is last."""
     seen, end = [], time.monotonic() + patience
     while time.monotonic() < end:
