@@ -73,7 +73,10 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.analysis.reliability import probability_of_improvement as probability_of_improvement
     from lsf_jax.analysis.reliability import scores_of as scores_of
     from lsf_jax.analysis.report import report_page as report_page
+    from lsf_jax.analysis.searching import Optimized as Optimized
+    from lsf_jax.analysis.searching import optimize as optimize
     from lsf_jax.analysis.summary import summary_table as summary_table
+    from lsf_jax.analysis.sweeping import sweep as sweep
     from lsf_jax.analysis.viewer import episode_page as episode_page
     from lsf_jax.config.composition import Config as Config
     from lsf_jax.config.composition import compose as compose

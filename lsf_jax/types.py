@@ -188,6 +188,8 @@ class Channel(NamedTuple):
     hear: Callable[["AgentState", Trajectory, Array], Insight]
     """`(agent, trajectory, sent [T+1, N, sent])`: q, total and decoded, and log_pi where actors listen, had agents sent
     that, noise included."""
+    drawn: Callable[["PRNGKey"], Array] | None = None
+    """From a key of `Algorithm.scores`, what it draws for messages, N(0, I) `[N, sent]`; None: acting says nothing."""
 
 
 class EpisodeStats(NamedTuple):

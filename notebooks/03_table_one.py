@@ -10,7 +10,7 @@
 # %% [markdown]
 # # Table I, and whether LSF-SAC finds (A, A)
 #
-# The paper's Table I shows one trained network of each of five systems on a game of one step, and concludes that LSF-SAC finds the best joint action where VDN, QMIX and DOP do not. This notebook asks the same of 1,024 seeds of nineteen systems. Nothing is trained here: the seeds are in a tracked table that `lsf-jax matrix-table --seeds 1024` made (with `--seeds 64` it takes 25 minutes on two cores).
+# The paper's Table I shows one trained network of each of five systems on a game of one step, and concludes that LSF-SAC finds the best joint action where VDN, QMIX and DOP do not. This notebook asks the same of 1,024 seeds of nineteen systems. Nothing is trained here: the seeds are in a tracked table that `lsf-jax matrix-table --seeds 1024` made (with `--seeds 64` it takes 25 minutes on two cores). It reads tables of the repository (`benchmarks/results`), so run it in a clone.
 
 # %%
 import json

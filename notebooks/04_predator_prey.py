@@ -10,7 +10,7 @@
 # %% [markdown]
 # # Predator-prey: over-generalisation, punishment, exploration
 #
-# Two predators must catch the same prey in the same step; whoever tries alone costs the team $p$. At $p = 0$ this is learned, at $p = -2$ nearly nobody learns it. This notebook computes why, checks the argument in the game itself, and reads what nineteen algorithms did.
+# Two predators must catch the same prey in the same step; whoever tries alone costs the team $p$. At $p = 0$ this is learned, at $p = -2$ nearly nobody learns it. This notebook computes why, checks the argument in the game itself, and reads what nineteen algorithms did (from tables of the repository, `benchmarks/results`, so run it in a clone).
 
 # %%
 from functools import partial
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 import lsf_jax
 from lsf_jax.analysis.render import paint
@@ -120,7 +121,7 @@ plt.show()
 # %% [markdown]
 # ## What nineteen algorithms did
 #
-# Tracked runs, made by `lsf-jax suite predator_prey_p2`: each algorithm's defaults, 4 seeds; LSF-SAC, QMIX and QPLEX over 1,000,000 env steps, the rest over 200,000. This is **our** protocol and not the paper's (which explores by ε over 50,000 or 1,000,000 steps; that one is `lsf-jax reproduce fig3`), so nothing below says what the paper's figure would look like. Four seeds are few: read them as what happened, not as a ranking.
+# The evaluations and training rows of runs made by `lsf-jax suite predator_prey_p2`, as two tracked tables (the command is beside them): each algorithm's defaults, 4 seeds; LSF-SAC, QMIX and QPLEX over 1,000,000 env steps, the rest over 200,000. This is **our** protocol and not the paper's (which explores by ε over 50,000 or 1,000,000 steps; that one is `lsf-jax reproduce fig3`), so nothing below says what the paper's figure would look like. Four seeds are few: read them as what happened, not as a ranking.
 
 
 # %%
@@ -133,8 +134,8 @@ def tracked(name):
     raise FileNotFoundError(f"benchmarks/results/{name} is part of the repository, not of the wheel: clone it")
 
 
-runs = lsf_jax.load_runs(tracked("predator_prey_p2"))
-final = runs.to_frame().query("final")
+results = tracked("predator_prey_p2")
+final = pd.read_csv(results / "eval.csv").query("final")
 ends = final.groupby("algo.name")[["return", "captures", "lone_catches"]].agg(["min", "max"]).round(1)
 silent = ends[(ends.drop(columns=[("return", "max")]) == 0).all(axis=1)].index
 print(f"{len(silent)} of {len(ends)} end with all seeds at return 0: no catch is tried any more")
@@ -144,9 +145,21 @@ ends.drop(index=silent)
 # A greedy policy that never catches returns exactly 0, so the curves of returns are flat lines. What tells how it came to that is the data that they collected: prey caught for each episode *while training*.
 
 # %%
-lsf_jax.plot_curves(
-    runs, metric="train/episode_captures", title="p = -2: prey caught per episode of training, 4 seeds each"
-)
+train = pd.read_csv(results / "train.csv")
+train["bin"] = (train["env_steps"] // 20_000) * 20_000 + 10_000
+caught = train.groupby(["algo.name", "bin", "seed"])["episode_captures"].mean().unstack()
+figure, axes = plt.subplots(4, 5, figsize=(10, 6.4), sharey=True, layout="constrained")
+for axis, name in zip(axes.flat, caught.index.unique(0), strict=False):
+    seeds = caught.loc[name]
+    axis.fill_between(seeds.index / 1000, seeds.min(axis=1), seeds.max(axis=1), alpha=0.25, linewidth=0)
+    axis.plot(seeds.index / 1000, seeds.median(axis=1))
+    axis.set_title(name, fontsize="small")
+    axis.spines[["top", "right"]].set_visible(False)
+for axis in axes.flat[caught.index.unique(0).size :]:
+    axis.axis("off")
+figure.supxlabel("thousand environment steps per seed", fontsize="small")
+figure.suptitle("p = -2: prey caught per episode of training, median and range of 4 seeds", fontsize="medium")
+plt.show()
 
 # %% [markdown]
 # ## When hunting stops
@@ -154,10 +167,8 @@ lsf_jax.plot_curves(
 # Catches that were tried, good or bad, for every 1,000 env steps, over the first 200,000 steps. Random play is the level at which all begin.
 
 # %%
-train = runs.to_frame("train")
 random_tries = sum(episodes.info[name].sum() for name in ("captures", "lone_catches")) / episodes.valid.sum() * 1000
 train["tries"] = (train["episode_captures"] + train["episode_lone_catches"]) / train["episode_length"] * 1000
-train["bin"] = (train["env_steps"] // 20_000) * 20_000 + 10_000
 early = train[train["env_steps"] < 200_000].groupby(["algo.name", "bin"])["tries"].mean().unstack(0)
 last = early.iloc[-1].sort_values(ascending=False)
 named = list(dict.fromkeys([*last.index[:3], "lsf_sac", "qmix"]))

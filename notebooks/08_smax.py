@@ -10,7 +10,7 @@
 # %% [markdown]
 # # SMAX, and why it is not SMAC
 #
-# StarCraft-like battles that run on the device. **SMAX is not SMAC**: no terrain, no shields that recover, no armour, splash or healing; sight, range and damage by type; walls kill; 100 steps for every scenario. A number of one says nothing about the other, even where scenarios bear the same name. This notebook plays a battle, measures two policies that learn nothing, and holds trained ones against them.
+# StarCraft-like battles that run on the device. **SMAX is not SMAC**: no terrain, no shields that recover, no armour, splash or healing; sight, range and damage by type; walls kill; 100 steps for every scenario. A number of one says nothing about the other, even where scenarios bear the same name. This notebook plays a battle, measures two policies that learn nothing, and holds trained ones against them (from a table of the repository, `benchmarks/results`, so run it in a clone).
 
 # %%
 from functools import partial
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 import lsf_jax
 from lsf_jax.analysis.render import MARGIN, paint
@@ -112,7 +113,7 @@ plt.show()
 # %% [markdown]
 # ## What is learned on smax/3m
 #
-# Tracked runs, 4 seeds × 1,000,000 env steps each, one core each: `lsf-jax train --preset smax --env smax/3m --train million` and `lsf-jax train --algo qmix --env smax/3m --train million`, greedy evaluations of 32 battles. LSF-SAC's preset was chosen among a dozen settings on two of these four seeds while QMIX has its defaults: read the two as learning alike, not as a comparison.
+# The evaluations of two runs as a tracked table, 4 seeds × 1,000,000 env steps each, one core each: `lsf-jax train --preset smax --env smax/3m --train million` and `lsf-jax train --algo qmix --env smax/3m --train million`, greedy evaluations of 32 battles. LSF-SAC's preset was chosen among a dozen settings on two of these four seeds while QMIX has its defaults: read the two as learning alike, not as a comparison.
 
 
 # %%
@@ -125,9 +126,8 @@ def tracked(name):
     raise FileNotFoundError(f"benchmarks/results/{name} is part of the repository, not of the wheel: clone it")
 
 
-runs = lsf_jax.load_runs(tracked("smax_3m"))
-frame = runs.to_frame()
-budget = runs[0].config["train"]["env_steps"]
+frame = pd.read_csv(tracked("smax_3m") / "eval.csv")
+budget = 1_000_000
 late = frame[frame["env_steps"] > 0.9 * budget]
 share = late.groupby(["algo.name", "seed"])["success"].mean().unstack()
 print("battles won over the last tenth of the env steps, each seed's mean:")

@@ -10,7 +10,7 @@
 # %% [markdown]
 # # Planning: what a run needs, before it runs
 #
-# How many seeds fit side by side, what takes the memory, and what would an accelerator do? `make_plan` answers the first two from shapes alone: it traces one iteration and compiles nothing, in seconds, on a laptop. `lsf-jax plan --target h100` compiles the program for a chip that is not there; its answers for the shipped presets are a tracked table, read below.
+# How many seeds fit side by side, what takes the memory, and what would an accelerator do? `make_plan` answers the first two from shapes alone: it traces one iteration and compiles nothing, in seconds, on a laptop. `lsf-jax plan --target h100` compiles the program for a chip that is not there; its answers for the shipped presets are a tracked table of the repository (`benchmarks/results`), read below: run this in a clone.
 
 # %%
 import json

@@ -83,7 +83,7 @@ def test_what_a_page_tells_to_type_is_understood(line, examples, capsys):
     options = app._parse(words)
     assert set(options.plugins) <= set(EXAMPLES)
     if hasattr(options, "preset"):
-        compose(algo=options.algo, env=options.env, overrides=options.overrides)
+        compose(algo=options.algo, env=options.env, presets=options.preset, overrides=options.overrides)
     assert COMMANDS[words[0]].name in parser().format_help()
 
 

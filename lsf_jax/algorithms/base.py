@@ -102,6 +102,24 @@ def on_policy(batch_size: int) -> Replay:
     return replay
 
 
+def drawn_while_acting(
+    n_agents: int, sent: int, split: Callable[[Array], Array] | None = None
+) -> Callable[[types.PRNGKey], Array]:
+    """The noise of the messages that the outputs of `agent_acting` exchange, as a function of the key it is given.
+
+    Args:
+      n_agents: N.
+      sent: numbers that each sends.
+      split: from the key of the outputs to that of the noise, where they are not one.
+    """
+
+    def drawn(key: types.PRNGKey) -> Float[Array, "agents sent"]:
+        key_outputs, _ = chance.split(key)
+        return jax.random.normal(split(key_outputs) if split else key_outputs, (n_agents, sent))
+
+    return drawn
+
+
 def agent_acting(
     spec: types.EnvSpec,
     hidden: int,

@@ -301,6 +301,12 @@ def make_networks(spec: types.EnvSpec, cfg: NdqConfig) -> Networks:
     )
 
 
+def make_channel(net: Networks, spec: types.EnvSpec, cfg: NdqConfig) -> types.Channel:
+    """How messages reach utilities."""
+    drawn = base.drawn_while_acting(spec.n_agents, net.encoder.outputs, lambda key: jax.random.split(key)[0])
+    return types.Channel(dim=cfg.message_dim, noise=1.0, hear=partial(hear, net=net), drawn=drawn)
+
+
 def make_ndq(spec: types.EnvSpec, cfg: NdqConfig, observe: packing.ObserveFn) -> types.Algorithm:
     """Bind NDQ for an environment.
 
@@ -342,7 +348,7 @@ def make_ndq(spec: types.EnvSpec, cfg: NdqConfig, observe: packing.ObserveFn) ->
         joint_table=partial(joint_table, net=net),
         forward=parts.forward,
         insight=partial(insight, net=net),
-        channel=types.Channel(dim=cfg.message_dim, noise=1.0, hear=partial(hear, net=net)),
+        channel=make_channel(net, spec, cfg),
         **base.agent_acting(spec, cfg.hidden, free, behave, tested, stochastic=False)._asdict(),
     )
 

@@ -96,7 +96,8 @@ def _told(config: Config) -> set[str]:
     unused = ("epsilon_start", "epsilon_finish", "epsilon_anneal")
     sampled = getattr(config.algo, "behaviour", None) == "sample"
     keys = {f"algo.{key}" for key in vars(config.algo) if not (sampled and key in unused)}
-    keys |= {f"grid algo.{key}" for key, _ in config.grid} | {f"env.{key}" for key in vars(config.env)}
+    keys |= {f"{config.swept.section} {key}" for key in config.swept.values}
+    keys |= {f"env.{key}" for key in vars(config.env)}
     return keys | {"algo.name", "env.name", *IRRELEVANT, *(f"train.{key}" for key in TOLD_OF_TRAIN)}
 
 

@@ -1,8 +1,8 @@
 """One row of a run as a folder that stands alone: parameters, what they are for, a model card, and code that acts.
 
 What acts from it is `numpy_policy`, copied: Linear, ReLU, GRU or Linear, Linear, the network that all our algorithms
-share. Whether an algorithm's agents really act so is not believed but tried, on random observations, before anything is
-written.
+share, and the encoder of messages of agents that talk while they act. Whether an algorithm's agents really act so is
+not believed but tried, on random observations, before anything is written.
 """
 
 import importlib.metadata
@@ -28,6 +28,10 @@ from lsf_jax.settings import ConfigError
 from lsf_jax.types import AgentState
 
 CODE, CARD = "policy.py", "README.md"
+TALKS = (
+    "These agents talk while they act: every call of `act` is one round of messages between all of them, noise "
+    "included, so an action depends on what all see and not on an agent's own observations alone."
+)
 FORMAT = 1
 """Of `numpy_policy.SPEC`; another one whenever that file means something else."""
 TRIED, CLOSE = 4, 1e-4
@@ -51,7 +55,7 @@ def extract_policy(policies: Policies, row: int, folder: str | Path) -> Path:
 
     Raises:
       ConfigError: there is no such row, the folder cannot be written, or the agents of this algorithm act by more than
-        the network that all algorithms share, for example by messages.
+        the network that all algorithms share and messages, for example by messages of which some are cut.
     """
     policy, folder = policies.row(row), Path(folder)
     spec = _spec(policies, policy)
@@ -73,7 +77,7 @@ def extract_policy(policies: Policies, row: int, folder: str | Path) -> Path:
 def _spec(policies: Policies, policy: Policy) -> dict[str, Any]:
     """What the acting network is and what it reads, as JSON can hold it."""
     config, sizes = policy.config, policy.program.env.spec
-    names = _acting_names(policy)
+    names, encoder = _acting_names(policy)
     hidden = _flat(policy.params)[names["output_layer/kernel"]].shape[0]
     return {
         "format": FORMAT,
@@ -89,6 +93,7 @@ def _spec(policies: Policies, policy: Policy) -> dict[str, Any]:
             "recurrent": "gru_input_kernel" in names,
             "output_range": list(LOGIT_RANGE) if getattr(config.algo, "logit_clamp", False) else None,
             "parameters": names,
+            "messages": _messages(policy, encoder) if encoder else None,
         },
         "run": policies.path.resolve().name,
         "row": policy.row,
@@ -98,23 +103,48 @@ def _spec(policies: Policies, policy: Policy) -> dict[str, Any]:
     }
 
 
-def _acting_names(policy: Policy) -> dict[str, str]:
+def _acting_names(policy: Policy) -> tuple[dict[str, str], dict[str, str]]:
     """Name in the acting network -> name among all parameters, found by asking the algorithm what of them acts.
 
+    Returns:
+      Those of the agent network, and those of the encoder of messages: none where agents do not talk.
+
     Raises:
-      ConfigError: that is not the network that all algorithms share.
+      ConfigError: that is not the network that all algorithms share, with or without messages.
     """
     named = _name_leaves(policy.params)
     algorithm = policy.program.algorithm
     acting = algorithm.policy_params(AgentState(params=named, targets={}, opt_state={}))
     found = _flat(acting) if isinstance(acting, dict) else {}
+    encoder = _below(found, "encoder")
+    if set(encoder) == {f"{layer}/{part}" for layer in numpy_policy.LAYERS for part in ("kernel", "bias")}:
+        found = next((inner for group in acting if (inner := _below(found, group)) and group != "encoder"), {})
     layers = [f"{layer}_layer/{part}" for layer in ("input", "output") for part in ("kernel", "bias")]
     memory = [f"gru_{source}_{part}" for source in ("input", "hidden") for part in ("kernel", "bias")]
     second = ["hidden_layer/kernel", "hidden_layer/bias"]
     if algorithm.scores is None or set(found) not in ({*layers, *memory}, {*layers, *second}):
         more = sorted({name.partition("/")[0] for name in found} - {"input_layer", "output_layer"})
         raise _refusal(policy, f"it acts by {', '.join(more) or 'parameters of its own'}")
-    return found
+    return found, encoder
+
+
+def _below(names: dict[str, str], group: str) -> dict[str, str]:
+    """Of names those of one group, without it."""
+    return {name.removeprefix(f"{group}/"): full for name, full in names.items() if name.startswith(f"{group}/")}
+
+
+def _messages(policy: Policy, encoder: dict[str, str]) -> dict[str, Any]:
+    """How agents talk while they act, as JSON can hold it.
+
+    Raises:
+      ConfigError: some of what they say does not arrive.
+    """
+    channel, cut = policy.program.algorithm.channel, getattr(policy.config.algo, "cut", "none")
+    if channel is None or channel.drawn is None or cut != "none":
+        raise _refusal(policy, f"its messages are cut (algo.cut={cut})" if cut != "none" else "it acts by encoder")
+    sent = _flat(policy.params)[encoder[f"{numpy_policy.LAYERS[-1]}/bias"]].shape[0]
+    to = "all" if sent == channel.dim else "each"
+    return {"dim": channel.dim, "noise": channel.noise, "to": to, "parameters": encoder}
 
 
 def _refusal(policy: Policy, why: str) -> ConfigError:
@@ -128,17 +158,19 @@ def _try(policy: Policy, spec: dict[str, Any], arrays: dict[str, np.ndarray]) ->
     """Nothing, where the copy gives what the original gives, along a few steps of random observations."""
     copy = numpy_policy.Policy.of(spec, arrays)
     shape = (spec["n_agents"], spec["obs_dim"])
-    carry, carry_copy = policy.start(), copy.start()
+    carry, carry_copy, channel = policy.start(), copy.start(), policy.program.algorithm.channel
+    drawn = None if channel is None else channel.drawn
     for step, obs in enumerate(np.random.default_rng(0).normal(size=(TRIED, *shape)).astype(np.float32)):
         key = jax.random.key(step)
+        noise = None if drawn is None else np.asarray(drawn(key))
         seen = policy._seen(obs, None, key)
         with jax.default_matmul_precision("highest"):
             expected = np.asarray(policy.jitted.scores(policy.params, carry, seen, key), np.float64)
             carry, action = policy.act(obs, None, carry, key)
-        found = copy.scores(obs, carry_copy)
+        found = copy.scores(obs, carry_copy, noise)
         if found.shape != expected.shape or np.abs(found - expected).max() > CLOSE * max(1.0, np.abs(expected).max()):
             raise _refusal(policy, "it makes something else of its network's outputs")
-        carry_copy = copy.act(obs, None, carry_copy)[0]._replace(last_action=np.asarray(action))
+        carry_copy = copy.act(obs, None, carry_copy, noise=noise)[0]._replace(last_action=np.asarray(action))
 
 
 def _name_leaves(tree: Any, prefix: str = "") -> Any:
@@ -177,6 +209,7 @@ def _card(policies: Policies, policy: Policy, spec: dict[str, Any]) -> str:
             "## Use",
             "",
             "Needs Python and NumPy. `policy.py` reads the two files beside it and runs no code from them.",
+            *([TALKS] if spec["network"]["messages"] else []),
             "",
             "```python",
             "from policy import Policy",

@@ -26,6 +26,7 @@ from lsf_jax.analysis.style import (
     save,
     unit_of,
 )
+from lsf_jax.config.grids import swept_in
 from lsf_jax.settings import ConfigError
 
 DYNAMICS = ("alpha", "entropy", "kl_per_message")
@@ -69,9 +70,10 @@ def _draw_fan(axes: Axes, system: System, metric: str) -> None:
         )
     rows, last = final_values(system.run, metric, system.grid)
     axes.margins(x=0)
-    if not rows.size:
+    known = np.flatnonzero(np.isfinite(last))  # a seed that ended without a number is drawn as far as it has any
+    if not known.size:
         return
-    places = {"worst": int(np.argmin(last)), "best": int(np.argmax(last))}
+    places = {"worst": int(known[np.argmin(last[known])]), "best": int(known[np.argmax(last[known])])}
     for place, row in enumerate(rows):
         mine = points.row == row
         named = next((name for name, which in places.items() if which == place and rows.size > 1), "")
@@ -148,9 +150,12 @@ def plot_map(
     Raises:
       ConfigError: fewer than two keys were swept, an unknown key or value, or a run that lacks the metric.
     """
-    grid = run.config.get("grid") or {}
+    swept = swept_in(run.config)
+    if swept.paired:
+        raise ConfigError(f"{run.path} has points, given one by one; expected a grid of two keys or more for a map")
+    grid = swept.values
     x, y = _map_keys(grid, x, y, run.path)
-    settings, keep = settings_of(run), np.ones(math.prod(map(len, grid.values())), bool)
+    settings, keep = settings_of(run), np.ones(swept.size, bool)
     for key, value in (at or {}).items():
         if key not in grid or value not in grid[key]:
             raise ConfigError(f"at has {key}={value:g}; expected swept keys and values: {_grid_text(grid)}")

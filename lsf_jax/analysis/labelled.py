@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lsf_jax.analysis.records import Columns, RunRecord, grid_of, metric_names, settings_of
+from lsf_jax.config.grids import swept_in
 from lsf_jax.runs.part_schema import KEY_COLUMNS, is_setting
 from lsf_jax.settings import ConfigError, clip
 
@@ -53,7 +54,7 @@ def dataset(runs: Sequence[RunRecord], table: str = "eval") -> "xarray.Dataset":
     Raises:
       ConfigError: an unknown table, or xarray is not installed.
     """
-    xarray = _import("xarray")
+    xarray = require("xarray")
     tables = [_table(run, table) for run in runs]
     cells = [_cells(run, columns) for run, columns in zip(runs, tables, strict=True)]
     seeds = np.unique(np.concatenate([each.seeds for each in cells]))
@@ -92,12 +93,12 @@ def frame(runs: Sequence[RunRecord], table: str = "eval") -> "pandas.DataFrame":
     Raises:
       ConfigError: an unknown table, or pandas is not installed.
     """
-    pandas = _import("pandas")
+    pandas = require("pandas")
     parts = []
     for run in runs:
         columns, settings = _table(run, table), settings_of(run)
         point = grid_of(run, columns) if columns else np.zeros(0, np.int64)
-        head = [*_NAMES, *(run.config.get("grid") or {})]
+        head = [*_NAMES, *swept_in(run.config).values]
         parts.append(
             pandas.DataFrame(
                 {"run": np.full(len(point), run.path.name)}
@@ -107,7 +108,7 @@ def frame(runs: Sequence[RunRecord], table: str = "eval") -> "pandas.DataFrame":
             )
         )
     joined = pandas.concat(parts, ignore_index=True)
-    swept = {name: None for run in runs for name in run.config.get("grid") or {}}
+    swept = {name: None for run in runs for name in swept_in(run.config).values}
     first = ["run", *_NAMES, *swept]
     rest = sorted((name for name in joined if name not in first), key=is_setting)
     return joined[[*first, *rest]]
@@ -196,10 +197,19 @@ def _flattened(card: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _import(name: str) -> ModuleType:
+def require(name: str, extra: str = "analysis") -> ModuleType:
+    """A package that is not needed by everybody, imported.
+
+    Args:
+      name: of the package.
+      extra: of ours that has it.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(
-            f"{name} is not installed ({clip(str(error))}); expected it for frames: pip install 'lsf-jax[analysis]'"
+            f"{name} is not installed ({clip(str(error))}); expected it here: pip install 'lsf-jax[{extra}]'"
         ) from None

@@ -5,8 +5,6 @@ neighbours leaves rows behind that belong to nobody's result. They are dropped h
 `counted_evaluations`, and nowhere else.
 """
 
-import itertools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -15,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lsf_jax.config import yaml12
+from lsf_jax.config.grids import swept_in
 from lsf_jax.runs import folder, part_schema, schemas, tables
 from lsf_jax.runs.safe_files import RunFolderError
 from lsf_jax.runs.setting_values import settings_by_point
@@ -31,7 +30,7 @@ class RunRecord(NamedTuple):
     """
 
     path: Path
-    config: dict[str, Any]  # config.yaml: sections "algo", "env", "train" and, for a sweep, "grid"
+    config: dict[str, Any]  # config.yaml: sections "algo", "env", "train" and, for a sweep, "grid" or "points"
     card: dict[str, Any]  # card.json: versions, hardware, commit, block width, timing
     train: Columns  # one row per seed and logged iteration
     evaluation: Columns  # one row per seed and evaluation
@@ -112,7 +111,7 @@ def _n_rows(run: RunRecord) -> int | None:
 
 
 def _n_points(run: RunRecord) -> int:
-    return math.prod(len(values) for values in (run.config.get("grid") or {}).values())
+    return swept_in(run.config).size
 
 
 def counted_rows(
@@ -172,11 +171,9 @@ def grid_labels(run: RunRecord) -> list[str]:
       One text per grid point in the order of the column `grid` (last key fastest), for example "lr=0.001, beta=0.1";
       one empty text where there is no grid.
     """
-    grid = run.config.get("grid") or {}
-    names = [key.removeprefix("algo.") for key in grid]
     return [
-        printable(", ".join(f"{name}={value:g}" for name, value in zip(names, point, strict=True)))
-        for point in itertools.product(*grid.values())
+        printable(", ".join(f"{key.removeprefix('algo.')}={value:g}" for key, value in point.items()))
+        for point in swept_in(run.config).points
     ]
 
 
@@ -190,7 +187,7 @@ def settings_of(run: RunRecord) -> dict[str, np.ndarray]:
       Dotted name, such as "algo.lr" -> `[points]`; swept ones first.
     """
     sections = {section: run.config.get(section) or {} for section in ("algo", "env", "train")}
-    return settings_by_point(sections, run.config.get("grid") or {})
+    return settings_by_point(sections, swept_in(run.config))
 
 
 def table_of(run: RunRecord, metric: str) -> Columns:

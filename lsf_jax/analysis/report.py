@@ -17,8 +17,8 @@ from lsf_jax.analysis.compare import Row, compare_runs, differs
 from lsf_jax.analysis.frames import Run, load_run
 from lsf_jax.analysis.html import render_page
 from lsf_jax.analysis.plots import plot_curves
-from lsf_jax.analysis.records import budget, grid_labels, grid_of, metric_names
-from lsf_jax.analysis.statistics import summarize
+from lsf_jax.analysis.records import budget, grid_labels, metric_names
+from lsf_jax.analysis.statistics import final_values, summarize
 from lsf_jax.runs.manifest import CheckpointError
 from lsf_jax.runs.safe_files import write_output
 from lsf_jax.settings import ConfigError, env_label
@@ -116,7 +116,8 @@ def _member(path: Path, name: str) -> Member:
     try:
         run = load_run(path)
         algo, env, train = (run.config.get(section) or {} for section in ("algo", "env", "train"))
-        n_rows = int(train.get("seeds", 0)) * len(grid_labels(run))
+        n_points = len(grid_labels(run))
+        n_rows = int(train.get("seeds", 0)) * n_points
         done = int(run.evaluation["final"].sum()) if "final" in run.evaluation else 0
         seconds = run.card.get("timing", {}).get("total_seconds")
         return Member(
@@ -127,7 +128,7 @@ def _member(path: Path, name: str) -> Member:
             run=run,
             algorithm=str(algo.get("name")),
             environment=env_label(str(env.get("name")), env),
-            seeds=f"{train.get('seeds')}" + (f" × {len(grid_labels(run))} points" if run.config.get("grid") else ""),
+            seeds=f"{train.get('seeds')}" + (f" × {n_points} points" if n_points > 1 else ""),
             budget=f"{budget(run):,}",
             hours="–" if seconds is None else f"{float(seconds) / 3600:.2f}",
         )
@@ -178,7 +179,7 @@ def _tables(members: Sequence[Member]) -> list[dict[str, Any]]:
 
 
 def _cells(run: Run, metric: str, grid: int) -> list[str]:
-    rows, values = _last_values(run, metric, grid)
+    rows, values = final_values(run, metric, grid)
     known = np.isfinite(values)
     if not known.any():
         return []
@@ -187,15 +188,6 @@ def _cells(run: Run, metric: str, grid: int) -> list[str]:
     texts = [f"{number:.3f}" for number in (found.median, found.low, found.high, found.iqm)]
     worst, best = (f"row {rows[place]}" for place in (values.argmin(), values.argmax()))
     return [f"{found.n:,}", *texts, f"{found.iqm_low:.3f} … {found.iqm_high:.3f}", worst, best]
-
-
-def _last_values(run: Run, metric: str, grid: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's last evaluation, as it is: where that is no number no earlier one stands in for it."""
-    row, values = run.evaluation["row"], run.evaluation[metric].astype(np.float64)
-    last = np.append(np.diff(row) != 0, True)
-    if grid is not None:
-        last &= grid_of(run, run.evaluation) == grid
-    return row[last], values[last]
 
 
 def _trouble(member: Member) -> list[str]:
@@ -287,7 +279,7 @@ def _median_row(run: Run, n_rows: int) -> int:
     """The row whose final return is nearest to the median of those that have policies."""
     if not _has(run, "return"):
         return 0
-    rows, values = _last_values(run, "return")
+    rows, values = final_values(run, "return", None)
     known = np.isfinite(values) & (rows < n_rows)
     if not known.any():
         return 0

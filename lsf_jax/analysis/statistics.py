@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lsf_jax.analysis.records import Metric, RunRecord, budget, metric_of
+from lsf_jax.analysis.records import Metric, RunRecord, budget, grid_of, metric_of, table_of
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -168,13 +168,16 @@ def summarize(values: Float[np.ndarray, " seeds"]) -> Summary:
     )
 
 
-def final_values(run: RunRecord, metric: str, grid: int = 0) -> tuple[Int[np.ndarray, " seeds"], np.ndarray]:
+def final_values(run: RunRecord, metric: str, grid: int | None = 0) -> tuple[Int[np.ndarray, " seeds"], np.ndarray]:
     """The last value of a metric of each seed: its result.
+
+    A last evaluation that is no number is the result all the same: no earlier one stands in for it. Rows of training
+    lack what was not measured in them; there the last number counts.
 
     Args:
       run: a loaded run.
       metric: name, as for `metric_of`.
-      grid: index of the grid point.
+      grid: index of the grid point; None takes all.
 
     Returns:
       (row of each seed, `[seeds]` or `[seeds, size]` values).
@@ -182,9 +185,14 @@ def final_values(run: RunRecord, metric: str, grid: int = 0) -> tuple[Int[np.nda
     Raises:
       ValueError: no such metric.
     """
-    points = metric_of(run, metric, grid)
-    last = np.append(points.row[1:] != points.row[:-1], True)[: points.row.size]
-    return points.row[last], points.value[last]
+    table = table_of(run, metric)
+    row, value = table["row"], table[metric.split("/")[-1]]
+    keep = np.full(row.shape, True) if grid is None else grid_of(run, table) == grid
+    if table is run.train:
+        keep &= ~np.isnan(value.astype(np.float64)).reshape(row.size, -1).any(axis=1)
+    row, value = row[keep], value[keep]
+    last = np.append(row[1:] != row[:-1], True)[: row.size]
+    return row[last], value[last]
 
 
 def curve(run: RunRecord, metric: str, grid: int = 0) -> Curve:

@@ -12,6 +12,7 @@ from rich.table import Table
 from lsf_jax.analysis.naming import run_names
 from lsf_jax.analysis.records import Columns, RunRecord, grid_labels, metric_names, table_of
 from lsf_jax.analysis.statistics import Summary, final_values, summarize
+from lsf_jax.settings import counted
 
 MAX_SEEDS_SHOWN = 16
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -59,9 +60,12 @@ def _point_block(run: RunRecord, metric: str, grid: int, label: str) -> str:
     else:
         table.add_column("quantile over seeds", justify="right")
         table.add_column(f"final {name}", justify="right")
-        for quantile in QUANTILES:
-            table.add_row(f"{quantile:.0%}", f"{np.quantile(values, quantile):.3f}")
-    return _plain(table) + "\n" + summary_line(summarize(values))
+        known = values[np.isfinite(values)]
+        for quantile in QUANTILES if known.size else ():
+            table.add_row(f"{quantile:.0%}", f"{np.quantile(known, quantile):.3f}")
+    lost = int(values.size - np.isfinite(values).sum())
+    line = summary_line(summarize(values)) + (f" · {counted(lost, 'seed')} without a finite value" if lost else "")
+    return f"{_plain(table)}\n{line}"
 
 
 def summary_line(summary: Summary) -> str:

@@ -24,6 +24,7 @@ OPTIONAL = {
     "trackio": ("train.sinks=trackio", "pip install 'lsf-jax[trackio]'"),
     "pandas": ("Run.to_frame", "pip install 'lsf-jax[analysis]'"),
     "xarray": ("Run.to_xarray", "pip install 'lsf-jax[analysis]'"),
+    "optuna": ("lsf_jax.optimize", "pip install 'lsf-jax[optuna]'"),
     "jaxmarl": ("env jaxmarl: JaxMARL's games", "pip install 'jaxmarl>=0.2,<0.3'"),
     "jumanji": ("env jumanji: RobotWarehouse and Level-Based Foraging", "pip install 'lsf-jax[jumanji]'"),
     "nbclient": ("running the notebooks", "pip install 'lsf-jax[notebook]'"),

@@ -5,8 +5,6 @@ files in order < overrides such as `algo.lr=3e-4`. Named files are looked for in
 """
 
 import dataclasses
-import itertools
-import math
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, get_args, get_origin
 
 from lsf_jax.config import layers, trust, yaml12
 from lsf_jax.config.files import named_files, refuse_shadows
+from lsf_jax.config.grids import Swept, check_lengths, refuse_both
 from lsf_jax.config.layers import Given, Layer, Sweep
 from lsf_jax.config.train_config import TrainConfig, divisors
 from lsf_jax.envs.host import Hosted
@@ -39,6 +38,7 @@ class Config:
     grid: tuple[
         tuple[str, tuple[float | int, ...]], ...
     ] = ()  # (algo key, its values); rows = points of the grid × seeds
+    paired: bool = False  # values at one place of all keys make a point of the grid; False: every combination does
     unconfirmed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     """Code that a run's text names and the user does not, as words for the command line: see `config.trust`."""
     unfollowed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
@@ -50,9 +50,14 @@ class Config:
         return env_label(self.env_name, vars(self.env))
 
     @property
+    def swept(self) -> Swept:
+        """What is swept, by dotted keys."""
+        return Swept({f"algo.{key}": values for key, values in self.grid}, self.paired)
+
+    @property
     def size(self) -> str:
         """How much is trained, for people: "4 seeds × 2 grid points, 200,000 env steps each"."""
-        points = len(grid_points(self))
+        points = self.swept.size
         grid = f" × {points} grid points" if points > 1 else ""
         return f"{counted(self.train.seeds, 'seed')}{grid}, {self.train.env_steps:,} env steps each"
 
@@ -165,8 +170,7 @@ def check(config: Config) -> None:
 
 def grid_points(config: Config) -> tuple[dict[str, float | int], ...]:
     """The points of the grid, last key fastest: each maps algo keys to values. No grid: one empty point."""
-    keys = [key for key, _ in config.grid]
-    return tuple(dict(zip(keys, values)) for values in itertools.product(*(values for _, values in config.grid)))
+    return Swept(dict(config.grid), config.paired).points
 
 
 def make_env(config: Config) -> Env:
@@ -249,7 +253,7 @@ def flat_settings(config: Config) -> dict[str, Any]:
     """Every setting by its dotted key, the names of algorithm and environment and the grid's keys included."""
     sections = (("algo", config.algo), ("env", config.env), ("train", config.train))
     settings = {f"{section}.{key}": value for section, part in sections for key, value in vars(part).items()}
-    grid = {f"grid algo.{key}": values for key, values in config.grid}
+    grid = {f"{config.swept.section} {key}": values for key, values in config.swept.values.items()}
     return {"algo.name": config.algo_name, "env.name": config.env_name, **settings, **grid}
 
 
@@ -265,6 +269,7 @@ def _build(algo_name: str, env_name: str, merged: Layer) -> Config:
     }
     settings: dict[str, dict[str, Any]] = {section: {} for section in classes}
     grid: dict[str, tuple[float | int, ...]] = {}
+    paired: set[str] = set()
     for (section, key), given in merged.items():
         if key == "name" and section != "train":
             continue
@@ -272,6 +277,8 @@ def _build(algo_name: str, env_name: str, merged: Layer) -> Config:
         settings[section][key] = values[0]
         if len(values) > 1:
             grid[key] = values
+            paired |= {key} if isinstance(given.value, Sweep) and given.value.paired else set()
+    refuse_both(grid, paired)
     config = Config(
         algo_name=algo_name,
         algo=classes["algo"](**settings["algo"]),
@@ -279,6 +286,7 @@ def _build(algo_name: str, env_name: str, merged: Layer) -> Config:
         env=classes["env"](**settings["env"]),
         train=TrainConfig(**settings["train"]),
         grid=tuple(sorted(grid.items())),
+        paired=bool(paired),
     )
     check(config)
     return config
@@ -341,7 +349,8 @@ def _name_problem(field: dataclasses.Field, value: Any) -> str | None:
 
 
 def _check_grid(config: Config) -> None:
-    points = math.prod(len(values) for _, values in config.grid)
+    check_lengths(config.swept)
+    points = config.swept.size
     if points * config.train.seeds > MOST_ROWS:
         keys = ", ".join(f"algo.{key}" for key, _ in config.grid)
         raise ConfigError(
@@ -353,7 +362,7 @@ def _check_grid(config: Config) -> None:
             raise ConfigError(f"grid key {key} cannot be swept{nearest(key, swept_keys(config.algo_name))}")
         for value in values:
             _checked("algo", type(config.algo), key, Given(value, ""))
-        if len(set(values)) < len(values):
+        if len(set(values)) < len(values) and not config.paired:
             raise ConfigError(
                 f"algo.{key} has values {yaml12.shorten(values)}; expected different ones; remove repeats"
             )

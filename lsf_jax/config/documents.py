@@ -111,8 +111,8 @@ def _sections(config: Config) -> dict[str, dict[str, Any]]:
         "env": {"name": config.env_name, **vars(config.env)},
         "train": dict(vars(config.train)),
     }
-    grid = {f"algo.{key}": list(values) for key, values in config.grid}
-    return sections | ({"grid": grid} if grid else {})
+    swept = {key: list(values) for key, values in config.swept.values.items()}
+    return sections | ({config.swept.section: swept} if swept else {})
 
 
 def _comment_text(entry: KeyDoc | None, value: Any) -> str:

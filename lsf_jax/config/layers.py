@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from lsf_jax import algorithms, envs
 from lsf_jax.config import yaml12
 from lsf_jax.config.files import Files, source_of, text_of
+from lsf_jax.config.grids import GRID, POINTS
 from lsf_jax.registry import plugins
 from lsf_jax.settings import ConfigError, nearest
 
@@ -49,6 +50,7 @@ class Sweep(NamedTuple):
     """Several values for one key: an axis of the grid."""
 
     values: tuple[Any, ...]
+    paired: bool = False  # one value for each point, beside those of the other keys
 
 
 Layer: TypeAlias = dict[tuple[str, str], Given]
@@ -114,7 +116,7 @@ def preset_layer(found: Files, name: str, algo: str | None = None) -> Layer:
 
 
 def file_layer(path: str | Path) -> Layer:
-    """The settings of a user's YAML file with any of the sections algo, env, train and grid.
+    """The settings of a user's YAML file with any of the sections algo, env, train and grid, or points.
 
     Raises:
       ConfigError: if the file cannot be read, is not YAML 1.2, or has keys outside the sections.
@@ -140,27 +142,29 @@ def mapping_layer(content: dict[str, Any], source: str) -> Layer:
     """The settings of a mapping of sections to mappings; dotted keys and the shorthand are understood too.
 
     Args:
-      content: parsed YAML. A section "grid" maps dotted keys to lists of values; "plugins" lists the modules that must
-        be in use.
+      content: parsed YAML. A section "grid" maps dotted keys to lists of values, all combinations of which are points;
+        in a section "points" the values at one place of each list are one. "plugins" lists the modules that must be in
+        use.
       source: named in errors.
 
     Returns:
-      A layer in which each key of the grid holds a `Sweep`.
+      A layer in which each key of the grid or of the points holds a `Sweep`.
 
     Raises:
       ConfigError: for keys that belong to no section, sections that are no mappings, and plug-ins that are not in use.
     """
     layer: Layer = {}
     for key, value in content.items():
-        if key not in (*SECTIONS, "grid", PLUGINS):
+        if key not in (*SECTIONS, GRID, POINTS, PLUGINS):
             layer[_place(key, source)] = Given(value, source)
-        elif key not in ("grid", PLUGINS):
+        elif key in SECTIONS:
             layer |= {(key, inner): Given(each, source) for inner, each in _lines(key, value, source).items()}
-    grid = _lines("grid", content.get("grid"), source)
-    for key, values in grid.items():  # last: it overrides the section's single value
-        if not isinstance(values, list) or not values:
-            raise ConfigError(f"grid {key} is {yaml12.shorten(values)}; expected a list of numbers{place_text(source)}")
-        layer[_place(key, source)] = Given(Sweep(tuple(values)), source)
+    for section in (GRID, POINTS):  # last: they override the section's single value
+        for key, values in _lines(section, content.get(section), source).items():
+            if not isinstance(values, list) or not values:
+                shown = yaml12.shorten(values)
+                raise ConfigError(f"{section} {key} is {shown}; expected a list of numbers{place_text(source)}")
+            layer[_place(key, source)] = Given(Sweep(tuple(values), paired=section == POINTS), source)
     if PLUGINS in content:
         _check_plugins(content[PLUGINS], layer, source)
     return layer

@@ -17,10 +17,12 @@ from lsf_jax.config.documents import plugins_of, to_yaml
 from lsf_jax.programs import runtime
 from lsf_jax.programs.parts import Program, bind, take_rows
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
+from lsf_jax.programs.shared import Shared
 from lsf_jax.runs import checkpoint, checks, folder, sinks, tables, warm_start
 from lsf_jax.runs.card import write_card
 from lsf_jax.runs.machine import describe_machine, plugin_versions
 from lsf_jax.runs.manifest import SaveError
+from lsf_jax.runs.notebook import progress_for
 from lsf_jax.runs.progress import Progress
 from lsf_jax.runs.safe_files import RunFolderError, file_inside
 from lsf_jax.runs.schemas import Layout
@@ -56,6 +58,7 @@ def train(
     init_from: str | Path | None = None,
     progress: Progress | None = None,
     on_evaluation: OnEvaluation | None = None,
+    shared: Shared | None = None,
 ) -> Result:
     """Train a configuration in a new run folder.
 
@@ -64,9 +67,10 @@ def train(
       init_from: a finished run whose parameters, where names and shapes match, this one starts from: row i from row i,
         or all from a single one. Targets are copied from them, optimiser and clock are fresh. It stands for the setting
         `train.init_from`; None leaves that as it is.
-      progress: a display of your own; None makes one on standard output.
+      progress: a display of your own; None makes one on standard output, in a notebook with the fan of seeds.
       on_evaluation: called with an `Evaluation` after each evaluation of each block of seeds. What it raises ends the
         run, after saving; `resume` then makes that evaluation again.
+      shared: plan and programs of runs whose configurations differ in swept numbers alone; None makes new ones.
 
     Returns:
       The result; `finished` is False if Ctrl-C or SIGTERM ended it early, after saving.
@@ -84,12 +88,12 @@ def train(
     user_path("train.run_dir", config.train.run_dir)
     runtime.configure(config.train)
     name = config.train.name or f"{config.algo_name}-{config.where.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}"
-    shown = progress or Progress(_total_steps(config), f"{config.algo_name} on {config.where}")
+    shown = progress or progress_for(_total_steps(config), f"{config.algo_name} on {config.where}")
     with shown:
         shown.note(describe_run(config))
         program = bind(config)
         start = warm_start.prepare(config, program.algorithm)
-        plan = make_plan(config, program)
+        plan = make_plan(config, program) if shared is None else shared.plan_of(config, program)
         card = describe_machine() | {"layout": layout_of(plan), "grid": [dict(point) for point in grid_points(config)]}
         card["versions"] |= plugin_versions(plugins_of(config))
         config = replace(config, train=replace(config.train, block=plan.width))  # what the bits depend on is on record
@@ -102,7 +106,7 @@ def train(
                 shown.note(line)
         _write_documents(path, config, card, program, start)
         with checks.saying_how_to_go_on(path), folder.lock(path):
-            return _run(Session(config, path, plan, program, shown), on_evaluation)
+            return _run(Session(config, path, plan, program, shown, shared), on_evaluation)
 
 
 def resume(
@@ -141,13 +145,46 @@ def resume(
     check(wanted)
     sinks.require_packages(wanted.train.sinks)
     _check_games(wanted)
-    shown = progress or Progress(_total_steps(wanted), f"{wanted.algo_name} on {wanted.where} (resumed)")
+    shown = progress or progress_for(_total_steps(wanted), f"{wanted.algo_name} on {wanted.where} (resumed)")
     with shown, checks.saying_how_to_go_on(path), folder.lock(path):
         session = _reopened(path, wanted, card, shown)
         if wanted != saved:
             folder.write_text_atomic(file_inside(path, folder.CONFIG), to_yaml(wanted))
             write_card(path, wanted, session.programs.parts)
         return _run(session, on_evaluation)
+
+
+def ensure(path: Path, config: Config, shared: Shared | None = None) -> Result | None:
+    """Train, continue or extend the run of a configuration in its folder; None if nothing was left to do.
+
+    Args:
+      path: the folder that `train.run_dir` and `train.name` of the configuration name.
+      config: from `compose`.
+      shared: as for `train`.
+
+    Raises:
+      ConfigError: the folder holds a run of another configuration; and as `train` and `resume`.
+    """
+    if not (path / folder.CONFIG).exists():
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()  # a process was killed between making the folder and writing into it
+        return train(config, shared=shared)
+    if is_finished(path, config) and not differences_of(path, config):
+        return None
+    return resume(path, config=config)
+
+
+def is_finished(path: Path, config: Config) -> bool:
+    """Whether a run in a folder has brought every block to the budget of a configuration."""
+    try:
+        saved, card = folder.read_run(path)
+    except ConfigError:
+        return False
+    budget = saved.train.env_steps
+    if budget != config.train.env_steps:
+        return False
+    metas = [checkpoint.read_block(path, index) for index in range(folder.read_layout(path, card).n_blocks)]
+    return all(meta is not None and meta.finished_budget == budget for meta in metas)
 
 
 def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress) -> Session:

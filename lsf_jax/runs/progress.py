@@ -164,22 +164,28 @@ class Progress:
             self._phase = ""
         self.note(f"compiled {what} in {seconds:.1f} s")
 
-    def update(
-        self, *, env_steps: int, updates: int, returns: np.ndarray | None = None, evaluation: str | None = None
-    ) -> None:
+    def evaluated(self, row: np.ndarray, env_steps: np.ndarray, returns: np.ndarray) -> None:
+        """Takes an evaluation of some rows; it is shown at the next update.
+
+        Args:
+          row: `[K]` rows of the run.
+          env_steps: `[K]` of each.
+          returns: `[K]` of each; NaN where there is none.
+        """
+        del row  # for displays that tell rows apart
+        self._note = f"return {spread_text(returns)} at {int(np.median(env_steps)):,} env steps"
+
+    def update(self, *, env_steps: int, updates: int, returns: np.ndarray | None = None) -> None:
         """Shows how far the run is; cheap, and to be called after every chunk.
 
         Args:
           env_steps: environment steps so far, counted like the total.
           updates: updates so far.
           returns: `[K]` latest return of each seed (NaN where there is none); None keeps the last.
-          evaluation: one line on the latest evaluation; None keeps the last.
         """
         self._count(int(env_steps), int(updates))
         if returns is not None:
             self._returns = spread_text(returns)
-        if evaluation is not None:
-            self._note = evaluation
         self._shown = False
         if not self._plain:
             self._show()

@@ -4,12 +4,12 @@ Only what the package itself relies on is declared: other entries are for people
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from lsf_jax.config.grids import swept_in
 from lsf_jax.runs import safe_files
 from lsf_jax.runs.safe_files import RunFolderError
 
@@ -57,6 +57,7 @@ class Sections(msgspec.Struct):
     env: dict[str, Any] = {}
     train: dict[str, Any] = {}
     grid: dict[str, Annotated[list[float], msgspec.Meta(min_length=1)]] | None = None
+    points: dict[str, Annotated[list[float], msgspec.Meta(min_length=1)]] | None = None
 
 
 class FileEntry(msgspec.Struct):
@@ -171,7 +172,9 @@ def check_sections(content: dict[str, Any], path: Path) -> None:
         name = getattr(sections, section).get("name")
         if not isinstance(name, str):
             raise RunFolderError(f"{path} is damaged: {section}.name is missing or no text; restore it from a copy")
-    if math.prod(len(values) for values in (sections.grid or {}).values()) > MOST_POINTS:
+    if len({len(values) for values in (sections.points or {}).values()}) > 1:
+        raise RunFolderError(f"{path} is damaged: its points have unlike numbers of values; restore it from a copy")
+    if swept_in(content).size > MOST_POINTS:
         raise RunFolderError(
             f"{path} is damaged: its grid has more than {MOST_POINTS:,} points; restore it from a copy"
         )

@@ -15,10 +15,10 @@ from lsf_jax.config.composition import Config, grid_points
 from lsf_jax.config.documents import to_yaml
 from lsf_jax.engine.training import ChunkLog
 from lsf_jax.envs.host import HostError
-from lsf_jax.programs.assembly import make_programs
 from lsf_jax.programs.compiled import LOG_ROWS
 from lsf_jax.programs.parts import Program, evaluation_interval, make_rows, take_rows
 from lsf_jax.programs.planner import Plan
+from lsf_jax.programs.shared import Shared
 from lsf_jax.runs import checkpoint, folder, sinks, tables, warm_start
 from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
 from lsf_jax.runs.params_file import save_params
@@ -44,7 +44,9 @@ class Counts(NamedTuple):
 class Session:
     """A run in progress: everything the loop over blocks shares. Host state, hence a class."""
 
-    def __init__(self, config: Config, path: Path, plan: Plan, program: Program, progress: Progress) -> None:
+    def __init__(
+        self, config: Config, path: Path, plan: Plan, program: Program, progress: Progress, shared: Shared | None = None
+    ) -> None:
         """Bind a run folder to its programs; nothing is compiled before the first block.
 
         Args:
@@ -53,16 +55,18 @@ class Session:
           plan: block width and micro-batch, fixed for the whole run.
           program: the parts of the run.
           progress: where to show what happens.
+          shared: the programs, where other runs have the same; None makes them for this run.
         """
         self.config, self.path, self.plan, self.progress = config, path, plan, progress
-        self.programs = make_programs(config, plan, program)
+        shared = shared or Shared()
+        self.programs = shared.programs_of(config, plan, program)
         self.rows = make_rows(config, program.algorithm)
         self.trouble: list[dict[str, int]] = folder.read_documents(path).card.get("nonfinite", [])
         self.timing: dict[str, float] = dict.fromkeys(SECONDS, 0.0)
         self.counts = {"env_steps": 0, "updates": 0}
         self.done_before = Counts(0, 0)  # of finished blocks
         self.started = time.monotonic()
-        self.warm: set[str] = set()
+        self.warm = shared.warm
         self.seconds_per_iteration = 0.0
         self.sinks: tuple[sinks.Sink, ...] = ()
         self.on_evaluation: OnEvaluation | None = None
@@ -323,14 +327,9 @@ def evaluate_block(session: Session, block: Block, *, final: bool) -> None:
         table = session.timed("Q table", "evaluate_seconds", lambda: joint_table(params, seen))
         columns |= joint_columns(table, payoff.table, block.n_rows)
     block.pending["eval"].append(columns)
-    returns = columns["return"]
+    session.progress.evaluated(columns["row"], columns["env_steps"], columns["return"])
     done = progress_of(session, block)
-    session.progress.update(
-        env_steps=done.env_steps,
-        updates=done.updates,
-        evaluation=f"return {np.median(returns):.2f} [{returns.min():.2f}, {returns.max():.2f}] at "
-        f"{int(np.median(columns['env_steps'])):,} env steps",
-    )
+    session.progress.update(env_steps=done.env_steps, updates=done.updates)
     if session.sinks:
         _tell_sinks(session, block, columns, "eval/")
     if session.on_evaluation is not None:

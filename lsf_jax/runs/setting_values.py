@@ -1,13 +1,13 @@
 """The settings of a run as columns beside its metrics: one value for each grid point, by dotted name."""
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lsf_jax.config.composition import Config
+from lsf_jax.config.grids import Swept
 from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.runs.columns import Columns
 
@@ -15,27 +15,25 @@ _OF_THE_MACHINE = {field.name for field in dataclasses.fields(TrainConfig) if fi
 """Settings of the section train that no result depends on, by their declarations."""
 
 
-def settings_by_point(
-    sections: Mapping[str, Mapping[str, Any]], grid: Mapping[str, Sequence[float]]
-) -> dict[str, np.ndarray]:
+def settings_by_point(sections: Mapping[str, Mapping[str, Any]], swept: Swept) -> dict[str, np.ndarray]:
     """Those settings that are one number, truth value or text, at each grid point.
 
     Args:
       sections: "algo", "env" and "train", each with its settings; the first two with their `name`.
-      grid: dotted name -> its values; the last one runs fastest. These come first.
+      swept: by dotted names; these come first.
 
     Returns:
       Dotted name -> `[points]` of float64, int64, bool or text.
     """
-    points = list(itertools.product(*grid.values()))
-    swept = {name: np.array([point[place] for point in points]) for place, name in enumerate(grid)}
+    points = swept.points
+    varied = {name: np.array([point[name] for point in points]) for name in swept.values}
     fixed = {
         f"{section}.{key}": np.full(len(points), value)
         for section, settings in sections.items()
         for key, value in settings.items()
         if isinstance(value, bool | int | float | str) and not (section == "train" and key in _OF_THE_MACHINE)
     }
-    return swept | {name: values for name, values in fixed.items() if name not in swept}
+    return varied | {name: values for name, values in fixed.items() if name not in varied}
 
 
 def setting_columns(config: Config, grid: np.ndarray) -> Columns:
@@ -53,5 +51,5 @@ def setting_columns(config: Config, grid: np.ndarray) -> Columns:
         "env": {"name": config.env_name, **vars(config.env)},
         "train": vars(config.train),
     }
-    by_point = settings_by_point(sections, {f"algo.{key}": values for key, values in config.grid})
+    by_point = settings_by_point(sections, config.swept)
     return {name: values[grid] for name, values in by_point.items()}

@@ -28,8 +28,7 @@ from lsf_jax.config import yaml12
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.config.files import config_files, source_of, text_of
 from lsf_jax.registry import ALGO, plugins
-from lsf_jax.runs import checkpoint, experiment
-from lsf_jax.runs.folder import CONFIG, read_layout, read_run
+from lsf_jax.runs import experiment
 from lsf_jax.settings import ConfigError, nearest, user_path
 
 KEYS = ("env", "train", "presets", "overrides", "where_known", "variants", "algorithms")
@@ -239,15 +238,7 @@ def _known_words(suite: Suite, algo: str) -> list[str]:
 
 def is_finished(member: Member) -> bool:
     """Whether a run of exactly this configuration has brought every block to its budget."""
-    try:
-        config, card = read_run(member.path)
-    except ConfigError:
-        return False
-    budget = config.train.env_steps
-    if budget != member.config.train.env_steps:
-        return False
-    metas = [checkpoint.read_block(member.path, index) for index in range(read_layout(member.path, card).n_blocks)]
-    return all(meta is not None and meta.finished_budget == budget for meta in metas)
+    return experiment.is_finished(member.path, member.config)
 
 
 def run_member(member: Member) -> experiment.Result | None:
@@ -256,10 +247,4 @@ def run_member(member: Member) -> experiment.Result | None:
     Raises:
       ConfigError: its folder holds a run of another configuration.
     """
-    if not (member.path / CONFIG).exists():
-        if member.path.is_dir() and not any(member.path.iterdir()):
-            member.path.rmdir()  # a process was killed between making the folder and writing into it
-        return experiment.train(member.config)
-    if is_finished(member) and not experiment.differences_of(member.path, member.config):
-        return None
-    return experiment.resume(member.path, config=member.config)
+    return experiment.ensure(member.path, member.config)

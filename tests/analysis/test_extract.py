@@ -15,9 +15,9 @@ from lsf_jax.analysis.numpy_policy import Policy
 from lsf_jax.settings import ConfigError
 from tests.support.run_cases import finished_run
 
-ALONE = sorted(name for name, entry in ALGORITHMS.items() if not entry.communicates)
+ALGOS = sorted(ALGORITHMS)
 STEPS = 6
-TALKING = [("ndq", ()), pytest.param("lsf_sac", ("algo.communicate=true",), marks=pytest.mark.slow)]
+TALKING = ["ndq", "lsf_sac algo.communicate=true", "lsf_sac algo.communicate=true algo.message_routing=broadcast"]
 
 
 def extracted(tmp_path, algo, *overrides):
@@ -42,17 +42,19 @@ def walk(policy, copy, random):
         avail[:, -1] = True
         key = jax.random.key(step)
         given = np.asarray(policy.jitted.scores(policy.params, carry, policy._seen(obs, avail, key), key), float)
-        own = copy.scores(obs, carry_copy)
+        channel = policy.program.algorithm.channel
+        noise = np.asarray(channel.drawn(key)) if channel is not None and channel.drawn else None
+        own = copy.scores(obs, carry_copy, noise)
         carry, action = policy.act(obs, avail, carry, key)
-        carry_copy, action_copy = copy.act(obs, avail, carry_copy)
+        carry_copy, action_copy = copy.act(obs, avail, carry_copy, noise=noise)
         yield given, own, action, action_copy, avail
         carry_copy = carry_copy._replace(last_action=action)
 
 
-@pytest.mark.default("vdac_sum")  # of whose outputs only some choose: the others act by this code too
-@pytest.mark.parametrize("algo", ALONE)
-def test_the_copy_gives_the_same_outputs_and_actions(algo, tmp_path):
-    policy, folder = extracted(tmp_path, algo)
+@pytest.mark.default("vdac_sum", "ndq")  # of vdac's outputs only some choose: the others act by this code too
+@pytest.mark.parametrize("words", [*ALGOS, *TALKING[1:]])
+def test_the_copy_gives_the_same_outputs_and_actions(words, tmp_path):
+    policy, folder = extracted(tmp_path, *words.split())
     decided = 0
     for given, own, action, action_copy, avail in walk(policy, Policy(folder), np.random.default_rng(1)):
         np.testing.assert_allclose(own, given, rtol=1e-6, atol=1e-6)
@@ -142,12 +144,28 @@ def test_what_does_not_fit_is_refused(soft):
         policy.act(np.zeros((2, policy.spec["obs_dim"])), np.ones((2, 9)), policy.start())
 
 
-@pytest.mark.parametrize(("algo", "more"), TALKING)
-def test_agents_that_talk_while_they_act_are_refused_by_name(algo, more, tmp_path):
-    policies = loaded(tmp_path, algo, *more)
-    with pytest.raises(ConfigError, match=rf"a policy of {algo} on m_step cannot be extracted: it acts by .*encoder"):
+def test_messages_that_are_cut_are_refused_by_name(tmp_path):
+    policies = loaded(tmp_path, "ndq", "algo.cut=rank", "algo.cut_threshold=50")
+    line = r"a policy of ndq on m_step cannot be extracted: its messages are cut \(algo\.cut=rank\)"
+    with pytest.raises(ConfigError, match=line):
         extract.extract_policy(policies, 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_agents_that_talk_hear_other_noise_at_every_call_unless_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(extract, "_try", lambda *_: None)  # which other tests look at
+    _, folder = extracted(tmp_path, "ndq", "algo.recurrent=false")
+    policy = Policy(folder, seed=3)
+    n_agents, obs_dim = policy.spec["n_agents"], policy.spec["obs_dim"]
+    obs, carry = np.full((n_agents, obs_dim), 0.5), policy.start()
+    size = policy.spec["network"]["messages"]["dim"] * n_agents
+    silent = [policy.scores(obs, carry, np.zeros((n_agents, size))) for _ in range(2)]
+    np.testing.assert_array_equal(*silent)
+    assert not np.allclose(policy.scores(obs, carry), policy.scores(obs, carry))
+    np.testing.assert_array_equal(Policy(folder, seed=3).scores(obs, carry), Policy(folder, seed=3).scores(obs, carry))
+    with pytest.raises(ValueError, match=rf"noise has shape \[1\]; expected \[{n_agents}, {size}\]"):
+        policy.scores(obs, carry, np.zeros(1))
+    assert "These agents talk while they act" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_algorithm_that_acts_otherwise_than_by_its_networks_outputs_is_found_out(tmp_path):

@@ -27,6 +27,12 @@ def test_a_fan_has_a_line_for_each_seed_and_names_the_best_and_the_worst(make_ru
     assert coloured[figures.WORST.lower()] == 2.0
 
 
+def test_a_seed_that_ends_without_a_number_is_drawn_and_is_neither_best_nor_worst(make_run):
+    (axes,) = figures.plot_fan([make_run([[0.0, 5.0], [99.0, np.nan], [0.0, 2.0]])]).axes
+    assert sorted(texts_of(axes)) == ["best: seed 0", "median", "worst: seed 2"]
+    assert 99.0 in [float(line.get_ydata()[0]) for line in axes.get_lines()]
+
+
 def test_seeds_of_a_second_grid_point_keep_their_numbers(make_run):
     figure = figures.plot_fan([make_run([[1.0], [2.0], [4.0], [3.0]], grid="1e-3,1e-4")])
     assert {"best: seed 0", "worst: seed 1"} < set(texts_of(figure.axes[1]))
@@ -37,10 +43,11 @@ def test_histograms_share_their_bins_and_count_what_is_not_finite(make_run):
     runs = [make_run(values, name=name) for name, values in ends.items()]
     first, second = figures.plot_histograms(runs).axes
     assert first.get_title() == "a (3 seeds)"
+    assert second.get_title() == "b (3 seeds, 1 not finite)"
     heights = [bar.get_height() for bar in first.patches]
     assert (heights[0], heights[-1]) == pytest.approx((2 / 3, 1 / 3))
     assert [bar.get_x() for bar in first.patches] == [bar.get_x() for bar in second.patches]
-    assert sum(bar.get_height() for bar in second.patches) == pytest.approx(1.0)
+    assert sum(bar.get_height() for bar in second.patches) == pytest.approx(2 / 3)  # shares of all seeds
 
 
 def sweep(make_run):
@@ -67,6 +74,8 @@ def test_a_map_of_what_was_not_swept_is_refused(make_run):
     with pytest.raises(ValueError, match="has 0 swept key"):
         figures.plot_map(make_run([[1.0]], name="single"))
     run = sweep(make_run)
+    with pytest.raises(ValueError, match="has points, given one by one; expected a grid"):
+        figures.plot_map(run._replace(config=run.config | {"points": {"algo.lr": [0.1, 0.2], "algo.beta": [5.0, 5.0]}}))
     with pytest.raises(ValueError, match=r"x is algo\.gamma; expected two different ones of algo\.lr, algo\.trace"):
         figures.plot_map(run, "algo.gamma")
     with pytest.raises(ValueError, match=r"at has algo\.beta=7; expected swept keys"):

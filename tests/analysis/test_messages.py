@@ -156,7 +156,7 @@ def test_without_noise_there_is_no_number_of_bits():
 
 @pytest.mark.slow
 def test_of_a_run_with_messages_everything_is_reported_and_the_decoder_is_held_against_the_best_action(tmp_path):
-    finished_run(tmp_path / "run", "ndq", "m_step", "train.seeds=1", "env.n_steps=4")
+    finished_run(tmp_path / "run", "ndq", "m_step", "train.seeds=1", "env.n_steps=4", block=1)
     policy = load_policies(tmp_path / "run").row(0)
     episodes = play_episodes(policy, 6)
     report = inspect_messages(policy, episodes)

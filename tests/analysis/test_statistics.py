@@ -135,9 +135,17 @@ def test_a_long_curve_is_cut_to_a_readable_number_of_points(make_run):
 def test_the_last_value_of_each_seed_is_its_result(make_run):
     run = make_run([[1.0, 2.0], [3.0, np.nan], [5.0, 6.0], [7.0, 8.0]], grid="1e-3,1e-4")
     rows, values = statistics.final_values(run, "return", grid=0)
-    assert (rows.tolist(), values.tolist()) == ([0, 1], [2.0, 3.0])
+    assert rows.tolist() == [0, 1]
+    np.testing.assert_array_equal(values, [2.0, np.nan])  # no earlier evaluation stands in for a last one
     rows, values = statistics.final_values(run, "return", grid=1)
     assert (rows.tolist(), values.tolist()) == ([2, 3], [6.0, 8.0])
+    assert statistics.final_values(run, "return", grid=None)[0].tolist() == [0, 1, 2, 3]
+
+
+def test_of_the_training_table_the_last_number_counts(make_run):
+    run = make_run([[1.0, 2.0], [3.0, np.nan]])
+    rows, values = statistics.final_values(run, "loss")
+    assert (rows.tolist(), values.tolist()) == ([0, 1], [-2.0, -3.0])
 
 
 def test_a_curve_of_a_table_is_refused(make_run):

@@ -24,6 +24,20 @@ def test_many_seeds_are_shown_by_quantiles(make_run):
     assert rows == {"5%": "1.000", "25%": "5.000", "50%": "10.000", "75%": "15.000", "95%": "19.000"}
 
 
+def test_seeds_that_end_without_a_number_are_counted_whether_seeds_are_shown_or_quantiles(make_run):
+    few = summary_table(make_run([[1.0, 2.0], [1.0, np.nan]], name="few"))
+    assert "1 seed: 2.000 · 1 seed without a finite value" in few
+    assert next(line.split() for line in few.splitlines() if line.split()[:1] == ["1"])[-1] == "nan"
+    values = np.arange(MAX_SEEDS_SHOWN + 7.0)[:, None]
+    values[-2:] = np.nan
+    many = summary_table(make_run(values))
+    assert "21 seeds: median 10.000" in many
+    assert "2 seeds without a finite value" in many
+    assert summary_table(make_run(values * np.nan, name="none")).endswith(
+        "no finite value · 23 seeds without a finite value"
+    )
+
+
 def test_each_grid_point_has_a_table_of_its_own_seeds(make_run):
     env_steps = np.array([[11], [12], [13], [14]])
     text = summary_table(make_run([[1.0], [2.0], [3.0], [4.0]], env_steps=env_steps, grid="1e-3,1e-4"))

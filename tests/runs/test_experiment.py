@@ -21,8 +21,9 @@ from lsf_jax.analysis.frames import load_run
 from lsf_jax.analysis.playback import load_policies
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.envs import ENVS
+from lsf_jax.programs import shared
 from lsf_jax.registry import Entry
-from lsf_jax.runs import checkpoint, experiment, session, tables
+from lsf_jax.runs import checkpoint, experiment, tables
 from lsf_jax.runs.folder import read_run
 from lsf_jax.runs.leaves import record_of
 from lsf_jax.runs.manifest import CheckpointError
@@ -157,7 +158,7 @@ def test_evaluations_stand_on_a_common_grid_with_true_env_steps(straight):
 @contextlib.contextmanager
 def ending_early() -> Iterator[None]:
     """Runs in this context are told that most episodes end long before the limit."""
-    make_programs = session.make_programs
+    make_programs = shared.make_programs
 
     def told(config: Config, plan: Any, program: Any) -> Any:
         programs = make_programs(config, plan, program)
@@ -165,7 +166,7 @@ def ending_early() -> Iterator[None]:
         return programs._replace(parts=parts._replace(env=parts.env._replace(ends_early=True)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "make_programs", told)
+        patch.setattr(shared, "make_programs", told)
         yield
 
 

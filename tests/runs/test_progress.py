@@ -103,10 +103,17 @@ def test_a_terminal_gets_the_live_table_and_notes_above_it():
     with progress:
         progress.note("something happened")
         watch.now += 10.0
-        progress.update(env_steps=500, updates=7, returns=np.array([4.0]), evaluation="return 4.0 at 400 steps")
+        progress.evaluated(np.arange(2), np.array([400, 402]), np.array([3.0, 5.0]))
+        progress.update(env_steps=500, updates=7, returns=np.array([4.0]))
     text = stream.getvalue()
     assert "\x1b[" in text
-    for expected in ("a run", "something happened", "500 / 1,000 (50%)", "4.00 (1 seed)", "return 4.0 at 400 steps"):
+    for expected in (
+        "a run",
+        "something happened",
+        "500 / 1,000 (50%)",
+        "4.00 (1 seed)",
+        "return 4.00 (3.00 … 5.00, 2 seeds) at 401 env steps",
+    ):
         assert expected in text
 
 

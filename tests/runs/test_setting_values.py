@@ -1,12 +1,13 @@
 import numpy as np
 
 from lsf_jax.config.composition import compose
+from lsf_jax.config.grids import Swept
 from lsf_jax.runs.setting_values import setting_columns, settings_by_point
 
 
 def test_swept_settings_come_first_and_the_last_key_runs_fastest():
     sections = {"algo": {"name": "qmix", "lr": 0.1, "hidden": 64}, "env": {"name": "penalty", "deadline": None}}
-    found = settings_by_point(sections, {"algo.lr": [0.1, 0.2], "algo.trace": [0, 1]})
+    found = settings_by_point(sections, Swept({"algo.lr": [0.1, 0.2], "algo.trace": [0, 1]}))
     assert list(found) == ["algo.lr", "algo.trace", "algo.name", "algo.hidden", "env.name"]
     assert found["algo.lr"].tolist() == [0.1, 0.1, 0.2, 0.2]
     assert found["algo.trace"].tolist() == [0, 1, 0, 1]

@@ -18,10 +18,10 @@ import pytest
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.config.train_config import TrainConfig
 from lsf_jax.engine.training import Chunk
-from lsf_jax.programs import assembly, planner
+from lsf_jax.programs import assembly, planner, shared
 from lsf_jax.programs.compiled import jit_chunk, jit_init, seed_mesh
 from lsf_jax.programs.parts import Program, Rows, bind, make_rows
-from lsf_jax.runs import experiment, session, tables
+from lsf_jax.runs import experiment, tables
 from lsf_jax.runs.progress import Progress
 from lsf_jax.testing.comparison import assert_same_bits as assert_same_bits
 from lsf_jax.testing.comparison import bits as bits
@@ -161,7 +161,7 @@ def shared_programs() -> Iterator[None]:
             name: getattr(TrainConfig(), name)
             for name in (*HOST_ONLY, "seeds", "block", "devices", "evaluate_every", "init_from")
         }
-        return replace(config, train=replace(config.train, **free), grid=())
+        return replace(config, train=replace(config.train, **free), grid=(), paired=False)
 
     def make_once(config: Config, plan: planner.Plan, program: Program) -> assembly.Programs:
         key = static(config), plan.n_devices, plan.micro_batch
@@ -181,7 +181,7 @@ def shared_programs() -> Iterator[None]:
             return make_plan(config, program)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "make_programs", make_once)
-        for module in (planner, experiment):
+        patch.setattr(shared, "make_programs", make_once)
+        for module in (planner, experiment, shared):
             patch.setattr(module, "make_plan", plan_once)
         yield

@@ -156,18 +156,19 @@ def make_lsf_sac(
         joint_table=partial(diagnostics.joint_table, net=net),
         forward=parts.forward,
         insight=diagnostics.insight,
-        channel=make_channel(net, cfg),
+        channel=make_channel(net, spec, cfg),
         reads_padding="algo.mask_messages=false" if unmasked else "",
         **acting._asdict(),
     )
 
 
-def make_channel(net: networks.Networks, cfg: SoftConfig) -> types.Channel | None:
-    """How messages reach critics; None where there are none."""
+def make_channel(net: networks.Networks, spec: types.EnvSpec, cfg: SoftConfig) -> types.Channel | None:
+    """How messages reach critics, and actors where they communicate; None where there are none."""
     if net.messenger is None or not isinstance(cfg, LsfSacConfig):
         return None
     hear = partial(diagnostics.hear, net=net, messenger=net.messenger)
-    return types.Channel(dim=cfg.message_dim, noise=cfg.message_noise, hear=hear)
+    drawn = base.drawn_while_acting(spec.n_agents, net.messenger.encoder.outputs) if cfg.communicate else None
+    return types.Channel(dim=cfg.message_dim, noise=cfg.message_noise, hear=hear, drawn=drawn)
 
 
 def _decoding(cfg: LsfSacConfig) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def tables_of(path: str | Path, metrics: Sequence[str], purpose: str = REPORT) -
         seeds = _seeds(run, config, grid, metrics, purpose)
         tables.append(
             Table(
-                config=_plain(dataclasses.replace(config, algo=algo, grid=())),
+                config=_plain(dataclasses.replace(config, algo=algo, grid=(), paired=False)),
                 environment=environment,
                 card=digest,
                 origins=(_origin(config, card),),
