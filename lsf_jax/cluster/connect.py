@@ -28,7 +28,11 @@ from lsf_jax.settings import ConfigError, clip
 AUTO, LOCAL = "auto", "local"
 """Words for the cluster that this machine belongs to, and for one that is started here and ends with the command."""
 LOOPBACK = "127.0.0.1"
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # else Ray's workers give way to everything else on the machine
+}
 """Environment variables that Ray reads when it is imported; what the user has set stays."""
 STORE_BYTES = 256 * 2**20
 """Shared memory of a local cluster: checkpoints travel in pieces, so little is needed."""
@@ -85,7 +89,7 @@ def import_ray() -> Any:
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("a cluster needs Ray, which is not installed: pip install 'lsf-jax[cluster]'")
-    for name, value in QUIET.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     return importlib.import_module("ray")
 

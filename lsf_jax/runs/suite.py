@@ -30,6 +30,7 @@ from lsf_jax.config.files import config_files, source_of, text_of
 from lsf_jax.registry import ALGO, plugins
 from lsf_jax.runs import checkpoint, experiment
 from lsf_jax.runs.folder import CONFIG, read_layout, read_run
+from lsf_jax.runs.sweeps.cluster import Cluster
 from lsf_jax.settings import ConfigError, nearest, user_path
 
 KEYS = ("env", "train", "presets", "overrides", "where_known", "variants", "algorithms")
@@ -250,8 +251,12 @@ def is_finished(member: Member) -> bool:
     return all(meta is not None and meta.finished_budget == budget for meta in metas)
 
 
-def run_member(member: Member) -> experiment.Result | None:
+def run_member(member: Member, cluster: Cluster | None = None) -> experiment.Result | None:
     """Train, continue or extend one run of a suite; None if nothing was left to do.
+
+    Args:
+      member: the run.
+      cluster: where its blocks are trained; None trains on this machine.
 
     Raises:
       ConfigError: its folder holds a run of another configuration.
@@ -259,7 +264,7 @@ def run_member(member: Member) -> experiment.Result | None:
     if not (member.path / CONFIG).exists():
         if member.path.is_dir() and not any(member.path.iterdir()):
             member.path.rmdir()  # a process was killed between making the folder and writing into it
-        return experiment.train(member.config)
+        return experiment.train(member.config, cluster=cluster)
     if is_finished(member) and not experiment.differences_of(member.path, member.config):
         return None
-    return experiment.resume(member.path, config=member.config)
+    return experiment.resume(member.path, config=member.config, cluster=cluster)
