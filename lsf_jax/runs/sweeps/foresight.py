@@ -45,7 +45,7 @@ def read_shape(text: str) -> Shape:
     Raises:
       ConfigError: it is something else.
     """
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,2})x(\w+)", text)
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,2})x([a-z]\w+)", text)
     if found is None:
         raise ConfigError(f"--cluster is {clip(text)}; expected NODESxDEVICESxCHIP such as 16x8xh100")
     shape = Shape(int(found[1]), int(found[2]), found[3])

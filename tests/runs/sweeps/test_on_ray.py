@@ -100,9 +100,7 @@ class Emulated:
 @pytest.fixture(scope="module")
 def _quiet():
     before = dict(os.environ)
-    os.environ.update(
-        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64, RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0"
-    )
+    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -163,7 +161,8 @@ def test_a_grid_of_seeds_on_three_nodes_equals_the_run_on_one_machine(emulated, 
 
 
 def test_one_machine_as_its_own_cluster_leaves_nothing(alone, tmp_path):
-    driver = Driver(tmp_path, "local", "--cluster", "local:2", HOME=str(tmp_path))
+    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    driver = Driver(tmp_path, "local", "--cluster", "local:2", HOME=str(tmp_path), XDG_CACHE_HOME=cache)
     driver.wait()
     assert_same_bits(alone(400), driver.path)
     assert_nothing_is_left(tmp_path)
