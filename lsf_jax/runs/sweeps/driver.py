@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax.cluster.connect import connected
+from lsf_jax.cluster.connect import connected, slots_on
 from lsf_jax.config.composition import Config
 from lsf_jax.programs.planner import Plan
 from lsf_jax.programs.runtime import cache_folder
@@ -29,12 +29,14 @@ from lsf_jax.runs.safe_files import file_inside, folder_inside
 from lsf_jax.runs.schemas import Layout
 from lsf_jax.runs.session import Counts, drop_tables, plain_settings
 from lsf_jax.runs.sweeps import leases
+from lsf_jax.runs.sweeps.board import Board
 from lsf_jax.runs.sweeps.cluster import (
     Cluster,
     check_probed,
     devices_of,
     environment,
     find_nodes,
+    is_on_cpu,
     needs_of,
     plugins_needed,
     probe_nodes,
@@ -62,6 +64,8 @@ from lsf_jax.runs.sweeps.record import Record
 from lsf_jax.runs.watching import Evaluation, OnEvaluation
 from lsf_jax.settings import ConfigError, counted
 
+MESSAGES_PER_SECOND = 50.0
+"""About progress, from all workers together: a driver takes a few hundred of all kinds."""
 PLAN_SECONDS = 60.0
 """Seconds until a first worker that does not start is spoken of: others may use the cluster too."""
 
@@ -112,19 +116,23 @@ class Driver:
         self.reference = None if begun is None else begun.machine
         self.nodes = find_nodes(ray, cluster, shown.note)
         self.needs = needs_of(cluster, self.nodes)
+        by_node = [slots_on(node, self.needs) for node in self.nodes]
+        slots = sum(by_node)
         self.order = Order(
             config=pickle.dumps(config),
             plugins=plugins_needed(),
             start=os.getcwd(),
             threads=threads_of(self.needs),
             devices=devices_of(self.needs) if begun is None else begun.layout.n_devices,
+            neighbours=max(by_node) if is_on_cpu(self.needs) else 1,
+            interval=max(1.0, slots / MESSAGES_PER_SECOND),
+            token=secrets.token_hex(8),
         )
         self._examine(config)
         self.pool = Pool(
             ray, self._new_worker, self.needs, Hooks(self._accept, self._begin, self._take, self._lost, shown.note)
         )
         self.pool.nodes = self.nodes
-        slots = self.pool.n_slots()
         shown.note(f"cluster: {counted(len(self.nodes), 'node')}, {counted(slots, 'block')} at a time")
         shown.note(_cache_text(config, cluster))
 
@@ -202,17 +210,15 @@ class Driver:
         self.raised: BaseException | None = None
         self.deliveries: dict[int, Delivery] = {}
         self.workers: dict[int, Opened] = {}
-        self.done = {index: self._saved_counts(index) for index in range(plan.n_blocks)}
         self.record = Record(path)
         self.run_of_all = self.ray.put(self._run())
         self.sinks = ()
         if config.train.sinks:
             plain = json.loads(json.dumps(plain_settings(config)))
             self.sinks = sinks.make_sinks(config.train.sinks, path, plain, config.algo_name)
-        todo = [index for index in self.done if not self._is_finished(index)]
-        self.n_finished = plan.n_blocks - len(todo)
-        self.shown.begin(*self._total())
-        self._tell_cells()
+        done = {index: self._saved_counts(index) for index in range(plan.n_blocks)}
+        todo = [index for index in done if not self._is_finished(index)]
+        self.board = Board(self.shown, self.pool, done, plan.n_blocks - len(todo))
         try:
             given_up = self.pool.run(todo, lambda: self.raised is not None or stopping())
         finally:
@@ -221,7 +227,7 @@ class Driver:
             raise self.raised
         self._complain(given_up)
         return Outcome(
-            finished=self.n_finished == plan.n_blocks,
+            finished=self.board.n_finished == plan.n_blocks,
             stopped=bool(stopping()),
             timing=self.record.timing,
             trouble=self.record.trouble,
@@ -241,6 +247,7 @@ class Driver:
             plan=self.plan_made,
             path=str(self.path.absolute()),
             shared=self.cluster.shared_folder,
+            watched=self.on_evaluation is not None,
             documents={name: path.read_bytes() for name, path in files if path.exists()},
         )
 
@@ -283,15 +290,15 @@ class Driver:
         """Give up what has arrived of an attempt."""
         if delivery := self.deliveries.pop(index, None):
             delivery.give_up()
-        self.done[index] = self._saved_counts(index)
+        self.board.count(index, self._saved_counts(index))
         newest = checkpoint.latest(checkpoint.block_folder(self.path, index))
         return None if newest is None else newest.name
 
     def _take(self, index: int, message: Any) -> None:
         match message:
             case Moved():
-                self.done[index] = Counts(message.env_steps, message.updates)
-                self._show(message)
+                self.board.count(index, Counts(message.env_steps, message.updates))
+                self.board.show(message)
             case Said():
                 self.shown.note(message.text)
             case Piece():
@@ -307,10 +314,10 @@ class Driver:
 
     def _ended(self, index: int, ended: Ended) -> None:
         self.deliveries.pop(index, None)
-        self.done[index] = Counts(ended.env_steps, ended.updates)
-        self.n_finished += ended.finished
+        self.board.count(index, Counts(ended.env_steps, ended.updates))
+        self.board.n_finished += ended.finished
         self.record.add(index, ended, self.workers[index].machine)
-        self._show(Moved(0, 0))
+        self.board.show(Moved(0, 0))
 
     def _tell_watcher(self, seen: Evaluated) -> None:
         """Hand an evaluation to the caller's function; what it raises ends the run after saving."""
@@ -320,30 +327,6 @@ class Driver:
             self.on_evaluation(Evaluation(self.path, seen.iteration, seen.final, seen.columns))
         except BaseException as error:
             self.raised = error
-
-    # What people see.
-
-    def _show(self, moved: Moved) -> None:
-        self._tell_cells(moved.phase)
-        counts = self._total()
-        self.shown.update(
-            env_steps=counts.env_steps, updates=counts.updates, returns=moved.returns, evaluation=moved.evaluation
-        )
-
-    def _tell_cells(self, phase: str = "") -> None:
-        busy = self.pool.n_busy
-        self.shown.tell(
-            blocks=f"{self.n_finished} of {self.plan_made.n_blocks} finished, {busy} in training",
-            cluster=f"{counted(len(self.pool.nodes), 'node')}, {counted(self.pool.n_slots(), 'slot')}",
-            healed=counted(self.pool.healed, "failure") if self.pool.healed else "",
-            now=phase,
-        )
-
-    def _total(self) -> Counts:
-        return Counts(
-            env_steps=sum(each.env_steps for each in self.done.values()),
-            updates=sum(each.updates for each in self.done.values()),
-        )
 
     # What is on disk.
 
@@ -374,8 +357,8 @@ class Driver:
             index, cause = next(iter(given_up.items()))
             which = f"block {index}" if len(given_up) == 1 else f"{len(given_up)} blocks, the first of them {index},"
             raise ConfigError(
-                f"{which} failed again and again: {cause}; {self.n_finished} of {self.plan_made.n_blocks} blocks are "
-                f"finished; when the cause is mended, the same command goes on with {self.path}"
+                f"{which} failed again and again: {cause}; {self.board.n_finished} of {self.plan_made.n_blocks} blocks "
+                f"are finished; when the cause is mended, the same command goes on with {self.path}"
             )
 
     def _clear_nodes(self) -> None:
@@ -385,7 +368,7 @@ class Driver:
         remote = self.ray.remote(clear_stages)
         with contextlib.suppress(Exception):
             calls = [
-                remote.options(num_cpus=0, scheduling_strategy=affinity(node.id, soft=False)).remote()
+                remote.options(num_cpus=0, scheduling_strategy=affinity(node.id, soft=False)).remote(self.order.token)
                 for node in self.pool.nodes
             ]
             self.ray.wait(calls, num_returns=len(calls), timeout=10.0)

@@ -20,6 +20,9 @@ class Order(NamedTuple):
     start: str  # the driver's working folder, where plug-ins may lie
     threads: int  # of a block on CPUs; 0 on accelerators
     devices: int  # of a block
+    neighbours: int  # blocks that share a host's memory, itself counted; 1 on accelerators
+    interval: float  # seconds between two messages about progress
+    token: str  # of the driver: marks what its workers leave on nodes
 
 
 class Opened(NamedTuple):
@@ -45,6 +48,7 @@ class Run(NamedTuple):
     plan: Plan
     path: str  # on the driver, and on every node where they share it
     shared: bool
+    watched: bool  # whether the driver is to be sent every evaluation
     documents: dict[str, bytes]  # files that a block reads, by name, where the folder is not shared
 
 

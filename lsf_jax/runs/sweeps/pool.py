@@ -73,6 +73,8 @@ class Pool:
         """
         self.ray, self.start, self.needs, self.hooks = ray, start, dict(needs), hooks
         self.hands: list[Hand] = []
+        self.parked: list[Hand] = []
+        self.leaving: dict[Hand, Any] = {}  # worker -> reference to what `close` returns
         self.open: collections.deque[int] = collections.deque()
         self.given_up: dict[int, str] = {}
         self.counted: dict[int, collections.Counter[str]] = {}
@@ -115,12 +117,33 @@ class Pool:
 
     def release(self) -> None:
         """End all workers."""
-        closing = [hand.actor.close.remote() for hand in self.hands if hand.opened is not None and not hand.is_busy]
+        for hand in list(self.hands):
+            self._dismiss(hand)
+        closing = list(self.leaving.values())
         with contextlib.suppress(Exception):
             self.ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
-        for hand in self.hands:
+        for hand in (*self.leaving, *self.parked):
             self._kill(hand)
-        self.hands.clear()
+        self.leaving.clear()
+        self.parked.clear()
+
+    def _dismiss(self, hand: Hand) -> None:
+        """Let a worker that is idle tidy up before it ends; any other ends at once."""
+        self.hands.remove(hand)
+        if hand.opened is None or hand.is_busy:
+            self._kill(hand)
+        else:
+            self.leaving[hand] = hand.actor.close.remote()
+
+    def _end_closed(self) -> None:
+        """End the workers that have tidied up."""
+        if not self.leaving:
+            return
+        closed, _ = self.ray.wait(list(self.leaving.values()), num_returns=len(self.leaving), timeout=0)
+        done = {id(each) for each in closed}
+        for hand in [hand for hand, closing in self.leaving.items() if id(closing) in done]:
+            self._kill(hand)
+            del self.leaving[hand]
 
     def _ask_to_stop(self) -> None:
         self.is_stopping = True
@@ -129,20 +152,21 @@ class Pool:
             if hand.is_busy:
                 hand.actor.stop.remote()
             else:
-                self._drop(hand)
+                self._dismiss(hand)
 
     def _look(self) -> None:
         """Keep as many workers as there are jobs for and the nodes have room for."""
         if time.monotonic() - self.looked_at < LOOK_SECONDS:
             return
         self.looked_at = time.monotonic()
-        self.nodes = nodes_of(self.ray)
-        wanted = min(len(self.open) + self.n_busy, self.n_slots())
+        self.nodes = [node for node in nodes_of(self.ray) if slots_on(node, self.needs)]
+        wanted = min(len(self.open) + self.n_busy, self.n_slots() - len(self.parked))
         for _ in range(wanted - len(self.hands)):
             self.hands.append(self.start())
         for hand in [hand for hand in self.hands if not hand.is_busy][: max(len(self.hands) - wanted, 0)]:
             if not self.open:  # nothing is left for it: others may have its place
-                self._drop(hand)
+                self._dismiss(hand)
+        self._end_closed()
 
     def n_slots(self) -> int:
         """Workers that the living nodes have room for, if nobody else uses them."""
@@ -181,7 +205,19 @@ class Pool:
         self.opening_failures.clear()
         refused = self.hooks.accept(message)
         if refused is not None:
-            raise ConfigError(refused)
+            self._park(hand, refused)
+
+    def _park(self, hand: Hand, why: str) -> None:
+        """Keep a worker that is refused where it is, without a job: another one would be started in its place.
+
+        Raises:
+          ConfigError: it is the first of all.
+        """
+        if not any(other.opened is not None for other in self.hands if other is not hand):
+            raise ConfigError(why)
+        self.hooks.note(why)
+        self.hands.remove(hand)
+        self.parked.append(hand)
 
     def _hand_out(self) -> None:
         for hand in self.hands:

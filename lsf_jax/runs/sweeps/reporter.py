@@ -9,28 +9,28 @@ import numpy as np
 
 from lsf_jax.runs.sweeps.messages import Moved, Said
 
-INTERVAL = 1.0
-"""Seconds between two messages about progress."""
-
 
 class Reporter:
-    """A `progress.Display` that sends what it is told, the latest counts at most once a second."""
+    """A `progress.Display` that sends what it is told, the latest of everything from time to time."""
 
-    def __init__(self, send: Callable[[Any], object], after: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, send: Callable[[Any], object], interval: float = 1.0, after: Callable[[], object] = lambda: None
+    ) -> None:
         """Nothing is sent yet.
 
         Args:
           send: takes each message.
+          interval: seconds between two messages about progress.
           after: called whenever the session has something behind it, such as files that are complete.
         """
-        self.send, self.after = send, after
-        self.env_steps = self.updates = 0
+        self.send, self.interval, self.after = send, interval, after
+        self.latest = Moved(0, 0)
         self.first_chunk_at = 0.0
         self.told_at = -float("inf")
 
     def begin(self, env_steps: int = 0, updates: int = 0) -> None:
         """Counts where this process starts."""
-        self._tell(env_steps, updates)
+        self._tell(self.latest._replace(env_steps=env_steps, updates=updates))
 
     def note(self, text: str) -> None:
         """One line for people."""
@@ -39,7 +39,7 @@ class Reporter:
     @contextlib.contextmanager
     def compiling(self, what: str) -> Iterator[None]:
         """Says so once it begins; how long it took is in the block's seconds."""
-        self.send(Moved(self.env_steps, self.updates, phase=f"compiling {what}"))
+        self.send(self.latest._replace(phase=f"compiling {what}"))
         yield
 
     def update(
@@ -48,13 +48,13 @@ class Reporter:
         """Counts after a chunk or an evaluation."""
         if evaluation is None and not self.first_chunk_at:
             self.first_chunk_at = time.monotonic()
-        self._tell(env_steps, updates, returns, evaluation)
+        before = self.latest
+        returns = before.returns if returns is None else returns
+        self._tell(Moved(env_steps, updates, returns, evaluation or before.evaluation))
 
-    def _tell(
-        self, env_steps: int, updates: int, returns: np.ndarray | None = None, evaluation: str | None = None
-    ) -> None:
-        self.env_steps, self.updates = env_steps, updates
+    def _tell(self, moved: Moved) -> None:
+        self.latest = moved
         self.after()
-        if evaluation is not None or time.monotonic() - self.told_at >= INTERVAL:
+        if time.monotonic() - self.told_at >= self.interval:
             self.told_at = time.monotonic()
-            self.send(Moved(env_steps, updates, returns, evaluation))
+            self.send(moved)

@@ -26,7 +26,7 @@ from lsf_jax.config.documents import plugins_of
 from lsf_jax.programs import runtime
 from lsf_jax.programs.layouts import even_width, plan_again
 from lsf_jax.programs.parts import Program, bind
-from lsf_jax.programs.planner import Plan, make_plan
+from lsf_jax.programs.planner import Plan, hardware_here, make_plan
 from lsf_jax.registry import plugins
 from lsf_jax.runs import sinks, warm_start
 from lsf_jax.runs.card import setup_card
@@ -44,6 +44,8 @@ from lsf_jax.runs.watching import Evaluation
 WAITING = 32
 """Messages that may wait for the driver; a worker that is ahead of it stands still."""
 STAGE = "lsf_jax-stage-"
+ENDING_SECONDS = 5.0
+"""Until a worker that was told to end is gone."""
 
 
 class LeaseLostError(RuntimeError):
@@ -57,6 +59,7 @@ class BlockWorker:
         """Nothing is imported or made before `open`."""
         self.stopping = threading.Event()
         self.session: Session | None = None
+        self.watched = False
         self.stage: Path | None = None
         self.ended_at = 0.0
 
@@ -98,11 +101,13 @@ class BlockWorker:
     def _new_plan(self, slots: int) -> Plan:
         """As wide as fits on a device, but no wider than gives every slot a block; all as equal as they can be."""
         train = replace(self.config.train, devices=self.order.devices)
-        plan = make_plan(replace(self.config, train=train), self.program)
+        here = hardware_here()
+        here = here._replace(memory_bytes=here.memory_bytes // self.order.neighbours)
+        plan = make_plan(replace(self.config, train=train), self.program, here)
         width = train.block or even_width(plan.width, plan.rows, slots * plan.n_devices)
         if width == plan.width:
             return plan
-        return make_plan(replace(self.config, train=replace(train, block=width)), self.program)
+        return make_plan(replace(self.config, train=replace(train, block=width)), self.program, here)
 
     def run(self, job: Job) -> Iterator[Any]:
         """Train a block to its budget, or until `stop`; messages come as they arise, `Ended` last.
@@ -143,18 +148,25 @@ class BlockWorker:
         courier = None if self.stage is None else Courier(self.stage, job.index, send)
         if courier is not None:
             courier.receive(job.files)
-        reporter = Reporter(send, after=courier.collect if courier else _nothing)
+
+        def look() -> None:
+            """Before anything is written: whether this is still ours to write."""
+            if courier is not None:
+                courier.collect()
+            elif not is_held(session.path, job.index, job.lease):
+                raise LeaseLostError(f"block {job.index} was given to another worker")
+
+        reporter = Reporter(send, self.order.interval, look)
         session.progress, session.done_before = reporter, Counts(0, 0)
         session.timing = dict.fromkeys(session.timing, 0.0)
         session.counts = dict.fromkeys(session.counts, 0)
         known = len(session.trouble)
-        session.on_evaluation = lambda seen: send(_evaluated(seen))
+        session.on_evaluation = (lambda seen: send(_evaluated(seen))) if self.watched else None
         session.sinks = _sinks(session, send)
         before, compiled = self.ended_at, len(session.warm)
 
         def stopping() -> bool:
-            if self.stage is None and not is_held(session.path, job.index, job.lease):
-                raise LeaseLostError(f"block {job.index} was given to another worker")
+            look()
             return self.stopping.is_set()
 
         finished = run_block(session, job.index, stopping)
@@ -164,8 +176,8 @@ class BlockWorker:
         self.ended_at = time.monotonic()
         return Ended(
             finished=finished,
-            env_steps=reporter.env_steps,
-            updates=reporter.updates,
+            env_steps=reporter.latest.env_steps,
+            updates=reporter.latest.updates,
             seconds=session.timing,
             counts=session.counts,
             trouble=session.trouble[known:],
@@ -178,6 +190,7 @@ class BlockWorker:
         """The session of the run folder, made once."""
         if self.session is None:
             run: Run = import_ray().get(reference)
+            self.watched = run.watched
             path = Path(run.path) if run.shared else self._staged(run)
             if not path.is_dir():
                 raise RunFolderError(f"run folder {path} is not on this node: share it, or use --no-shared-folder")
@@ -188,18 +201,29 @@ class BlockWorker:
     def _staged(self, run: Run) -> Path:
         """A folder of this node that looks like the run's."""
         clear_stages()
-        self.stage = Path(tempfile.mkdtemp(prefix=f"{STAGE}{os.getpid()}-"))
+        self.stage = Path(tempfile.mkdtemp(prefix=f"{STAGE}{self.order.token}-{os.getpid()}-"))
         for name, data in run.documents.items():
             (self.stage / name).write_bytes(data)
         return self.stage
 
 
-def clear_stages() -> None:
-    """Remove what workers that were killed have left on this node."""
-    for path in Path(tempfile.gettempdir()).glob(f"{STAGE}*-*"):
-        number = path.name.removeprefix(STAGE).partition("-")[0]
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
+def clear_stages(token: str = "") -> None:
+    """Remove what workers that were killed have left on this node.
+
+    Args:
+      token: of a driver whose workers are all being ended: theirs go in any case.
+    """
+    until = time.monotonic() + ENDING_SECONDS
+    for path in Path(tempfile.gettempdir()).glob(f"{STAGE}*-*-*"):
+        owner, number, *_ = path.name.removeprefix(STAGE).split("-")
+        while owner == token and _lives(number) and time.monotonic() < until:
+            time.sleep(0.1)
+        if owner == token or not _lives(number):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(number: str) -> bool:
+    return number.isdecimal() and psutil.pid_exists(int(number))
 
 
 def _config_of(data: bytes) -> Config:

@@ -15,8 +15,9 @@ class Driver:
         self.ray = Ray(nodes or {"node-1": {"CPU": 2.0}})
         self.script, self.opening, self.saved = script, opening, {}
         self.actors, self.taken, self.notes = [], [], []
+        self.refuse = lambda opened: None
         hooks = Hooks(
-            accept=lambda opened: None,
+            accept=lambda opened: self.refuse(opened),
             begin=lambda job, opened: job,
             take=lambda job, message: self.taken.append((job, message)),
             lost=lambda job: self.saved.get(job),
@@ -142,3 +143,27 @@ def test_a_node_that_joins_gets_jobs():
     driver.pool.run(range(8), lambda: False)
     assert len(driver.actors) == 2
     assert len(driver.taken) == 8
+
+
+def test_a_worker_that_is_refused_later_gets_no_job_and_the_others_go_on():
+    driver = Driver(lambda job, actor: [id(actor)])
+    driver.refuse = lambda opened: None if len(driver.actors) < 2 or driver.pool.parked else "unlike"
+    driver.pool.hands.append(driver.start())
+    driver.pool.hands[0].opened, driver.pool.hands[0].pending = types.SimpleNamespace(node="node-1"), None
+    assert driver.pool.run(range(4), lambda: False) == {}
+    assert driver.notes == ["unlike"]
+    assert {actor for _, actor in driver.taken} == {id(driver.actors[0])}
+    assert driver.actors[1] in driver.ray.killed
+
+
+def test_where_every_worker_is_refused_the_run_ends_with_the_reason():
+    driver = Driver(lambda job, actor: ["done"])
+    driver.refuse = lambda opened: "unlike"
+    with pytest.raises(ConfigError, match="unlike"):
+        driver.pool.run(range(2), lambda: False)
+
+
+def test_idle_workers_tidy_up_before_they_end():
+    driver = Driver(lambda job, actor: ["done"])
+    driver.pool.run(range(3), lambda: False)
+    assert all(actor.closed for actor in driver.actors)
