@@ -19,6 +19,8 @@ from lsf_jax.runs.sweeps.pool import Hand, Hooks, Pool
 
 
 class Opened(NamedTuple):
+    """What a stand-in says once it is there."""
+
     node: str
 
 
@@ -26,17 +28,19 @@ class StandIn:
     """A worker whose blocks take no time."""
 
     def open(self) -> Opened:
+        """It is there."""
         return Opened("")
 
     def run(self, messages: int) -> Any:
+        """The messages of a block, at once."""
         for number in range(messages):
             yield number, bytes(200)
 
     def stop(self) -> None:
-        pass
+        """Nothing has to be stopped."""
 
     def close(self) -> None:
-        pass
+        """Nothing has to be tidied up."""
 
 
 def measure(where: str, blocks: int, messages: int, per_block: float) -> dict[str, Any]:
