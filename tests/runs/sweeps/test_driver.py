@@ -111,7 +111,8 @@ def alone(tmp_path_factory):
     return experiment.train(config_of(tmp_path_factory.mktemp("alone"), "alone"))
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.default("shared")
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
 def test_blocks_of_two_workers_are_those_of_one_process(shared, here, alone, tmp_path):
     seen = []
     result = experiment.train(
@@ -127,7 +128,8 @@ def test_blocks_of_two_workers_are_those_of_one_process(shared, here, alone, tmp
     assert left == {".lock", "card.json", "card.md", "config.yaml", "checkpoints", "metrics", "policies"}
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.default("apart")
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
 def test_a_block_whose_worker_dies_ends_with_the_same_bits(shared, here, alone, tmp_path):
     here.deaths = [3, 0]
     result = experiment.train(config_of(tmp_path, "run"), cluster=Cluster("auto", shared_folder=shared))
@@ -136,6 +138,7 @@ def test_a_block_whose_worker_dies_ends_with_the_same_bits(shared, here, alone, 
     assert len(here.made) == 4
 
 
+@pytest.mark.slow
 def test_what_one_block_cannot_do_is_told_after_the_others_are_finished(here, tmp_path):
     here.deaths = [0] * 9
     with pytest.raises(ConfigError, match=r"3 blocks, the first of them \d, failed again and again: its worker died"):
