@@ -125,6 +125,7 @@ if TYPE_CHECKING:  # the public names; `_homes` reads them from here too, so tha
     from lsf_jax.runs.experiment import resume as resume
     from lsf_jax.runs.experiment import train as train
     from lsf_jax.runs.sinks import Sink as Sink
+    from lsf_jax.runs.sweeps.cluster import Cluster as Cluster
     from lsf_jax.runs.watching import Evaluation as Evaluation
     from lsf_jax.settings import ConfigError as ConfigError
     from lsf_jax.settings import number as number

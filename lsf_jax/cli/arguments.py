@@ -4,10 +4,11 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from lsf_jax.settings import LARGEST, clip
+from lsf_jax.settings import LARGEST, ConfigError, clip
 
 if TYPE_CHECKING:
     from lsf_jax.config.composition import Config
+    from lsf_jax.runs.sweeps.cluster import Cluster
 
 FINISHED, WRONG_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130
 """Exit codes."""
@@ -43,6 +44,70 @@ def add_composition(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="dotted settings, last and strongest: algo.lr=3e-4 env.punishment=-2 train.n_envs=16 seeds=64",
     )
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add what sends the blocks of a run to a cluster."""
+    group = parser.add_argument_group("on a Ray cluster (needs the extra lsf-jax[cluster])")
+    group.add_argument(
+        "--cluster",
+        default="",
+        metavar="WHERE",
+        help="train blocks of seeds on a cluster: auto (the one this machine belongs to), HOST:PORT of its head, "
+        "local or local:N (N processes of this machine); the same command again goes on",
+    )
+    group.add_argument(
+        "--no-shared-folder",
+        action="store_true",
+        help="nodes do not see the run folder: tables, checkpoints and policies travel through Ray",
+    )
+    group.add_argument(
+        "--mixed", action="store_true", help="let devices take part that differ, and with them the last bits of results"
+    )
+    group.add_argument(
+        "--per-block",
+        default="",
+        metavar="NAME=AMOUNT,...",
+        help="resources of a block by Ray's names, such as CPU=2,GPU=1 (default: one device, or one CPU)",
+    )
+
+
+def cluster_of(options: argparse.Namespace) -> "Cluster | None":
+    """The cluster that the arguments of `add_cluster` describe, None without one.
+
+    Raises:
+      ConfigError: --per-block is wrong, or an argument of a cluster is given without one.
+    """
+    given = {"--no-shared-folder": options.no_shared_folder, "--mixed": options.mixed, "--per-block": options.per_block}
+    if not options.cluster:
+        for name in (name for name, value in given.items() if value):
+            raise ConfigError(f"{name} is given without --cluster; expected both")
+        return None
+    from lsf_jax.cluster.connect import import_ray, read_address
+
+    read_address(options.cluster)
+    import_ray()
+    from lsf_jax.runs.sweeps.cluster import Cluster
+
+    return Cluster(
+        where=options.cluster,
+        shared_folder=not options.no_shared_folder,
+        mixed=options.mixed,
+        per_block=_resources(options.per_block),
+    )
+
+
+def _resources(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for word in filter(None, text.split(",")):
+        name, _, amount = word.rpartition("=")
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            found[name] = 0.0
+        if not name or not 0.0 < found[name] < float("inf"):
+            raise ConfigError(f"--per-block has {clip(word)}; expected NAME=AMOUNT,... such as CPU=2,GPU=1")
+    return found
 
 
 def add_config_dirs(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command
+from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_cluster, cluster_of
 from lsf_jax.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     judged = []
     for definition in definitions:
         runs = _runs(definition, options)
-        if not options.report and not _train(runs):
+        if not options.report and not _train(runs, options):
             return INTERRUPTED
         judged.append((definition, _report(definition, runs, options)))
     if options.name == ALL:
@@ -97,10 +97,10 @@ def _runs(definition: "Definition", options: argparse.Namespace) -> "list[Member
     return runs
 
 
-def _train(runs: "list[Member]") -> bool:
+def _train(runs: "list[Member]", options: argparse.Namespace) -> bool:
     from lsf_jax.cli.suites import train_members
 
-    return train_members(runs)
+    return train_members(runs, cluster_of(options))
 
 
 def _report(definition: "Definition", runs: "list[Member]", options: argparse.Namespace) -> "list[Verdict]":
@@ -226,6 +226,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "settings that are not the suite's)",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings for every run, as for suite")
+    add_cluster(parser)
 
 
 COMMANDS = (

@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_config_dirs, positive
+from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_cluster, add_config_dirs, cluster_of, positive
 from lsf_jax.settings import ConfigError
+
+if TYPE_CHECKING:
+    from lsf_jax.runs.sweeps.cluster import Cluster
 
 SUITE = """examples:
   lsf-jax suite predator_prey_p2
@@ -27,7 +31,7 @@ def _run_suite(options: argparse.Namespace) -> int:
     chosen = suite.read_suite(options.suite, options.config_dirs)
     folder = Path(options.folder or f"runs/{chosen.name}")
     runs = suite.members(chosen, folder, algorithms=options.algo, overrides=options.overrides)
-    if not train_members(runs):
+    if not train_members(runs, cluster_of(options)):
         return INTERRUPTED
     for place in dict.fromkeys((member.env, member.variant) for member in runs):
         _summarise(
@@ -61,7 +65,7 @@ def _matrix_table(options: argparse.Namespace) -> int:
         for file, outcome in earlier:
             if outcome.q_total.shape != payoff.table.reshape(len(payoff.table), -1).shape:
                 raise ConfigError(f"--with is {file}, of a game of another size than {env}; name its game (--game)")
-    if not train_members(runs):
+    if not train_members(runs, cluster_of(options)):
         return INTERRUPTED
     order = list(chosen.algorithms)
     for env, table in tables.items():
@@ -76,13 +80,27 @@ def _matrix_table(options: argparse.Namespace) -> int:
     return FINISHED
 
 
-def train_members(runs: list) -> bool:
-    """Bring every run to its budget; False if stopped first, be it so late that the run at hand reached its end."""
+def train_members(runs: list, cluster: "Cluster | None" = None) -> bool:
+    """Bring every run to its budget; False if stopped first, be it so late that the run at hand reached its end.
+
+    Args:
+      runs: members of suites.
+      cluster: where their blocks are trained, one run after another; None trains on this machine.
+    """
+    if cluster is None:
+        return _train_all(runs, None)
+    from lsf_jax.cluster.connect import AUTO, connected
+
+    with connected(cluster.where):  # once for all of them
+        return _train_all(runs, cluster._replace(where=AUTO))
+
+
+def _train_all(runs: list, cluster: "Cluster | None") -> bool:
     from lsf_jax.runs import suite
 
     for number, member in enumerate(runs, 1):
         print(f"\n[{number}/{len(runs)}] {member.label} on {member.env}: {member.path}", flush=True)
-        result = suite.run_member(member)
+        result = suite.run_member(member, cluster)
         if result and (not result.finished or (result.stopped and number < len(runs))):
             print("\nstopped and saved; the same command continues")
             return False
@@ -123,6 +141,7 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
+    add_cluster(parser)
     parser.add_argument(
         "--algo", action="append", default=[], help="only this algorithm, of the suite or a plug-in's; repeatable"
     )

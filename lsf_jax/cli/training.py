@@ -3,7 +3,16 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from lsf_jax.cli.arguments import FINISHED, INTERRUPTED, Command, add_composition, composed, positive
+from lsf_jax.cli.arguments import (
+    FINISHED,
+    INTERRUPTED,
+    Command,
+    add_cluster,
+    add_composition,
+    cluster_of,
+    composed,
+    positive,
+)
 from lsf_jax.settings import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -17,11 +26,13 @@ TRAIN = """examples:
 `lsf-jax list` shows names, `lsf-jax list keys` every setting with its range."""
 SWEEP = """examples:
   lsf-jax sweep --preset matrix seeds=32 algo.lr=1e-3,3e-3 algo.alpha=0.5,1,3
+  lsf-jax sweep --cluster auto --preset matrix seeds=1000 algo.lr=1e-3,3e-3
 A comma list on a traced number makes a grid; grid points × seeds are trained in one compiled program."""
 PLAN = """examples:
   lsf-jax plan --preset matrix seeds=256
   lsf-jax plan --target h100 seeds=64
-  lsf-jax plan --target v5e --devices 8 --quick --env smax/3m seeds=512"""
+  lsf-jax plan --target v5e --devices 8 --quick --env smax/3m seeds=512
+  lsf-jax plan --cluster 16x8xh100 seeds=10000 algo.lr=1e-4,3e-4,1e-3"""
 RESUME = """examples:
   lsf-jax resume runs/lsf_sac-predator_prey-20260101-120000
   lsf-jax resume runs/NAME train.env_steps=2000000
@@ -32,18 +43,22 @@ def _train(options: argparse.Namespace) -> int:
     """`lsf-jax train` and `lsf-jax sweep`."""
     from lsf_jax.runs import experiment
 
-    return _report(experiment.train(composed(options), init_from=options.init_from))
+    cluster = cluster_of(options)
+    return _report(experiment.train(composed(options), init_from=options.init_from, cluster=cluster))
 
 
 def _resume(options: argparse.Namespace) -> int:
     """`lsf-jax resume`."""
     from lsf_jax.runs import experiment
 
-    return _report(experiment.resume(options.run, overrides=options.overrides))
+    cluster = cluster_of(options)
+    return _report(experiment.resume(options.run, overrides=options.overrides, cluster=cluster))
 
 
 def _plan(options: argparse.Namespace) -> int:
     """`lsf-jax plan`."""
+    if options.cluster:
+        return _plan_cluster(options)
     if options.target:
         return _plan_target(options)
     if options.devices != 1 or options.quick:
@@ -79,6 +94,21 @@ def _plan_target(options: argparse.Namespace) -> int:
     return FINISHED
 
 
+def _plan_cluster(options: argparse.Namespace) -> int:
+    """`lsf-jax plan --cluster`: of a cluster that is not there."""
+    from lsf_jax.runs import experiment
+    from lsf_jax.runs.sweeps import foresight
+
+    if options.target or options.devices != 1:
+        raise ConfigError("--cluster names chip and devices; expected without --target and --devices")
+    shape = foresight.read_shape(options.cluster)
+    config = composed(options)
+    print(experiment.describe_run(config), flush=True)
+    seen = foresight.foresee(config, shape, lambda line: print(line, flush=True))
+    print(f"\n{foresight.foresight_text(seen)}")
+    return FINISHED
+
+
 def _report(result: "Result") -> int:
     from lsf_jax.analysis.frames import load_run
     from lsf_jax.analysis.plots import plot_curves
@@ -106,6 +136,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="start from the parameters of a finished run, where names and shapes match: row i from row i, or all from "
         "a single one; short for train.init_from=RUN",
     )
+    add_cluster(parser)
 
 
 def _add_resume(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +144,7 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings that may change, such as train.env_steps"
     )
+    add_cluster(parser)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +156,13 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         metavar="CHIP",
         help="plan for h100, h200, a100, l4, b200, v4, v5e, v5p or v6e without having one: compile the run for it here "
         "(minutes); needs the extra lsf-jax[targets]",
+    )
+    parser.add_argument(
+        "--cluster",
+        default="",
+        metavar="NODESxDEVICESxCHIP",
+        help="what the run would take on a cluster, such as 16x8xh100: blocks, hours and disk, by compiling one block "
+        "for a device of it here; needs the extra lsf-jax[targets]",
     )
     parser.add_argument("--devices", type=positive, default=1, metavar="N", help="of them in one machine (default 1)")
     parser.add_argument(

@@ -153,6 +153,10 @@ def card_text(setup: Setup) -> str:
 
 def write_card(path: Path, config: Config, program: Program) -> None:
     """Write `card.md` into a run folder, and the same table into its `card.json`."""
-    setup = setup_card(config, program)
+    write_setup(path, setup_card(config, program))
+
+
+def write_setup(path: Path, setup: Setup) -> None:
+    """`write_card` with a table that was made elsewhere."""
     folder.write_json_atomic(file_inside(path, folder.CARD), folder.read_documents(path).card | {"setup": setup})
     folder.write_text_atomic(file_inside(path, folder.CARD_TEXT), card_text(setup))

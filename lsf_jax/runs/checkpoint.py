@@ -91,7 +91,7 @@ def save(folder: Path, step: int, state: PyTree, meta: Mapping[str, Any], *, fil
         raise SaveError(
             f"checkpoint in {folder} could not be written ({one_line(error)}); earlier checkpoints are untouched"
         ) from error
-    _remove(folder, [path for path in checkpoints(folder) if path != final])
+    remove(folder, [path for path in checkpoints(folder) if path != final])
     return final
 
 
@@ -255,7 +255,7 @@ def _prepare(folder: Path, step: int, needed: int) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         fsync_directory(folder.parent)
-        _remove(folder, [])
+        remove(folder, [])
     except OSError as error:
         raise SaveError(f"checkpoint folder {folder} is not writable ({error.strerror})") from error
     free = free_bytes(folder)
@@ -294,7 +294,13 @@ def _unused_name(folder: Path, step: int) -> Path:
     return folder / (f"step-{step:09d}-r{repeat}" if repeat else f"step-{step:09d}")
 
 
-def _remove(folder: Path, old: list[Path]) -> None:
+def remove(folder: Path, old: list[Path]) -> None:
+    """Remove what interrupted writes left in a block's folder, and older checkpoints.
+
+    Args:
+      folder: where `save` writes.
+      old: checkpoints there that have a complete successor.
+    """
     left = [path for path in folder.glob("tmp-*") if re.fullmatch(r"tmp-\d{9,}-\d+", path.name)]
     for path in (*old, *left):
         shutil.rmtree(path, ignore_errors=True)  # what cannot be removed does no harm: the newest counts

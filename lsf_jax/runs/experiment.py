@@ -3,33 +3,39 @@
 The host acts between chunks only. What it decides (when to look, save or stop) never changes a bit of a result.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lsf_jax.config.composition import Config, check, differences, grid_points, make_hosted
 from lsf_jax.config.documents import plugins_of, to_yaml
 from lsf_jax.programs import runtime
-from lsf_jax.programs.parts import Program, bind, take_rows
+from lsf_jax.programs.layouts import plan_again
+from lsf_jax.programs.parts import bind, take_rows
 from lsf_jax.programs.planner import Plan, make_plan, plan_text, size_text
 from lsf_jax.programs.shared import Shared
 from lsf_jax.runs import checkpoint, checks, folder, sinks, tables, warm_start
-from lsf_jax.runs.card import write_card
-from lsf_jax.runs.machine import describe_machine, plugin_versions
+from lsf_jax.runs.card import Setup, setup_card, write_card, write_setup
+from lsf_jax.runs.machine import command_words, describe_machine, plugin_versions
 from lsf_jax.runs.manifest import SaveError
 from lsf_jax.runs.notebook import progress_for
 from lsf_jax.runs.progress import Progress
 from lsf_jax.runs.safe_files import RunFolderError, file_inside
-from lsf_jax.runs.schemas import Layout
+from lsf_jax.runs.schemas import BlockMeta, Layout
 from lsf_jax.runs.session import Session, layout_of, run_block, write_timing
 from lsf_jax.runs.signals import stop_requested
+from lsf_jax.runs.sweeps.cluster import Cluster
 from lsf_jax.runs.watching import OnEvaluation
 from lsf_jax.settings import ConfigError, user_path
+
+if TYPE_CHECKING:
+    from lsf_jax.runs.sweeps.driver import Driver
 
 
 class Result(NamedTuple):
@@ -59,6 +65,7 @@ def train(
     progress: Progress | None = None,
     on_evaluation: OnEvaluation | None = None,
     shared: Shared | None = None,
+    cluster: Cluster | str | None = None,
 ) -> Result:
     """Train a configuration in a new run folder.
 
@@ -71,6 +78,9 @@ def train(
       on_evaluation: called with an `Evaluation` after each evaluation of each block of seeds. What it raises ends the
         run, after saving; `resume` then makes that evaluation again.
       shared: plan and programs of runs whose configurations differ in swept numbers alone; None makes new ones.
+      cluster: a Ray cluster whose nodes train the blocks: auto, local, local:N, HOST:PORT, or a `Cluster` with more;
+        None trains on this machine. A run without a name is then named after its configuration, and a folder that
+        holds a run of the same configuration is gone on with.
 
     Returns:
       The result; `finished` is False if Ctrl-C or SIGTERM ended it early, after saving.
@@ -86,6 +96,8 @@ def train(
     sinks.require_packages(config.train.sinks)
     _check_games(config)
     user_path("train.run_dir", config.train.run_dir)
+    if cluster is not None:
+        return _train_on_cluster(config, _as_cluster(cluster), progress, on_evaluation)
     runtime.configure(config.train)
     name = config.train.name or f"{config.algo_name}-{config.where.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}"
     shown = progress or progress_for(_total_steps(config), f"{config.algo_name} on {config.where}")
@@ -104,7 +116,7 @@ def train(
             card |= {warm_start.ENTRY: start.record}
             for line in warm_start.lines_of(start):
                 shown.note(line)
-        _write_documents(path, config, card, program, start)
+        _write_documents(path, config, card, setup_card(config, program), start)
         with checks.saying_how_to_go_on(path), folder.lock(path):
             return _run(Session(config, path, plan, program, shown, shared), on_evaluation)
 
@@ -116,6 +128,7 @@ def resume(
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
     on_evaluation: OnEvaluation | None = None,
+    cluster: Cluster | str | None = None,
 ) -> Result:
     """Continue a run from its last checkpoints, to the same bits as if it had never stopped.
 
@@ -127,6 +140,7 @@ def resume(
         run only if they name it too.
       progress: as for `train`.
       on_evaluation: as for `train`.
+      cluster: as for `train`.
 
     Raises:
       ConfigError: the folder is not a run, or the configuration changes what its iterations compute; the copy that
@@ -146,6 +160,8 @@ def resume(
     sinks.require_packages(wanted.train.sinks)
     _check_games(wanted)
     shown = progress or progress_for(_total_steps(wanted), f"{wanted.algo_name} on {wanted.where} (resumed)")
+    if cluster is not None:
+        return _resume_on_cluster(path, saved, wanted, card, _as_cluster(cluster), shown, on_evaluation)
     with shown, checks.saying_how_to_go_on(path), folder.lock(path):
         session = _reopened(path, wanted, card, shown)
         if wanted != saved:
@@ -154,13 +170,16 @@ def resume(
         return _run(session, on_evaluation)
 
 
-def ensure(path: Path, config: Config, shared: Shared | None = None) -> Result | None:
+def ensure(
+    path: Path, config: Config, shared: Shared | None = None, cluster: Cluster | str | None = None
+) -> Result | None:
     """Train, continue or extend the run of a configuration in its folder; None if nothing was left to do.
 
     Args:
       path: the folder that `train.run_dir` and `train.name` of the configuration name.
       config: from `compose`.
       shared: as for `train`.
+      cluster: as for `train`.
 
     Raises:
       ConfigError: the folder holds a run of another configuration; and as `train` and `resume`.
@@ -168,10 +187,10 @@ def ensure(path: Path, config: Config, shared: Shared | None = None) -> Result |
     if not (path / folder.CONFIG).exists():
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()  # a process was killed between making the folder and writing into it
-        return train(config, shared=shared)
+        return train(config, shared=shared, cluster=cluster)
     if is_finished(path, config) and not differences_of(path, config):
         return None
-    return resume(path, config=config)
+    return resume(path, config=config, cluster=cluster)
 
 
 def is_finished(path: Path, config: Config) -> bool:
@@ -187,8 +206,94 @@ def is_finished(path: Path, config: Config) -> bool:
     return all(meta is not None and meta.finished_budget == budget for meta in metas)
 
 
-def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress) -> Session:
-    """The session of a run that goes on; all that can be wrong with its folder is found here, and nothing changed."""
+def _as_cluster(cluster: Cluster | str) -> Cluster:
+    return Cluster(cluster) if isinstance(cluster, str) else cluster
+
+
+def _train_on_cluster(
+    config: Config, cluster: Cluster, progress: Progress | None, on_evaluation: OnEvaluation | None
+) -> Result:
+    """`train` with workers of a cluster; a run of the same configuration in that folder is gone on with."""
+    from lsf_jax.runs.sweeps.driver import driving
+
+    name = config.train.name or _name_of(config)
+    path = user_path("train.run_dir", config.train.run_dir) / name
+    if (path / folder.CONFIG).exists():
+        if changed := differences_of(path, config):
+            raise RunFolderError(f"train.name {name!r}: {path} holds a run with another {changed[0]}; choose another")
+        return resume(path, config=config, progress=progress, on_evaluation=on_evaluation, cluster=cluster)
+    shown = progress or Progress(_total_steps(config), f"{config.algo_name} on {config.where}")
+    with shown, driving(cluster, config, shown) as driver:
+        shown.note(describe_run(config))
+        planned = driver.plan(warm_start.read_source(config))
+        plan, start = planned.plan, planned.start
+        card = planned.machine | {"command": command_words(), "layout": layout_of(plan)}
+        card |= {"grid": [dict(point) for point in grid_points(config)]}
+        config = replace(config, train=replace(config.train, block=plan.width))
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()  # a driver was killed between making the folder and writing into it
+        folder.create(config.train.run_dir, name)
+        _check_disk(plan, path)
+        shown.note(plan_text(plan))
+        card |= {} if start is None else {warm_start.ENTRY: start.record}
+        for line in [] if start is None else warm_start.lines_of(start):
+            shown.note(line)
+        _write_documents(path, config, card, planned.setup, start)
+        with checks.saying_how_to_go_on(path), folder.lock(path):
+            return _drive(driver, path, config, plan, on_evaluation)
+
+
+def _resume_on_cluster(
+    path: Path,
+    saved: Config,
+    wanted: Config,
+    card: dict[str, Any],
+    cluster: Cluster,
+    shown: Progress,
+    on_evaluation: OnEvaluation | None,
+) -> Result:
+    """`resume` with workers of a cluster."""
+    from lsf_jax.runs.sweeps.driver import Begun, driving
+    from lsf_jax.runs.sweeps.record import machine_on_record
+
+    with shown, checks.saying_how_to_go_on(path), folder.lock(path):
+        _, layout = _checked_layout(path, wanted, card, shown)
+        with driving(cluster, wanted, shown, Begun(layout, machine_on_record(card))) as driver:
+            planned = driver.plan(None)
+            if wanted != saved:
+                folder.write_text_atomic(file_inside(path, folder.CONFIG), to_yaml(wanted))
+                write_setup(path, planned.setup)
+            return _drive(driver, path, wanted, planned.plan, on_evaluation)
+
+
+def _name_of(config: Config) -> str:
+    """A name that the same configuration has again, so that the same command goes on with its run."""
+    free = {"run_dir": "", "name": "", "block": 0}
+    plain = to_yaml(replace(config, train=replace(config.train, **free)))
+    digest = hashlib.sha256(plain.encode()).hexdigest()[:8]
+    return f"{config.algo_name}-{config.where.replace('/', '_')}-{digest}"
+
+
+def _drive(driver: "Driver", path: Path, config: Config, plan: Plan, on_evaluation: OnEvaluation | None) -> Result:
+    with stop_requested(
+        "stopping after these chunks; the run will be saved (Ctrl-C again to stop at once)"
+    ) as stopping:
+        outcome = driver.train(path, config, plan, on_evaluation, stopping)
+    return Result(
+        path=path,
+        config=config,
+        finished=outcome.finished,
+        stopped=outcome.stopped,
+        final=final_columns(path) if outcome.finished else {},
+        timing=outcome.timing,
+        trouble=outcome.trouble,
+    )
+
+
+def _checked_layout(
+    path: Path, wanted: Config, card: dict[str, Any], shown: Progress
+) -> tuple[dict[int, BlockMeta], Layout]:
+    """The copies and the layout of a run that goes on; all that can be wrong with its folder's files is found here."""
     metas = checks.check_copies(path, wanted)
     layout = checks.check_layout(path, wanted, card)
     checks.check_places(path, wanted, layout)
@@ -198,16 +303,24 @@ def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress)
     shown.note(f"resuming {path}")
     for index in [index for index, meta in metas.items() if meta.config is None]:
         shown.note(f"the checkpoint of block {index} has no copy of its configuration: {folder.CONFIG} is believed")
+    return metas, layout
+
+
+def _reopened(path: Path, wanted: Config, card: dict[str, Any], shown: Progress) -> Session:
+    """The session of a run that goes on; all that can be wrong with its folder is found here, and nothing changed."""
+    metas, layout = _checked_layout(path, wanted, card, shown)
     runtime.configure_run(wanted, shown.note, layout.n_devices)
     program = bind(wanted)
-    session = Session(wanted, path, _saved_plan(wanted, layout, program), program, shown)
+    session = Session(
+        wanted, path, plan_again(wanted, program, layout.width, layout.n_devices, layout.micro_batch), program, shown
+    )
     like = session.programs.shapes(take_rows(session.rows, 0, layout.width * layout.n_devices))
     checks.check_state(path, wanted, layout, like, metas)
     return session
 
 
 def _write_documents(
-    path: Path, config: Config, card: dict[str, Any], program: Program, start: warm_start.WarmStart | None
+    path: Path, config: Config, card: dict[str, Any], setup: Setup, start: warm_start.WarmStart | None
 ) -> None:
     """What makes a new folder a run; where it cannot be written, the folder goes again."""
     try:
@@ -215,7 +328,7 @@ def _write_documents(
             warm_start.keep(path, start)
         folder.write_text_atomic(path / folder.CONFIG, to_yaml(config))
         folder.write_json_atomic(path / folder.CARD, card)
-        write_card(path, config, program)
+        write_setup(path, setup)
     except (OSError, SaveError) as error:
         shutil.rmtree(path, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
@@ -265,13 +378,6 @@ def _total_steps(config: Config) -> int:
     return config.train.env_steps * config.train.seeds * len(grid_points(config))
 
 
-def _saved_plan(config: Config, layout: Layout, program: Program) -> Plan:
-    """The layout that the run began with: another block width would change bits."""
-    fixed = replace(config.train, block=layout.width, micro_batch=layout.micro_batch, devices=layout.n_devices)
-    plan = make_plan(replace(config, train=fixed), program)
-    return plan._replace(width=layout.width, n_blocks=layout.n_blocks)
-
-
 def _check_disk(plan: Plan, path: Path) -> None:
     free = checkpoint.free_bytes(path)
     if 2 * plan.disk_bytes > free:
@@ -301,7 +407,7 @@ def _run(session: Session, on_evaluation: OnEvaluation | None) -> Result:
     for sink in session.sinks:
         sink.close()
     timing = write_timing(session)
-    final = final_columns(session) if finished else {}
+    final = final_columns(session.path) if finished else {}
     return Result(
         path=session.path,
         config=session.config,
@@ -313,8 +419,8 @@ def _run(session: Session, on_evaluation: OnEvaluation | None) -> Result:
     )
 
 
-def final_columns(session: Session) -> dict[str, np.ndarray]:
-    """The final evaluations of all rows, sorted by row."""
-    table = tables.to_arrays(tables.read_table(session.path, "eval"))
+def final_columns(path: Path) -> dict[str, np.ndarray]:
+    """The final evaluations of all rows of a run, sorted by row."""
+    table = tables.to_arrays(tables.read_table(path, "eval"))
     keep = table["final"]
     return {name: values[keep] for name, values in table.items()}

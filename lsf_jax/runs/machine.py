@@ -28,7 +28,7 @@ def describe_machine() -> dict[str, Any]:
     """
     return {
         "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *(_without_folders(argument) for argument in sys.argv[1:])],
+        "command": command_words(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": {
@@ -44,6 +44,11 @@ def describe_machine() -> dict[str, Any]:
         },
         "git": _git(Path(__file__).resolve().parents[2]),
     }
+
+
+def command_words() -> list[str]:
+    """The command line of this process as a card has it."""
+    return [Path(sys.argv[0]).name, *(_without_folders(argument) for argument in sys.argv[1:])]
 
 
 def plugin_versions(names: Iterable[str]) -> dict[str, str]:

@@ -44,6 +44,28 @@ class Stream(Protocol):
         ...
 
 
+class Display(Protocol):
+    """What a run needs of whatever shows, or passes on, how far it is; `Progress` says what each means."""
+
+    def begin(self, env_steps: int = 0, updates: int = 0) -> None:
+        """Says where counting starts."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Shows one event."""
+        ...
+
+    def compiling(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Shows that something is being compiled."""
+        ...
+
+    def update(
+        self, *, env_steps: int, updates: int, returns: np.ndarray | None = None, evaluation: str | None = None
+    ) -> None:
+        """Shows how far the run is."""
+        ...
+
+
 class _Board(rich_progress.Progress):
     """A label and a bar, and below them a line for each of the cells."""
 
@@ -93,6 +115,7 @@ class Progress:
         self._clock, self._interval = clock, interval
         self._start, self._idle_seconds = clock(), 0.0
         self._returns = self._note = self._phase = ""
+        self._more: dict[str, str] = {}
         self._last_line, self._shown, self._silent = -float("inf"), True, False
         file: Any = self._stream  # rich asks for an IO[str], and uses what `Stream` promises
         self._board = _Board(
@@ -192,6 +215,14 @@ class Progress:
         elif self._clock() - self._last_line >= self._interval:
             self._plain_update()
 
+    def tell(self, **cells: str) -> None:
+        """Says more with the next update: a name and a short text each, which stay until they are told anew.
+
+        Args:
+          **cells: an empty text takes its cell away.
+        """
+        self._more |= cells
+
     def close(self) -> None:
         """Shows the latest update if it was held back, and gives the terminal back; may be called twice."""
         if self._plain and not self._shown:
@@ -216,7 +247,7 @@ class Progress:
             ("updates", f"{updates.completed:,}"),
             ("updates/s", rate_text(updates.speed)),
         ]
-        extra = [("return", self._returns), ("last evaluation", self._note), ("now", self._phase)]
+        extra = [("return", self._returns), ("last evaluation", self._note), ("now", self._phase), *self._more.items()]
         return cells + [(name, text) for name, text in extra if text]
 
     def _plain_update(self) -> None:

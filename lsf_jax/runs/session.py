@@ -19,11 +19,11 @@ from lsf_jax.programs.compiled import LOG_ROWS
 from lsf_jax.programs.parts import Program, evaluation_interval, make_rows, take_rows
 from lsf_jax.programs.planner import Plan
 from lsf_jax.programs.shared import Shared
-from lsf_jax.runs import checkpoint, folder, sinks, tables, warm_start
+from lsf_jax.runs import checkpoint, folder, sinks, tables, timing, warm_start
 from lsf_jax.runs.columns import Columns, evaluation_columns, joint_columns, stats_columns, train_columns
 from lsf_jax.runs.params_file import save_params
 from lsf_jax.runs.policy_files import policy_path
-from lsf_jax.runs.progress import Progress
+from lsf_jax.runs.progress import Display
 from lsf_jax.runs.safe_files import file_inside
 from lsf_jax.runs.schemas import BlockMeta, Layout, conform
 from lsf_jax.runs.setting_values import setting_columns
@@ -45,7 +45,7 @@ class Session:
     """A run in progress: everything the loop over blocks shares. Host state, hence a class."""
 
     def __init__(
-        self, config: Config, path: Path, plan: Plan, program: Program, progress: Progress, shared: Shared | None = None
+        self, config: Config, path: Path, plan: Plan, program: Program, progress: Display, shared: Shared | None = None
     ) -> None:
         """Bind a run folder to its programs; nothing is compiled before the first block.
 
@@ -70,11 +70,12 @@ class Session:
         self.seconds_per_iteration = 0.0
         self.sinks: tuple[sinks.Sink, ...] = ()
         self.on_evaluation: OnEvaluation | None = None
+        self.keeps_card = True  # False: another process does, and is told
 
     def open_sinks(self) -> None:
         """Open the live views that the run asks for."""
         if self.config.train.sinks:
-            plain = json.loads(json.dumps(_plain(self.config)))
+            plain = json.loads(json.dumps(plain_settings(self.config)))
             self.sinks = sinks.make_sinks(self.config.train.sinks, self.path, plain, self.config.algo_name)
 
     def close(self) -> None:
@@ -96,7 +97,8 @@ class Session:
         return result
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def plain_settings(config: Config) -> dict[str, Any]:
+    """The settings of a run by section, as sinks show them."""
     return {"algo": vars(config.algo), "env": vars(config.env), "train": vars(config.train)}
 
 
@@ -107,30 +109,24 @@ def layout_of(plan: Plan) -> dict[str, int]:
 
 def write_timing(session: Session) -> dict[str, float]:
     """Add this process's seconds to the card and return the run's totals with rates."""
+    if not session.keeps_card:
+        return {}
     card = folder.read_documents(session.path).card
-    before = card.get("timing", {})
     session.timing["total_seconds"] = time.monotonic() - session.started
     session.started = time.monotonic()
-    timing = {key: round(before.get(key, 0.0) + value, 3) for key, value in session.timing.items()}
-    for key, value in session.counts.items():
-        timing[key] = before.get(key, 0) + value
-    seconds = max(timing["train_seconds"], 1e-9)
-    timing |= {"env_steps_per_second": timing["env_steps"] / seconds, "updates_per_second": timing["updates"] / seconds}
-    more = {} if session.programs.host is None else {"host": _host_report(session, card.get("host", {}))}
+    totals = timing.summed(card.get("timing", {}), session.timing, session.counts)
+    report = host_report(session)
+    more = {} if session.programs.host is None else {"host": timing.host_summed(card.get("host", {}), report)}
     target = file_inside(session.path, folder.CARD)
-    folder.write_json_atomic(target, card | {"timing": timing, "nonfinite": session.trouble} | more)
+    folder.write_json_atomic(target, card | {"timing": totals, "nonfinite": session.trouble} | more)
     session.timing = dict.fromkeys(session.timing, 0.0)
     session.counts = dict.fromkeys(session.counts, 0)
-    return timing
+    return totals
 
 
-def _host_report(session: Session, before: dict[str, Any]) -> dict[str, Any]:
-    """Where the host's time went, in seconds, and what went wrong and was healed: this process's added to earlier."""
-    report = session.programs.host.collector.take_report() if session.programs.host is not None else {}
-    return {
-        part: {name: before.get(part, {}).get(name, 0) + value for name, value in values.items()}
-        for part, values in report.items()
-    }
+def host_report(session: Session) -> dict[str, Any]:
+    """What the games on the host did since the last report; empty without such."""
+    return {} if session.programs.host is None else session.programs.host.collector.take_report()
 
 
 STAYING = {"train": 1, "eval": 0}
@@ -160,14 +156,14 @@ class Block:
             self.finished_budget, self.milestone = meta.finished_budget, meta.milestone
         iteration = int(self.state.iteration)
         if self.finished_budget != session.config.train.env_steps:
-            _drop_tables(session.path, index, iteration)
+            drop_tables(session.path, index, iteration)
 
     def steps(self) -> np.ndarray:
         """Env steps of each row so far, padding left out."""
         return np.asarray(self.state.clock.env_steps)[: self.n_rows].astype(np.int64)
 
 
-def _drop_tables(path: Path, index: int, iteration: int) -> None:
+def drop_tables(path: Path, index: int, iteration: int) -> None:
     """Remove a block's rows that are about to be written again."""
     for table, more in STAYING.items():
         tables.drop_from(path, table, index, iteration + more)

@@ -29,6 +29,7 @@ from lsf_jax.config.composition import Config, compose
 from lsf_jax.config.files import config_files, source_of, text_of
 from lsf_jax.registry import ALGO, plugins
 from lsf_jax.runs import experiment
+from lsf_jax.runs.sweeps.cluster import Cluster
 from lsf_jax.settings import ConfigError, nearest, user_path
 
 KEYS = ("env", "train", "presets", "overrides", "where_known", "variants", "algorithms")
@@ -241,10 +242,14 @@ def is_finished(member: Member) -> bool:
     return experiment.is_finished(member.path, member.config)
 
 
-def run_member(member: Member) -> experiment.Result | None:
+def run_member(member: Member, cluster: Cluster | None = None) -> experiment.Result | None:
     """Train, continue or extend one run of a suite; None if nothing was left to do.
+
+    Args:
+      member: the run.
+      cluster: where its blocks are trained; None trains on this machine.
 
     Raises:
       ConfigError: its folder holds a run of another configuration.
     """
-    return experiment.ensure(member.path, member.config)
+    return experiment.ensure(member.path, member.config, cluster=cluster)

@@ -47,12 +47,26 @@ class Source(NamedTuple):
     rows: int
 
 
-def prepare(config: Config, algorithm: Algorithm) -> WarmStart | None:
+def read_source(config: Config) -> Source | None:
+    """The run that `train.init_from` names, None if none is named; no backend is initialised.
+
+    Args:
+      config: of the new run.
+
+    Raises:
+      ConfigError: the folder is no finished run.
+      CheckpointError: a file there is damaged.
+    """
+    return _read_source(config.train.init_from) if config.train.init_from else None
+
+
+def prepare(config: Config, algorithm: Algorithm, source: Source | None = None) -> WarmStart | None:
     """What `train.init_from` gives a new run; nothing is written.
 
     Args:
       config: of the new run.
       algorithm: bound for it.
+      source: from `read_source`, where the folder that is named lies on another machine; None reads it.
 
     Returns:
       The parameters whose names and shapes match; None if no run is named.
@@ -61,9 +75,9 @@ def prepare(config: Config, algorithm: Algorithm) -> WarmStart | None:
       ConfigError: the folder is no finished run, its rows do not fit, or no parameter matches.
       CheckpointError: a file there is damaged.
     """
-    if not config.train.init_from:
+    source = source or read_source(config)
+    if source is None:
         return None
-    source = _read_source(config.train.init_from)
     _check_rows(source, config.train.seeds * len(grid_points(config)))
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyper).params
     wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in _flat(shapes).items()}

@@ -134,7 +134,7 @@ def test_the_same_command_skips_what_is_finished_and_extends_what_has_a_larger_b
 def test_a_stop_asked_for_in_a_runs_last_chunk_stops_the_suite_too(file, tmp_path, monkeypatch, capsys, finished):
     seen = []
 
-    def run_member(member):
+    def run_member(member, cluster):
         seen.append(member.algo)
         return Result(member.path, member.config, finished=finished, stopped=True, final={}, timing={}, trouble=[])
 
