@@ -1,0 +1,429 @@
+"""Games on several nodes as one `HostEnv`: who plays where, what each has said, and what becomes of a lost node's games.
+
+A node that goes down takes its episodes with it: they are reported as LOST, as a pool reports those of a crashed game,
+and their workers are homeless. A homeless worker is put on a node with a free slot; while there is none, the workers
+that are left take turns: a slot whose episode has ended goes to whoever has waited longest.
+"""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from lsf_jax.envs.host import FIRST, LOST, Event, HostError
+from lsf_jax.envs.hosts.rows import KINDS, Answer, order_rows, pack_orders, unpack_event
+from lsf_jax.envs.workers.config import WorkersConfig
+from lsf_jax.envs.workers.exchange import Pending, Reporter, blank, check_actions
+from lsf_jax.envs.workers.pool import COUNTERS
+from lsf_jax.settings import counted
+from lsf_jax.types import EnvSpec, Observation
+
+BEAT = 2.0  # seconds after which a node says that it is there though nothing has happened
+LOOK = 2.0  # seconds between two looks for free slots while workers are homeless
+JOIN = 20.0  # seconds that nodes get to join before too few slots are refused
+ALONE = 60.0  # seconds without any node after which games cannot go on
+ARRIVAL = 50.0  # seconds that a node's process may take to start, before its games do
+PARTING = 15.0  # seconds that nodes get to end their games
+SEEDS = 100_000
+"""Seeds between those of two nodes: a pool takes another one for every game that it launches."""
+OWN_COUNTERS = ("lost_nodes",)
+"""What pools do not count: nodes that went down, or whose games could not go on."""
+
+
+class Offer(NamedTuple):
+    """Slots for games that a node has free."""
+
+    node: str  # what it is known by
+    label: str  # what people call it
+    slots: int
+
+
+class Door(Protocol):
+    """The way to a `NodeGames` on a node."""
+
+    def call(self, method: str, *arguments: Any) -> Future:
+        """Call a method there; the future fails when the node is gone."""
+        ...
+
+    def shut(self) -> None:
+        """End it, whatever it is doing, without waiting."""
+        ...
+
+
+class Nodes(Protocol):
+    """Where games can be played."""
+
+    def offers(self) -> list[Offer]:
+        """Nodes that offer slots, and how many of those are free now."""
+        ...
+
+    def open(self, node: str, slots: int) -> Door:
+        """Start a `NodeGames` that takes so many slots of a node."""
+        ...
+
+    def how_to_offer(self) -> str:
+        """What to do so that a node offers slots."""
+        ...
+
+
+class Shape(NamedTuple):
+    """What the trainer was built for."""
+
+    spec: EnvSpec
+    info: tuple[str, ...]  # names of what every step reports
+
+
+class Slot:
+    """One game of a node, and which worker plays it."""
+
+    def __init__(self, place: "Place", index: int, worker: Reporter) -> None:
+        self.place, self.index, self.worker = place, index, worker
+        self.seen = 0  # its events so far
+        self.is_busy = True  # an event of it is due
+        self.is_fresh = False  # it waits for the first action of an episode
+
+
+class Place:
+    """A `NodeGames` as the trainer sees it."""
+
+    def __init__(self, offer: Offer, door: Door, guests: list[int]) -> None:
+        self.node, self.label, self.door = offer.node, offer.label, door
+        self.guests = guests  # workers that are to play here; their number is that of its slots
+        self.slots: list[Slot] = []  # none until its games have begun
+        self.is_open, self.is_gone = False, False
+        self.call = ""  # what it has been asked and has not answered
+        self.called_at = 0.0
+        self.counters: dict[str, int] = {}
+
+
+class Letter(NamedTuple):
+    """The answer to a call."""
+
+    place: Place
+    call: str
+    answer: Future
+
+
+class RemoteGames:
+    """`n_workers` games on the nodes of a cluster: a `HostEnv`. Not for several threads.
+
+    Args:
+      nodes: where games can be played.
+      shape: what they must be like.
+      cfg: how their pools work; `deadline` is also what a node gets to answer before it is given up.
+      n_workers: games side by side.
+      seed: of the games; each node has a range of its own.
+    """
+
+    def __init__(self, nodes: Nodes, shape: Shape, cfg: WorkersConfig, n_workers: int, seed: int) -> None:
+        self.spec, self.n_workers = shape.spec, n_workers
+        self.observation: Observation = blank(shape.spec, n_workers)
+        self.counters: dict[str, int] = dict.fromkeys((*COUNTERS, *OWN_COUNTERS), 0)
+        self.last_fault = ""
+        self._nodes, self._cfg, self._info, self._seed = nodes, cfg, shape.info, seed
+        self._orders = order_rows(shape.spec)
+        self._workers = [Reporter(index) for index in range(n_workers)]
+        self._slots: dict[int, Slot] = {}  # by worker
+        self._homeless: deque[Reporter] = deque(self._workers)
+        self._places: list[Place] = []
+        self._mail: queue.SimpleQueue[Letter] = queue.SimpleQueue()
+        self._outbox: dict[Place, list[tuple[int, int, np.ndarray]]] = {}
+        self._opened = 0  # places so far
+        self._failures: dict[str, int] = {}  # of a node, since its games last began
+        self._past: dict[str, int] = {}  # counters of places that are gone
+        self._attended = 0.0  # seconds in which answers were waited for: a trainer that was stopped blames nobody
+        self._look_at = self._alone_since = time.monotonic()
+
+    def start(self) -> None:
+        """Starts games on all nodes and waits until each has begun its first episode.
+
+        Raises:
+          HostError: too few slots are free, or a node cannot play; all games are closed then.
+        """
+        if self._opened:
+            raise HostError("the games have been started already")
+        try:
+            self._deal(self._enough_offers())
+            while any(not place.is_open for place in self._places) or not self._places:
+                self._take(1.0, at_start=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, workers: Sequence[int], actions: np.ndarray) -> None:
+        """Starts one step of each named worker; see `HostEnv.send`."""
+        actions = np.asarray(actions)
+        idle = [worker.index for worker in self._workers if worker.wants_action]
+        check_actions(self.spec, workers, actions, idle, self.observation.avail)
+        for index, joint in zip(workers, actions):
+            worker, slot = self._workers[index], self._slots.get(index)
+            worker.wants_action = False
+            if slot is not None and not worker.pending:  # else its episode is lost, which receive will report
+                slot.is_busy, slot.is_fresh = True, False
+                self._outbox.setdefault(slot.place, []).append((slot.index, slot.seen, joint))
+        for place, orders in self._outbox.items():
+            self._order(place, pack_orders(orders, self._orders))
+        self._outbox.clear()
+
+    def receive(self, min_ready: int, timeout: float) -> list[Event]:
+        """Events of whoever is ready; see `HostEnv.receive`. Here nodes are given up and workers find another one."""
+        end = time.monotonic() + timeout
+        self._take(0.0)
+        while sum(bool(worker.pending) for worker in self._workers) < min_ready:
+            left = end - time.monotonic()
+            if not self._is_under_way() and not self._make_room():
+                break
+            if left <= 0:
+                break
+            self._take(left)
+        return [worker.deliver(self.observation) for worker in self._workers if worker.pending]
+
+    def save_replay(self, worker: int, folder: str | Path) -> Path:
+        """Saves what the worker's game has seen since it was launched; see `Pool.save_replay`.
+
+        Raises:
+          HostError: the game could not save it, or went down meanwhile.
+        """
+        slot = self._slots.get(worker)
+        if slot is None:
+            raise HostError(f"worker {worker} has no game to save a replay of")
+        try:
+            name, content = slot.place.door.call("save_replay", slot.index).result()
+        except Exception as error:
+            raise HostError(f"worker {worker} on {slot.place.label} could not save a replay: {_cause(error)}") from None
+        path = _unused(Path(folder).absolute() / name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def close(self) -> None:
+        """Ends all games and waits until their nodes have said so; may be called again."""
+        parting = [place.door.call("close") for place in self._places]
+        wait(parting, PARTING)
+        for place in self._places:
+            place.is_gone = True
+            place.door.shut()
+        self._places.clear()
+        self._slots.clear()
+        for worker in self._workers:
+            worker.pending.clear()
+            worker.wants_action = worker.is_playing = False
+
+    def _enough_offers(self) -> list[Offer]:
+        """Free slots for all workers; nodes that are just joining are waited for."""
+        end = time.monotonic() + JOIN
+        while sum(offer.slots for offer in (offers := self._nodes.offers())) < self.n_workers:
+            if time.monotonic() > end:
+                free = sum(offer.slots for offer in offers)
+                raise HostError(
+                    f"env.hosts={self._cfg.hosts}: {counted(self.n_workers, 'game')} wanted, but "
+                    f"{counted(free, 'slot')} free on {counted(len(offers), 'node')}; {self._nodes.how_to_offer()}, or "
+                    "lower train.n_envs, train.seeds or train.block"
+                )
+            time.sleep(0.5)
+        return offers
+
+    def _deal(self, offers: Sequence[Offer]) -> None:
+        """Open places for homeless workers that nobody has a slot for yet, one node after another, as one deals cards."""
+        promised = {guest for place in self._places if not place.is_open for guest in place.guests}
+        waiting = deque(worker.index for worker in self._homeless if worker.index not in promised)
+        hands: list[list[int]] = [[] for _ in offers]
+        while waiting and any(len(hand) < offer.slots for hand, offer in zip(hands, offers)):
+            for hand, offer in zip(hands, offers):
+                if waiting and len(hand) < offer.slots:
+                    hand.append(waiting.popleft())
+        for hand, offer in zip(hands, offers):
+            if hand:
+                self._open(offer, hand)
+
+    def _open(self, offer: Offer, guests: list[int]) -> None:
+        place = Place(offer, self._nodes.open(offer.node, len(guests)), guests)
+        self._places.append(place)
+        seed = (self._seed + SEEDS * self._opened) % 2**31
+        self._opened += 1
+        self._ask(place, "start", len(guests), seed, self.spec)
+
+    def _ask(self, place: Place, call: str, *arguments: Any) -> None:
+        place.call, place.called_at = call, self._attended
+        answer = place.door.call(call, *arguments)
+        answer.add_done_callback(lambda done: self._mail.put(Letter(place, call, done)))
+
+    def _order(self, place: Place, orders: np.ndarray) -> None:
+        if place.call:
+            place.door.call("post", orders)
+        else:
+            self._ask(place, "turn", orders, BEAT)
+
+    def _take(self, timeout: float, *, at_start: bool = False) -> None:
+        """Give every node its turn, wait for the first answer and take in all that are there."""
+        nothing = np.zeros(0, self._orders)
+        for place in self._places:
+            if place.is_open and not place.call:
+                self._ask(place, "turn", nothing, BEAT)
+        for letter in self._letters(timeout):
+            if not letter.place.is_gone:
+                self._open_letter(letter, at_start)
+        self._give_up_the_silent()
+        if self._homeless and not at_start:
+            self._find_homes()
+
+    def _letters(self, timeout: float) -> list[Letter]:
+        letters, began = [], time.monotonic()
+        try:
+            letters.append(self._mail.get(timeout=timeout) if timeout > 0 else self._mail.get_nowait())
+            while True:
+                letters.append(self._mail.get_nowait())
+        except queue.Empty:
+            self._attended += min(time.monotonic() - began, timeout)
+            return letters
+
+    def _open_letter(self, letter: Letter, at_start: bool) -> None:
+        place, error = letter.place, letter.answer.exception()
+        place.call = ""
+        if error is not None:
+            self._lose(place, _cause(error))
+        elif letter.call == "start":
+            self._begin(place, letter.answer.result(), at_start)
+        else:
+            self._take_turn(place, letter.answer.result())
+
+    def _begin(self, place: Place, problem: str, at_start: bool) -> None:
+        """The games of a place have begun, or cannot."""
+        if problem and at_start:
+            raise HostError(f"{place.label}: {problem}")
+        if problem:
+            self._lose(place, problem)
+            return
+        place.is_open = True
+        self._failures.pop(place.node, None)
+        dealt = [worker for worker in self._homeless if worker.index in place.guests]
+        others = [worker for worker in self._homeless if worker.index not in place.guests]
+        for index, worker in enumerate((dealt + others)[: len(place.guests)]):
+            self._homeless.remove(worker)
+            slot = Slot(place, index, worker)
+            place.slots.append(slot)
+            self._slots[worker.index] = slot
+
+    def _take_turn(self, place: Place, answer: Answer) -> None:
+        self._count(place, answer.counters)
+        if answer.problem:
+            self._failures[place.node] = self._cfg.max_restarts  # its games have been tried so often already
+            self._lose(place, answer.problem)
+            return
+        for row in answer.events:
+            self._note(place.slots[row["slot"]], row)
+
+    def _note(self, slot: Slot, row: Any) -> None:
+        """What one game has reported."""
+        worker, kind, done = slot.worker, KINDS[row["kind"]], bool(row["done"])
+        slot.seen += 1
+        slot.is_busy = done or kind == LOST
+        slot.is_fresh = kind == FIRST
+        if kind == LOST:
+            self.counters["lost_episodes"] += worker.void()
+            return
+        worker.pending.append(unpack_event(row, worker.index, self._info))
+        if done:
+            worker.is_playing = False
+            if self._homeless:
+                self._hand_over(slot)
+
+    def _hand_over(self, slot: Slot) -> None:
+        """Between two episodes, whoever has waited longest takes the slot."""
+        self._homeless.append(slot.worker)
+        del self._slots[slot.worker.index]
+        slot.worker = self._homeless.popleft()
+        self._slots[slot.worker.index] = slot
+
+    def _make_room(self) -> bool:
+        """Give a slot whose worker has not begun its episode to a homeless one; whether there was any.
+
+        All games wait for actions, and more events are wanted: those that are waited for are the homeless workers'.
+        """
+        slot = next((each for each in self._slots.values() if each.is_fresh and each.worker.wants_action), None)
+        if slot is None or not self._homeless:
+            return False
+        left, parts = slot.worker, self.observation
+        seen = Observation(*(np.array(part[left.index]) for part in parts))
+        left.void()
+        self._hand_over(slot)
+        first = Event(worker=slot.worker.index, kind=FIRST)
+        slot.worker.pending.append(Pending(first, seen))
+        return True
+
+    def _is_under_way(self) -> bool:
+        return (
+            not self._places
+            or any(not place.is_open for place in self._places)
+            or any(slot.is_busy for slot in self._slots.values())
+        )
+
+    def _give_up_the_silent(self) -> None:
+        for place in list(self._places):
+            limit = BEAT + self._cfg.deadline
+            if place.call == "turn" and self._attended - place.called_at > limit:
+                self._lose(place, f"no answer within {limit:g} s")
+
+    def _lose(self, place: Place, text: str) -> None:
+        """A place is gone, or as good as: its episodes are void and its workers homeless."""
+        self.last_fault = f"{place.label}: {text}"
+        self.counters["lost_nodes"] += 1
+        place.is_gone = True
+        place.door.shut()
+        self._places.remove(place)
+        self._failures[place.node] = self._failures.get(place.node, 0) + 1
+        for name, count in place.counters.items():
+            self._past[name] = self._past.get(name, 0) + count
+        place.counters = {}
+        for slot in place.slots:
+            self.counters["lost_episodes"] += slot.worker.void()
+            del self._slots[slot.worker.index]
+            self._homeless.append(slot.worker)
+        self._look_at = time.monotonic() + min(LOOK, self._failures[place.node] - 1)
+        self._alone_since = time.monotonic()
+
+    def _find_homes(self) -> None:
+        """Look for free slots, now and then; without any node, not for ever."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK
+        usable = [o for o in self._nodes.offers() if self._failures.get(o.node, 0) <= self._cfg.max_restarts]
+        self._deal(usable)
+        if self._places:
+            self._alone_since = now
+        elif now - self._alone_since > ALONE:
+            raise HostError(
+                f"env.hosts={self._cfg.hosts}: no node has played for {ALONE:g} s, the last one was lost: "
+                f"{self.last_fault}; start nodes and resume the run"
+            )
+
+    def _count(self, place: Place, counters: dict[str, int]) -> None:
+        if counters == place.counters:
+            return
+        place.counters = counters
+        for name in set(counters) - {"lost_episodes"}:  # of which some may not have arrived: ours are those reported
+            now = sum(each.counters.get(name, 0) for each in self._places)
+            self.counters[name] = self._past.get(name, 0) + now
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what an exception says, which is where nodes put the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _unused(path: Path) -> Path:
+    """The path, or one with a number behind its name: games on several nodes may choose the same."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
