@@ -11,7 +11,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 LAYERS = (
-    *("settings", "types", "registry", "platforms", "envs", "networks", "engine", "algorithms"),
+    *("settings", "types", "registry", "platforms", "cluster", "envs", "networks", "engine", "algorithms"),
     *("config", "programs", "runs", "analysis", "testing", "cli"),
 )
 """The packages in the order in which data flows through them: none imports one that stands after it."""
