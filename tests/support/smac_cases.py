@@ -131,10 +131,13 @@ class Player:
 
     def check_row(self, worker, row):
         obs, state = self.pool.observation.obs[worker], self.pool.observation.state[worker]
-        assert row[0] == worker
+        self.check_game(worker, row[0])
         assert (obs[:, :4] == row).all()
         assert (obs[:, 4] == np.arange(len(obs))).all()
         assert (state[:4] == row).all()
         assert state[4] == -1
         assert not obs[:, 5:].any()
         assert not state[5:].any()
+
+    def check_game(self, worker, game):
+        assert game == worker

@@ -8,8 +8,9 @@ that are left take turns: a slot whose episode has ended goes to whoever has wai
 import queue
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -71,6 +72,9 @@ class Nodes(Protocol):
         ...
 
 
+Connect = Callable[[], AbstractContextManager[Nodes]]
+
+
 class Shape(NamedTuple):
     """What the trainer was built for."""
 
@@ -91,8 +95,8 @@ class Slot:
 class Place:
     """A `NodeGames` as the trainer sees it."""
 
-    def __init__(self, offer: Offer, door: Door, guests: list[int]) -> None:
-        self.node, self.label, self.door = offer.node, offer.label, door
+    def __init__(self, offer: Offer, door: Door, guests: list[int], seed: int) -> None:
+        self.node, self.label, self.door, self.seed = offer.node, offer.label, door, seed
         self.guests = guests  # workers that are to play here; their number is that of its slots
         self.slots: list[Slot] = []  # none until its games have begun
         self.is_open, self.is_gone = False, False
@@ -113,19 +117,21 @@ class RemoteGames:
     """`n_workers` games on the nodes of a cluster: a `HostEnv`. Not for several threads.
 
     Args:
-      nodes: where games can be played.
+      connect: to where games can be played; entered when they start, left when they are closed.
       shape: what they must be like.
       cfg: how their pools work; `deadline` is also what a node gets to answer before it is given up.
       n_workers: games side by side.
       seed: of the games; each node has a range of its own.
     """
 
-    def __init__(self, nodes: Nodes, shape: Shape, cfg: WorkersConfig, n_workers: int, seed: int) -> None:
+    def __init__(self, connect: Connect, shape: Shape, cfg: WorkersConfig, n_workers: int, seed: int) -> None:
         self.spec, self.n_workers = shape.spec, n_workers
         self.observation: Observation = blank(shape.spec, n_workers)
         self.counters: dict[str, int] = dict.fromkeys((*COUNTERS, *OWN_COUNTERS), 0)
         self.last_fault = ""
-        self._nodes, self._cfg, self._info, self._seed = nodes, cfg, shape.info, seed
+        self._connect, self._cfg, self._info, self._seed = connect, cfg, shape.info, seed
+        self._nodes: Nodes | None = None
+        self._connection = ExitStack()
         self._orders = order_rows(shape.spec)
         self._workers = [Reporter(index) for index in range(n_workers)]
         self._slots: dict[int, Slot] = {}  # by worker
@@ -148,7 +154,8 @@ class RemoteGames:
         if self._opened:
             raise HostError("the games have been started already")
         try:
-            self._deal(self._enough_offers())
+            self._nodes = self._connection.enter_context(self._connect())
+            self._deal(self._enough_offers(self._nodes))
             while any(not place.is_open for place in self._places) or not self._places:
                 self._take(1.0, at_start=True)
         except BaseException:
@@ -195,7 +202,7 @@ class RemoteGames:
         try:
             name, content = slot.place.door.call("save_replay", slot.index).result()
         except Exception as error:
-            raise HostError(f"worker {worker} on {slot.place.label} could not save a replay: {_cause(error)}") from None
+            raise HostError(f"worker {worker} on {slot.place.label} could not save a replay: {last_line(error)}") from None
         path = _unused(Path(folder).absolute() / name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -210,23 +217,27 @@ class RemoteGames:
             place.door.shut()
         self._places.clear()
         self._slots.clear()
+        self._nodes = None
+        self._connection.close()
         for worker in self._workers:
             worker.pending.clear()
             worker.wants_action = worker.is_playing = False
 
-    def _enough_offers(self) -> list[Offer]:
+    def _enough_offers(self, nodes: Nodes) -> list[Offer]:
         """Free slots for all workers; nodes that are just joining are waited for."""
         end = time.monotonic() + JOIN
-        while sum(offer.slots for offer in (offers := self._nodes.offers())) < self.n_workers:
+        while True:
+            offers = nodes.offers()
+            free = sum(offer.slots for offer in offers)
+            if free >= self.n_workers:
+                return offers
             if time.monotonic() > end:
-                free = sum(offer.slots for offer in offers)
                 raise HostError(
                     f"env.hosts={self._cfg.hosts}: {counted(self.n_workers, 'game')} wanted, but "
-                    f"{counted(free, 'slot')} free on {counted(len(offers), 'node')}; {self._nodes.how_to_offer()}, or "
+                    f"{counted(free, 'slot')} free on {counted(len(offers), 'node')}; {nodes.how_to_offer()}, or "
                     "lower train.n_envs, train.seeds or train.block"
                 )
             time.sleep(0.5)
-        return offers
 
     def _deal(self, offers: Sequence[Offer]) -> None:
         """Open places for homeless workers that nobody has a slot for yet, one node after another, as one deals cards."""
@@ -238,15 +249,15 @@ class RemoteGames:
                 if waiting and len(hand) < offer.slots:
                     hand.append(waiting.popleft())
         for hand, offer in zip(hands, offers):
-            if hand:
-                self._open(offer, hand)
+            if hand and self._nodes is not None:
+                self._open(self._nodes, offer, hand)
 
-    def _open(self, offer: Offer, guests: list[int]) -> None:
-        place = Place(offer, self._nodes.open(offer.node, len(guests)), guests)
-        self._places.append(place)
+    def _open(self, nodes: Nodes, offer: Offer, guests: list[int]) -> None:
         seed = (self._seed + SEEDS * self._opened) % 2**31
+        place = Place(offer, nodes.open(offer.node, len(guests)), guests, seed)
+        self._places.append(place)
         self._opened += 1
-        self._ask(place, "start", len(guests), seed, self.spec)
+        self._ask(place, "arrive")
 
     def _ask(self, place: Place, call: str, *arguments: Any) -> None:
         place.call, place.called_at = call, self._attended
@@ -269,7 +280,7 @@ class RemoteGames:
             if not letter.place.is_gone:
                 self._open_letter(letter, at_start)
         self._give_up_the_silent()
-        if self._homeless and not at_start:
+        if self._homeless:
             self._find_homes()
 
     def _letters(self, timeout: float) -> list[Letter]:
@@ -286,7 +297,9 @@ class RemoteGames:
         place, error = letter.place, letter.answer.exception()
         place.call = ""
         if error is not None:
-            self._lose(place, _cause(error))
+            self._lose(place, last_line(error))
+        elif letter.call == "arrive":
+            self._ask(place, "start", len(place.guests), place.seed, self.spec)
         elif letter.call == "start":
             self._begin(place, letter.answer.result(), at_start)
         else:
@@ -364,9 +377,10 @@ class RemoteGames:
         )
 
     def _give_up_the_silent(self) -> None:
+        limits = {"turn": BEAT + self._cfg.deadline, "arrive": ARRIVAL}
         for place in list(self._places):
-            limit = BEAT + self._cfg.deadline
-            if place.call == "turn" and self._attended - place.called_at > limit:
+            limit = limits.get(place.call)
+            if limit is not None and self._attended - place.called_at > limit:
                 self._lose(place, f"no answer within {limit:g} s")
 
     def _lose(self, place: Place, text: str) -> None:
@@ -393,7 +407,8 @@ class RemoteGames:
         if now < self._look_at:
             return
         self._look_at = now + LOOK
-        usable = [o for o in self._nodes.offers() if self._failures.get(o.node, 0) <= self._cfg.max_restarts]
+        offers = self._nodes.offers() if self._nodes is not None else []
+        usable = [o for o in offers if self._failures.get(o.node, 0) <= self._cfg.max_restarts]
         self._deal(usable)
         if self._places:
             self._alone_since = now
@@ -412,7 +427,7 @@ class RemoteGames:
             self.counters[name] = self._past.get(name, 0) + now
 
 
-def _cause(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """The last line of what an exception says, which is where nodes put the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

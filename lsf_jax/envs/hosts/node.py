@@ -1,5 +1,7 @@
 """The games of one node: the pool that one machine would have, and the calls that reach it from the trainer."""
 
+import hashlib
+import importlib.metadata
 import pickle
 import tempfile
 import threading
@@ -12,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax import __version__
 from lsf_jax.envs.host import Event, Hosted, HostError
 from lsf_jax.envs.hosts.rows import Answer, event_rows, order_rows, pack_events
 from lsf_jax.envs.workers.pool import Pool
@@ -27,6 +28,18 @@ class Report(NamedTuple):
 
     versions: dict[str, str]  # what must be the same on all nodes
     problem: str  # what is missing; "": nothing
+
+
+def code_version() -> str:
+    """Which code of ours plays games here; of two checkouts with one version number, their contents say it."""
+    try:
+        version = importlib.metadata.version("lsf-jax")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        code.update(path.read_bytes())
+    return f"{version} of {code.hexdigest()[:6]}"
 
 
 class NodeGames:
@@ -50,12 +63,15 @@ class NodeGames:
         self._info: tuple[str, ...] = ()
         self._reported = np.zeros(0, np.int64)  # events of each slot so far
 
+    def arrive(self) -> None:
+        """Be there: the actor's process has started."""
+
     def inspect(self) -> Report:
         """Whether this node can play, found out without launching a game."""
         try:
             hosted = self._hosted()
             hosted.check()
-            return Report({"lsf-jax": __version__, **hosted.versions()}, "")
+            return Report({"lsf-jax": code_version(), **hosted.versions()}, "")
         except (HostError, ConfigError) as error:
             return Report({}, str(error))
 
