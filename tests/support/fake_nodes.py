@@ -2,9 +2,11 @@
 
 import contextlib
 import pickle
+import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
+from lsf_jax.envs.hosts import line as lines
 from lsf_jax.envs.hosts.games import Offer, RemoteGames, Shape
 from lsf_jax.envs.hosts.node import NodeGames
 from lsf_jax.envs.smac.config import SmacConfig, spec_of
@@ -12,54 +14,65 @@ from lsf_jax.envs.smac.game import INFO
 from lsf_jax.envs.smac.hosted import host_smac
 from tests.support.smac_cases import BASE, QUICK, Player
 
+HERE = "127.0.0.1"
 ANY_SEED = 2**31
 """Size of the pool that scripted games are told: each knows itself by its seed alone."""
 
 
+LINES = {}
+"""The nodes' ends of connections by their secrets; recorded where nodes answer them."""
+
+
+def await_call(listener, secret, seconds):
+    LINES[secret] = lines.await_call(listener, secret, seconds)
+    return LINES[secret]
+
+
 class FakeDoor:
+    """A node's process: a thread that starts games, and the line that it answers."""
+
     def __init__(self, describe, slots):
         self.slots, self.games = slots, NodeGames(describe)
-        self.threads = ThreadPoolExecutor(4)
-        self.is_gone = self.is_frozen = False
-        self.waiting = []
+        self.threads = ThreadPoolExecutor(1)
+        self.is_gone = False
+        self.secret = None
 
     def call(self, method, *arguments):
-        answer = Future()
-        self.waiting.append(answer)
         if self.is_gone:
+            answer = Future()
             answer.set_exception(ConnectionError("the node is gone"))
-        elif not self.is_frozen:
-            self.threads.submit(self.run, answer, method, arguments)
-        return answer
+            return answer
+        if method == "start":
+            self.secret = arguments[-1]
+            return self.threads.submit(self.start, *arguments)
+        return self.threads.submit(getattr(self.games, method), *arguments)
 
-    def run(self, answer, method, arguments):
-        try:
-            result = getattr(self.games, method)(*arguments)
-        except Exception as error:
-            if not answer.done():
-                answer.set_exception(error)
-            return
-        if not self.is_frozen and not answer.done():
-            answer.set_result(result)
+    def start(self, *arguments):
+        started = self.games.start(*arguments)
+        if self.is_gone and not started.problem:
+            lines.call_up(HERE, started.port, self.secret).close()
+        return started
 
     def shut(self):
-        if self.is_gone:
-            return
         self.is_gone = True
-        for answer in self.waiting:
-            with contextlib.suppress(Exception):
-                answer.set_exception(ConnectionError("the node is gone"))
-        self.games.close()
-        self.threads.shutdown()
+        if line := LINES.get(self.secret):
+            with contextlib.suppress(OSError):
+                line._socket.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def line(self):
+        return LINES[self.secret]
 
 
 class FakeNodes:
+    """Names of nodes and their slots; tests add some, and `kill` others."""
+
     def __init__(self, describe, slots):
         self.describe, self.slots, self.doors = pickle.dumps(describe), dict(slots), []
 
     def offers(self):
         taken = {name: sum(d.slots for n, d in self.doors if n == name and not d.is_gone) for name in self.slots}
-        return [Offer(name, f"node {name}", slots - taken[name]) for name, slots in self.slots.items()]
+        return [Offer(name, f"node {name}", HERE, slots - taken[name]) for name, slots in self.slots.items()]
 
     def open(self, node, slots):
         door = FakeDoor(self.describe, slots)
@@ -69,13 +82,13 @@ class FakeNodes:
     def how_to_offer(self):
         return "offer some"
 
-    def doors_of(self, name):
-        return [door for node, door in self.doors if node == name and not door.is_gone]
+    def door_of(self, name):
+        (door,) = [door for node, door in self.doors if node == name and not door.is_gone]
+        return door
 
     def kill(self, name):
         self.slots.pop(name)
-        for door in self.doors_of(name):
-            door.shut()
+        self.door_of(name).shut()
 
     def connect(self):
         return contextlib.nullcontext(self)

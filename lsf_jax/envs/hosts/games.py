@@ -5,28 +5,31 @@ and their workers are homeless. A homeless worker is put on a node with a free s
 that are left take turns: a slot whose episode has ended goes to whoever has waited longest.
 """
 
-import queue
+import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, ExitStack
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lsf_jax.envs.host import FIRST, LOST, Event, HostError
-from lsf_jax.envs.hosts.rows import KINDS, Answer, order_rows, pack_orders, unpack_event
+from lsf_jax.envs.hosts import line as lines
+from lsf_jax.envs.hosts.line import Line
+from lsf_jax.envs.hosts.node import BEAT, Started
+from lsf_jax.envs.hosts.rows import KINDS, event_rows, order_rows, pack_orders, unpack_event
 from lsf_jax.envs.workers.config import WorkersConfig
 from lsf_jax.envs.workers.exchange import Pending, Reporter, blank, check_actions
 from lsf_jax.envs.workers.pool import COUNTERS
 from lsf_jax.settings import counted
 from lsf_jax.types import EnvSpec, Observation
 
-BEAT = 2.0  # seconds after which a node says that it is there though nothing has happened
 LOOK = 2.0  # seconds between two looks for free slots while workers are homeless
 JOIN = 20.0  # seconds that nodes get to join before too few slots are refused
+WATCH = 0.05  # seconds between two looks at nodes whose games are starting
 ALONE = 60.0  # seconds without any node after which games cannot go on
 ARRIVAL = 50.0  # seconds that a node's process may take to start, before its games do
 PARTING = 15.0  # seconds that nodes get to end their games
@@ -41,6 +44,7 @@ class Offer(NamedTuple):
 
     node: str  # what it is known by
     label: str  # what people call it
+    host: str  # its address
     slots: int
 
 
@@ -96,21 +100,15 @@ class Place:
     """A `NodeGames` as the trainer sees it."""
 
     def __init__(self, offer: Offer, door: Door, guests: list[int], seed: int) -> None:
-        self.node, self.label, self.door, self.seed = offer.node, offer.label, door, seed
+        self.offer, self.door, self.seed = offer, door, seed
         self.guests = guests  # workers that are to play here; their number is that of its slots
         self.slots: list[Slot] = []  # none until its games have begun
-        self.is_open, self.is_gone = False, False
-        self.call = ""  # what it has been asked and has not answered
-        self.called_at = 0.0
+        self.secret = lines.new_secret()
+        self.asked, self.answer = "arrive", door.call("arrive")  # until there is a line
+        self.line: Line | None = None
+        self.heard_at = 0.0  # when it last said anything, or was asked
         self.counters: dict[str, int] = {}
-
-
-class Letter(NamedTuple):
-    """The answer to a call."""
-
-    place: Place
-    call: str
-    answer: Future
+        self.replay: tuple[int, bytes] | None = None  # answer to the last request for a replay
 
 
 class RemoteGames:
@@ -132,13 +130,12 @@ class RemoteGames:
         self._connect, self._cfg, self._info, self._seed = connect, cfg, shape.info, seed
         self._nodes: Nodes | None = None
         self._connection = ExitStack()
-        self._orders = order_rows(shape.spec)
+        self._orders, self._events = order_rows(shape.spec), event_rows(shape.spec, shape.info)
+        self._selector = selectors.DefaultSelector()
         self._workers = [Reporter(index) for index in range(n_workers)]
         self._slots: dict[int, Slot] = {}  # by worker
         self._homeless: deque[Reporter] = deque(self._workers)
         self._places: list[Place] = []
-        self._mail: queue.SimpleQueue[Letter] = queue.SimpleQueue()
-        self._outbox: dict[Place, list[tuple[int, int, np.ndarray]]] = {}
         self._opened = 0  # places so far
         self._failures: dict[str, int] = {}  # of a node, since its games last began
         self._past: dict[str, int] = {}  # counters of places that are gone
@@ -155,8 +152,8 @@ class RemoteGames:
             raise HostError("the games have been started already")
         try:
             self._nodes = self._connection.enter_context(self._connect())
-            self._deal(self._enough_offers(self._nodes))
-            while any(not place.is_open for place in self._places) or not self._places:
+            self._deal(self._nodes, self._enough_offers(self._nodes))
+            while not self._places or any(place.line is None for place in self._places):
                 self._take(1.0, at_start=True)
         except BaseException:
             self.close()
@@ -167,15 +164,15 @@ class RemoteGames:
         actions = np.asarray(actions)
         idle = [worker.index for worker in self._workers if worker.wants_action]
         check_actions(self.spec, workers, actions, idle, self.observation.avail)
+        orders: dict[Place, list[tuple[int, int, np.ndarray]]] = {}
         for index, joint in zip(workers, actions):
             worker, slot = self._workers[index], self._slots.get(index)
             worker.wants_action = False
             if slot is not None and not worker.pending:  # else its episode is lost, which receive will report
                 slot.is_busy, slot.is_fresh = True, False
-                self._outbox.setdefault(slot.place, []).append((slot.index, slot.seen, joint))
-        for place, orders in self._outbox.items():
-            self._order(place, pack_orders(orders, self._orders))
-        self._outbox.clear()
+                orders.setdefault(slot.place, []).append((slot.index, slot.seen, joint))
+        for place, of_place in orders.items():
+            _tell(place, lines.ORDERS, pack_orders(of_place, self._orders).tobytes())
 
     def receive(self, min_ready: int, timeout: float) -> list[Event]:
         """Events of whoever is ready; see `HostEnv.receive`. Here nodes are given up and workers find another one."""
@@ -199,26 +196,33 @@ class RemoteGames:
         slot = self._slots.get(worker)
         if slot is None:
             raise HostError(f"worker {worker} has no game to save a replay of")
-        try:
-            name, content = slot.place.door.call("save_replay", slot.index).result()
-        except Exception as error:
-            raise HostError(f"worker {worker} on {slot.place.label} could not save a replay: {last_line(error)}") from None
-        path = _unused(Path(folder).absolute() / name)
+        place = slot.place
+        place.replay = None
+        _tell(place, lines.REPLAY, str(slot.index).encode())
+        while place.replay is None and place in self._places:
+            self._take(1.0)
+        kind, content = place.replay or (lines.NO_REPLAY, self.last_fault.encode())
+        if kind != lines.REPLAY:
+            raise HostError(f"worker {worker} on {place.offer.label}: {content.decode()}")
+        name, _, content = content.partition(b"\0")
+        path = _unused(Path(folder).absolute() / Path(name.decode()).name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         return path
 
     def close(self) -> None:
         """Ends all games and waits until their nodes have said so; may be called again."""
-        parting = [place.door.call("close") for place in self._places]
-        wait(parting, PARTING)
+        end = time.monotonic() + PARTING
         for place in self._places:
-            place.is_gone = True
+            _tell(place, lines.END)
+        for place in self._places:
+            _see_off(place, end)
             place.door.shut()
         self._places.clear()
         self._slots.clear()
-        self._nodes = None
+        self._selector.close()
         self._connection.close()
+        self._nodes = None
         for worker in self._workers:
             worker.pending.clear()
             worker.wants_action = worker.is_playing = False
@@ -239,9 +243,9 @@ class RemoteGames:
                 )
             time.sleep(0.5)
 
-    def _deal(self, offers: Sequence[Offer]) -> None:
+    def _deal(self, nodes: Nodes, offers: Sequence[Offer]) -> None:
         """Open places for homeless workers that nobody has a slot for yet, one node after another, as one deals cards."""
-        promised = {guest for place in self._places if not place.is_open for guest in place.guests}
+        promised = {guest for place in self._places if place.line is None for guest in place.guests}
         waiting = deque(worker.index for worker in self._homeless if worker.index not in promised)
         hands: list[list[int]] = [[] for _ in offers]
         while waiting and any(len(hand) < offer.slots for hand, offer in zip(hands, offers)):
@@ -249,71 +253,52 @@ class RemoteGames:
                 if waiting and len(hand) < offer.slots:
                     hand.append(waiting.popleft())
         for hand, offer in zip(hands, offers):
-            if hand and self._nodes is not None:
-                self._open(self._nodes, offer, hand)
-
-    def _open(self, nodes: Nodes, offer: Offer, guests: list[int]) -> None:
-        seed = (self._seed + SEEDS * self._opened) % 2**31
-        place = Place(offer, nodes.open(offer.node, len(guests)), guests, seed)
-        self._places.append(place)
-        self._opened += 1
-        self._ask(place, "arrive")
-
-    def _ask(self, place: Place, call: str, *arguments: Any) -> None:
-        place.call, place.called_at = call, self._attended
-        answer = place.door.call(call, *arguments)
-        answer.add_done_callback(lambda done: self._mail.put(Letter(place, call, done)))
-
-    def _order(self, place: Place, orders: np.ndarray) -> None:
-        if place.call:
-            place.door.call("post", orders)
-        else:
-            self._ask(place, "turn", orders, BEAT)
+            if hand:
+                seed = (self._seed + SEEDS * self._opened) % 2**31
+                self._opened += 1
+                place = Place(offer, nodes.open(offer.node, len(hand)), hand, seed)
+                place.heard_at = self._attended
+                self._places.append(place)
 
     def _take(self, timeout: float, *, at_start: bool = False) -> None:
-        """Give every node its turn, wait for the first answer and take in all that are there."""
-        nothing = np.zeros(0, self._orders)
-        for place in self._places:
-            if place.is_open and not place.call:
-                self._ask(place, "turn", nothing, BEAT)
-        for letter in self._letters(timeout):
-            if not letter.place.is_gone:
-                self._open_letter(letter, at_start)
+        """Wait for the first node that says something, and take in what all say; see to what has changed."""
+        for place in [place for place in self._places if place.line is None and place.answer.done()]:
+            self._welcome(place, at_start)
+        is_starting = any(place.line is None for place in self._places)
+        patience = min(timeout, WATCH) if is_starting else min(timeout, LOOK)
+        began = time.monotonic()
+        for key, _ in self._selector.select(patience):
+            self._listen(key.data)
+        self._attended += min(time.monotonic() - began, patience)
         self._give_up_the_silent()
         if self._homeless:
             self._find_homes()
 
-    def _letters(self, timeout: float) -> list[Letter]:
-        letters, began = [], time.monotonic()
-        try:
-            letters.append(self._mail.get(timeout=timeout) if timeout > 0 else self._mail.get_nowait())
-            while True:
-                letters.append(self._mail.get_nowait())
-        except queue.Empty:
-            self._attended += min(time.monotonic() - began, timeout)
-            return letters
-
-    def _open_letter(self, letter: Letter, at_start: bool) -> None:
-        place, error = letter.place, letter.answer.exception()
-        place.call = ""
+    def _welcome(self, place: Place, at_start: bool) -> None:
+        """A place has done what it was asked on its way to its first episodes: on to the next."""
+        error = place.answer.exception()
         if error is not None:
             self._lose(place, last_line(error))
-        elif letter.call == "arrive":
-            self._ask(place, "start", len(place.guests), place.seed, self.spec)
-        elif letter.call == "start":
-            self._begin(place, letter.answer.result(), at_start)
+        elif place.asked == "arrive":
+            arguments = (len(place.guests), place.seed, self.spec, place.offer.host, place.secret)
+            place.asked, place.answer = "start", place.door.call("start", *arguments)
         else:
-            self._take_turn(place, letter.answer.result())
+            started: Started = place.answer.result()
+            problem = started.problem or self._connect_to(place, started)
+            if problem and at_start:
+                raise HostError(f"{place.offer.label}: {problem}")
+            if problem:
+                self._lose(place, problem)
 
-    def _begin(self, place: Place, problem: str, at_start: bool) -> None:
-        """The games of a place have begun, or cannot."""
-        if problem and at_start:
-            raise HostError(f"{place.label}: {problem}")
-        if problem:
-            self._lose(place, problem)
-            return
-        place.is_open = True
-        self._failures.pop(place.node, None)
+    def _connect_to(self, place: Place, started: Started) -> str:
+        """A line to a place whose games have begun, and workers for them; or why there is none."""
+        try:
+            place.line = lines.call_up(place.offer.host, started.port, place.secret)
+        except OSError as error:
+            return f"cannot be reached at {place.offer.host}:{started.port}: {error}; open its ports to this machine"
+        self._selector.register(place.line, selectors.EVENT_READ, place)
+        place.heard_at, place.counters = self._attended, dict.fromkeys(started.counters, 0)
+        self._failures.pop(place.offer.node, None)
         dealt = [worker for worker in self._homeless if worker.index in place.guests]
         others = [worker for worker in self._homeless if worker.index not in place.guests]
         for index, worker in enumerate((dealt + others)[: len(place.guests)]):
@@ -321,15 +306,28 @@ class RemoteGames:
             slot = Slot(place, index, worker)
             place.slots.append(slot)
             self._slots[worker.index] = slot
+        return ""
 
-    def _take_turn(self, place: Place, answer: Answer) -> None:
-        self._count(place, answer.counters)
-        if answer.problem:
-            self._failures[place.node] = self._cfg.max_restarts  # its games have been tried so often already
-            self._lose(place, answer.problem)
+    def _listen(self, place: Place) -> None:
+        """What a node says."""
+        try:
+            frames = place.line.receive() if place.line is not None else []
+        except OSError:
+            self._lose(place, "the node or its process is gone")
             return
-        for row in answer.events:
-            self._note(place.slots[row["slot"]], row)
+        place.heard_at = self._attended
+        for kind, content in frames:
+            if kind == lines.EVENTS:
+                for row in np.frombuffer(content, self._events):
+                    self._note(place.slots[row["slot"]], row)
+            elif kind == lines.COUNTERS:
+                self._count(place, np.frombuffer(content, np.int64).tolist())
+            elif kind == lines.PROBLEM:
+                self._failures[place.offer.node] = self._cfg.max_restarts  # its games were tried so often already
+                self._lose(place, content.decode())
+                return
+            else:
+                place.replay = (kind, content)
 
     def _note(self, slot: Slot, row: Any) -> None:
         """What one game has reported."""
@@ -372,34 +370,38 @@ class RemoteGames:
     def _is_under_way(self) -> bool:
         return (
             not self._places
-            or any(not place.is_open for place in self._places)
+            or any(place.line is None for place in self._places)
             or any(slot.is_busy for slot in self._slots.values())
         )
 
     def _give_up_the_silent(self) -> None:
-        limits = {"turn": BEAT + self._cfg.deadline, "arrive": ARRIVAL}
         for place in list(self._places):
-            limit = limits.get(place.call)
-            if limit is not None and self._attended - place.called_at > limit:
+            limit = ARRIVAL if place.line is None else BEAT + self._cfg.deadline
+            if place.asked == "start" and place.line is None:
+                continue  # the pool there has deadlines of its own
+            if self._attended - place.heard_at > limit:
                 self._lose(place, f"no answer within {limit:g} s")
 
     def _lose(self, place: Place, text: str) -> None:
         """A place is gone, or as good as: its episodes are void and its workers homeless."""
-        self.last_fault = f"{place.label}: {text}"
+        node = place.offer.node
+        self.last_fault = f"{place.offer.label}: {text}"
         self.counters["lost_nodes"] += 1
-        place.is_gone = True
-        place.door.shut()
         self._places.remove(place)
-        self._failures[place.node] = self._failures.get(place.node, 0) + 1
+        if place.line is not None:
+            self._selector.unregister(place.line)
+            place.line.close()
+        place.door.shut()
         for name, count in place.counters.items():
             self._past[name] = self._past.get(name, 0) + count
-        place.counters = {}
         for slot in place.slots:
             self.counters["lost_episodes"] += slot.worker.void()
             del self._slots[slot.worker.index]
             self._homeless.append(slot.worker)
-        self._look_at = time.monotonic() + min(LOOK, self._failures[place.node] - 1)
-        self._alone_since = time.monotonic()
+        self._failures[node] = self._failures.get(node, 0) + 1
+        now = time.monotonic()
+        self._look_at = now + (LOOK if self._failures[node] > 1 else 0.0)
+        self._alone_since = self._alone_since if self._places else now
 
     def _find_homes(self) -> None:
         """Look for free slots, now and then; without any node, not for ever."""
@@ -407,9 +409,10 @@ class RemoteGames:
         if now < self._look_at:
             return
         self._look_at = now + LOOK
-        offers = self._nodes.offers() if self._nodes is not None else []
-        usable = [o for o in offers if self._failures.get(o.node, 0) <= self._cfg.max_restarts]
-        self._deal(usable)
+        if self._nodes is not None:
+            offers = self._nodes.offers()
+            usable = [offer for offer in offers if self._failures.get(offer.node, 0) <= self._cfg.max_restarts]
+            self._deal(self._nodes, usable)
         if self._places:
             self._alone_since = now
         elif now - self._alone_since > ALONE:
@@ -418,13 +421,28 @@ class RemoteGames:
                 f"{self.last_fault}; start nodes and resume the run"
             )
 
-    def _count(self, place: Place, counters: dict[str, int]) -> None:
-        if counters == place.counters:
-            return
-        place.counters = counters
-        for name in set(counters) - {"lost_episodes"}:  # of which some may not have arrived: ours are those reported
+    def _count(self, place: Place, counts: Sequence[int]) -> None:
+        place.counters = dict(zip(place.counters, counts))
+        for name in set(place.counters) - {"lost_episodes"}:  # some may not have arrived: ours are those reported
             now = sum(each.counters.get(name, 0) for each in self._places)
             self.counters[name] = self._past.get(name, 0) + now
+
+
+def _tell(place: Place, kind: int, content: bytes = b"") -> None:
+    """Send a frame; that its node is gone is no error here: `receive` will notice."""
+    if place.line is not None:
+        with suppress(OSError):
+            place.line.send(kind, content)
+
+
+def _see_off(place: Place, end: float) -> None:
+    """Wait until a node whose games are to end has hung up, which is when nothing is left of them."""
+    with suppress(OSError):
+        while place.line is not None and (left := end - time.monotonic()) > 0:
+            place.line.wait(left)
+            place.line.receive()
+    if place.line is not None:
+        place.line.close()
 
 
 def last_line(error: BaseException) -> str:

@@ -1,26 +1,30 @@
-"""The games of one node: the pool that one machine would have, and the calls that reach it from the trainer."""
+"""The games of one node: the pool that one machine would have, played for a trainer at the other end of a line."""
 
 import hashlib
 import importlib.metadata
 import pickle
+import socket
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax.envs.host import Event, Hosted, HostError
-from lsf_jax.envs.hosts.rows import Answer, event_rows, order_rows, pack_events
+from lsf_jax.envs.host import Hosted, HostError
+from lsf_jax.envs.hosts import line as lines
+from lsf_jax.envs.hosts.line import Line, await_call
+from lsf_jax.envs.hosts.rows import event_rows, order_rows, pack_events
 from lsf_jax.envs.workers.pool import Pool
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import EnvSpec
 
+BEAT = 2.0  # seconds after which a node says that it is there though nothing has happened
 LOOK = 0.2  # seconds between two looks at games that all wait for an action: one may have died
+CALL = 60.0  # seconds that the trainer gets to connect
 
 
 class Report(NamedTuple):
@@ -30,38 +34,28 @@ class Report(NamedTuple):
     problem: str  # what is missing; "": nothing
 
 
-def code_version() -> str:
-    """Which code of ours plays games here; of two checkouts with one version number, their contents say it."""
-    try:
-        version = importlib.metadata.version("lsf-jax")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        code.update(path.read_bytes())
-    return f"{version} of {code.hexdigest()[:6]}"
+class Started(NamedTuple):
+    """How a node's games began."""
+
+    problem: str  # why they cannot be played; "": they can
+    port: int = 0  # where it listens
+    counters: tuple[str, ...] = ()  # names of what its pool counts
 
 
 class NodeGames:
-    """A pool for a trainer elsewhere: the actor of a node. Its calls come on several threads.
+    """A pool for a trainer elsewhere: the actor of a node. What is asked of it comes through Ray until games begin.
 
-    The pool is touched by one of them at a time. A `turn` holds it while its games play, and ends early when another
-    call wants it; actions reach it meanwhile through `post`.
+    From then on a thread of its own owns the pool and the line. When the trainer is gone, however that came about, the
+    line ends, and the games with it.
     """
 
     def __init__(self, describe: bytes) -> None:
         """Nothing is opened yet.
 
         Args:
-          describe: pickle of a function `() -> Hosted`, by Ray's own pickler.
+          describe: pickle of a function `() -> Hosted`.
         """
         self._describe = describe
-        self._lock, self._news = threading.Lock(), threading.Event()
-        self._posted: deque[np.ndarray] = deque()
-        self._guests = 0  # calls that wait for the pool
-        self._pool: Pool | None = None
-        self._info: tuple[str, ...] = ()
-        self._reported = np.zeros(0, np.int64)  # events of each slot so far
 
     def arrive(self) -> None:
         """Be there: the actor's process has started."""
@@ -75,60 +69,30 @@ class NodeGames:
         except (HostError, ConfigError) as error:
             return Report({}, str(error))
 
-    def start(self, slots: int, seed: int, spec: EnvSpec) -> str:
-        """Open and launch so many games, of the sizes that the trainer was built for.
+    def start(self, slots: int, seed: int, spec: EnvSpec, host: str, secret: bytes) -> Started:
+        """Launch games and wait until each has begun its first episode; then play for whoever connects.
 
-        Returns:
-          Why they cannot be played; "" once each has begun its first episode.
+        Args:
+          slots: how many.
+          seed: of the games.
+          spec: sizes that they must have.
+          host: address to listen on.
+          secret: what the connection must begin with.
         """
-        with self._lock:
-            try:
-                hosted = self._hosted()
-                pool: Any = hosted.open(slots, seed)
-                self._pool, self._info = pool, hosted.info
-                self._reported = np.zeros(slots, np.int64)
-                self._events, self._orders = event_rows(pool.spec, hosted.info), order_rows(pool.spec)
-                if pool.spec != spec:
-                    return f"its games have other sizes: {pool.spec}, expected {spec}"
-                pool.start()
-            except (HostError, ConfigError) as error:
-                return str(error)
-        return ""
-
-    def turn(self, orders: np.ndarray, seconds: float) -> Answer:
-        """Send actions, then wait until a game has something to report, another call wants the pool, or time is up."""
-        pool, end = self._open_pool(), time.monotonic() + seconds
-        self.post(orders)
-        with self._lock:
-            try:
-                events = self._play(pool, end)
-            except HostError as error:
-                return Answer(np.zeros(0, self._events), dict(pool.counters), str(error))
-            for event in events:
-                self._reported[event.worker] += 1
-            packed = pack_events(events, pool.observation, self._info, self._events)
-            return Answer(packed, dict(pool.counters), "")
-
-    def post(self, orders: np.ndarray) -> None:
-        """Leave actions for the turn that is going on, or the next one."""
-        self._posted.append(orders)
-        self._wake()
-
-    def save_replay(self, slot: int) -> tuple[str, bytes]:
-        """What a game has seen since it was launched: the name of the file and what is in it.
-
-        Raises:
-          HostError: the game could not save it.
-        """
-        with self._as_guest(), tempfile.TemporaryDirectory() as scratch:
-            path = self._open_pool().save_replay(slot, scratch)
-            return path.name, Path(path).read_bytes()
-
-    def close(self) -> None:
-        """End the games and wait until nothing is left of them."""
-        with self._as_guest():
-            if self._pool is not None:
-                self._pool.close()
+        try:
+            hosted = self._hosted()
+            pool: Any = hosted.open(slots, seed)
+            if pool.spec != spec:
+                return Started(f"its games have other sizes: {pool.spec}, expected {spec}")
+            pool.start()
+            listener = lines.listen(host)
+        except (HostError, ConfigError) as error:
+            return Started(str(error))
+        except OSError as error:
+            pool.close()
+            return Started(f"cannot listen on {host}: {error}")
+        threading.Thread(target=_serve, args=(pool, hosted.info, listener, secret), daemon=True).start()
+        return Started("", listener.getsockname()[1], tuple(pool.counters))
 
     def _hosted(self) -> Hosted:
         try:
@@ -137,40 +101,90 @@ class NodeGames:
             raise HostError(f"cannot be imported: {type(error).__name__}: {error}") from None
         return describe()
 
-    def _open_pool(self) -> Pool:
-        if self._pool is None:
-            raise HostError("the games are not open; call start first")
-        return self._pool
 
-    def _play(self, pool: Pool, end: float) -> list[Event]:
-        while True:
-            self._news.clear()
-            self._send_posted(pool)
-            left = end - time.monotonic()
-            events = pool.receive(1, max(0.0, left))
-            if events or left <= 0 or self._guests:
-                return events
-            self._news.wait(min(left, LOOK))  # all games wait for actions, unless there is news already
+def _serve(pool: Pool, info: tuple[str, ...], listener: socket.socket, secret: bytes) -> None:
+    """Play for the trainer until it ends the games or is gone."""
+    try:
+        with listener:
+            line = await_call(listener, secret, CALL)
+        if line is not None:
+            with suppress(OSError):
+                _Service(pool, info, line).run()
+            pool.close()
+            line.close()  # tells the trainer that nothing is left
+    finally:
+        pool.close()
 
-    def _send_posted(self, pool: Pool) -> None:
-        """Send what was left here, except answers to events that another one has overtaken: those episodes are void."""
-        while self._posted:
-            orders = self._posted.popleft()
-            timely = orders[orders["seen"] == self._reported[orders["slot"]]]
-            if len(timely):
-                pool.send(timely["slot"].tolist(), timely["action"])
 
-    @contextmanager
-    def _as_guest(self) -> Iterator[None]:
-        self._guests += 1
-        self._wake()
-        try:
-            with self._lock:
-                yield
-        finally:
-            self._guests -= 1
+class _Service:
+    """A pool and the line to its trainer."""
 
-    def _wake(self) -> None:
-        self._news.set()
-        if self._pool is not None:
-            self._pool.interrupt()
+    def __init__(self, pool: Pool, info: tuple[str, ...], line: Line) -> None:
+        self.pool, self.info, self.line = pool, info, line
+        self.events, self.orders = event_rows(pool.spec, info), order_rows(pool.spec)
+        self.reported = np.zeros(pool.n_workers, np.int64)  # events of each slot so far
+        self.counters: list[int] = []  # as they were told last
+        self.told_at = 0.0  # when anything was told
+
+    def run(self) -> None:
+        """Events there, orders back; raises OSError when the trainer is gone."""
+        self.pool.watch(self.line.fileno())
+        while self._obey():
+            try:
+                self._report()
+            except HostError as error:
+                self.line.send(lines.PROBLEM, str(error).encode())
+                return
+            if not self.pool.is_under_way():
+                self.line.wait(LOOK)
+
+    def _obey(self) -> bool:
+        """Do what has been ordered; False if that is the end."""
+        for kind, content in self.line.receive():
+            if kind == lines.END:
+                return False
+            if kind == lines.ORDERS:
+                self._send(np.frombuffer(content, self.orders))
+            else:
+                self._send_replay(int(content))
+        return True
+
+    def _send(self, orders: np.ndarray) -> None:
+        """Move games, except by answers to events that another one has overtaken: those episodes are void."""
+        timely = orders[orders["seen"] == self.reported[orders["slot"]]]
+        if len(timely):
+            self.pool.send(timely["slot"].tolist(), timely["action"])
+
+    def _report(self) -> None:
+        """Wait for events and tell them; now and then that there are none."""
+        events = self.pool.receive(1, BEAT)
+        if events or time.monotonic() - self.told_at >= BEAT:
+            self.reported[[event.worker for event in events]] += 1
+            packed = pack_events(events, self.pool.observation, self.info, self.events)
+            self.line.send(lines.EVENTS, packed.tobytes())
+            self.told_at = time.monotonic()
+        counters = list(self.pool.counters.values())
+        if counters != self.counters:
+            self.line.send(lines.COUNTERS, np.array(counters, np.int64).tobytes())
+            self.counters = counters
+
+    def _send_replay(self, slot: int) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                path = self.pool.save_replay(slot, scratch)
+            except HostError as error:
+                self.line.send(lines.NO_REPLAY, str(error).encode())
+            else:
+                self.line.send(lines.REPLAY, path.name.encode() + b"\0" + path.read_bytes())
+
+
+def code_version() -> str:
+    """Which code of ours plays games here; of two checkouts with one version number, their contents say it."""
+    try:
+        version = importlib.metadata.version("lsf-jax")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        code.update(path.read_bytes())
+    return f"{version} of {code.hexdigest()[:6]}"

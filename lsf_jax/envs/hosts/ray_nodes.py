@@ -14,7 +14,6 @@ from lsf_jax.settings import ConfigError, clip
 GAMES = "games"
 """The resource that a node offers, as many as it has room for games."""
 HOW_TO_OFFER = f"""offer slots where the games are installed: ray start --address=HEAD:6379 --resources='{{"{GAMES}": 8}}'"""
-CALLS = 4  # threads of an actor: a turn, and what comes meanwhile
 
 
 @contextmanager
@@ -74,7 +73,7 @@ class RayNodes:
         """Living nodes that offer slots, and how many are free."""
         free = self._ray._private.state.available_resources_per_node()
         return [
-            Offer(node.id, f"node {node.ip} ({node.id[:6]})", int(free.get(node.id, {}).get(GAMES, 0)))
+            Offer(node.id, f"node {node.ip} ({node.id[:6]})", node.ip, int(free.get(node.id, {}).get(GAMES, 0)))
             for node in nodes_of(self._ray)
             if node.resources.get(GAMES, 0) >= 1
         ]
@@ -86,7 +85,6 @@ class RayNodes:
         options: Mapping[str, Any] = {
             "num_cpus": 0,
             "resources": {GAMES: slots} if slots else None,
-            "max_concurrency": CALLS,
             "max_restarts": 0,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
         }

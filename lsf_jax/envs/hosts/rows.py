@@ -1,7 +1,7 @@
 """What travels between the trainer and a node: NumPy rows of fixed shape, one for each event and each joint action."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +13,6 @@ KINDS = (FIRST, STEP, LOST)
 """Kinds of events by the number that stands for them."""
 FIELDS = ("obs", "state", "avail")
 """Parts of an `Observation` by the fields that hold them."""
-
-
-class Answer(NamedTuple):
-    """What a node says at the end of a turn."""
-
-    events: np.ndarray  # rows of `event_rows`, at most one of each slot
-    counters: dict[str, int]  # of its pool, since it was started
-    problem: str  # why its games cannot go on; "": they do
 
 
 def event_rows(spec: EnvSpec, info: Sequence[str]) -> np.dtype:

@@ -8,7 +8,6 @@ game says that it has run for long enough.
 
 import atexit
 import math
-import os
 import selectors
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -99,8 +98,7 @@ class Pool:
         self._next_start = 0.0  # when any process may start: they are staggered
         self._selector: selectors.BaseSelector | None = None
         self._folder: PoolFolder | None = None
-        self._bell: tuple[int, int] | None = None  # a pipe: what is written to it ends a `receive` that waits
-        self._is_interrupted = False
+        self._is_interrupted = False  # what was to be watched became readable
 
     def __enter__(self) -> "Pool":
         return self
@@ -118,8 +116,7 @@ class Pool:
             raise HostError("the pool has been started already")
         self._game.check()
         atexit.register(self.close)
-        self._folder, self._selector, self._bell = PoolFolder(), selectors.DefaultSelector(), os.pipe()
-        self._selector.register(self._bell[0], selectors.EVENT_READ, None)
+        self._folder, self._selector = PoolFolder(), selectors.DefaultSelector()
         try:
             while not all(worker.pending for worker in self._workers):
                 self._pump(LONGEST_WAIT)
@@ -146,15 +143,20 @@ class Pool:
         self._pump(0.0)
         while sum(bool(worker.pending) for worker in self._workers) < min_ready:
             left = end - time.monotonic()
-            if left <= 0 or self._is_interrupted or not any(worker.is_busy() for worker in self._workers):
+            if left <= 0 or self._is_interrupted or not self.is_under_way():
                 break
             self._pump(left)
         return [worker.deliver(self.observation) for worker in self._workers if worker.pending]
 
-    def interrupt(self) -> None:
-        """Has `receive` return with what there is, the next one if none waits; for other threads, while games run."""
-        if self._bell is not None:
-            os.write(self._bell[1], b".")
+    def is_under_way(self) -> bool:
+        """Whether anything is to be waited for: a step, the start of an episode or of a game."""
+        return any(worker.is_busy() for worker in self._workers)
+
+    def watch(self, descriptor: int) -> None:
+        """From now on `receive` also returns, with what there is, when this descriptor is readable; once started."""
+        if self._selector is None:
+            raise HostError("the pool has no games; call start() first")
+        self._selector.register(descriptor, selectors.EVENT_READ, None)
 
     def save_replay(self, worker: int, folder: str | Path) -> Path:
         """Saves what the worker's game has seen since it was launched, all its episodes, as its adapter does.
@@ -197,9 +199,6 @@ class Pool:
         if self._selector is not None:
             self._selector.close()
             self._selector = None
-        bell, self._bell = self._bell, None
-        for descriptor in bell or ():
-            os.close(descriptor)
         if self._folder is not None:
             self._folder.remove()
             self._folder = None
@@ -211,7 +210,7 @@ class Pool:
         self._start_due()
         for key, _ in self._selector.select(self._seconds_to_wait(timeout)):
             if key.data is None:
-                self._is_interrupted = bool(os.read(key.fd, 4096))
+                self._is_interrupted = True
             else:
                 self._read(key.data)
         now = time.monotonic()
