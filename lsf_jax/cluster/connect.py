@@ -132,7 +132,9 @@ def slots_on(node: Node, needs: Mapping[str, float]) -> int:
 
 def resources_text(resources: Mapping[str, float]) -> str:
     """Resources for people: "CPU 8, GPU 1"; what Ray counts for itself is left out."""
-    shown = {name: value for name, value in sorted(resources.items()) if not re.search(r"node:|memory|accelerator", name)}
+    shown = {
+        name: value for name, value in sorted(resources.items()) if not re.search(r"node:|memory|accelerator", name)
+    }
     return ", ".join(f"{name} {value:g}" for name, value in shown.items()) or "nothing"
 
 

@@ -54,8 +54,9 @@ def test_slots_are_what_the_scarcest_resource_allows():
 
 def test_an_address_where_nothing_listens_is_refused_in_one_line():
     pytest.importorskip("ray")
-    with pytest.raises(ConfigError, match=r"^cluster 127\.0\.0\.1:1 cannot be used: [^\n]+$"), connect.connected(
-        "127.0.0.1:1"
+    with (
+        pytest.raises(ConfigError, match=r"^cluster 127\.0\.0\.1:1 cannot be used: [^\n]+$"),
+        connect.connected("127.0.0.1:1"),
     ):
         pass
 
