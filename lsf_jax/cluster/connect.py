@@ -17,6 +17,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,17 +171,25 @@ def _check_reachable(address: Address) -> None:
             pass
 
 
+@cache
+def _token() -> str:
+    """A secret of this process; one, for Ray reads it once."""
+    return secrets.token_hex(32)
+
+
 @contextlib.contextmanager
 def _with_token() -> Iterator[None]:
-    """A secret of this command alone, without which nobody on this machine can use its local cluster."""
-    before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    """Ray asks for a token on its local clusters: one that only this command knows, and that no file keeps."""
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    if not before and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ["RAY_AUTH_TOKEN"] = _token()
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name in names:
             os.environ.pop(name, None)
-            os.environ.update({} if value is None else {name: value})
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
