@@ -11,12 +11,14 @@ from smac_pool import DURATIONS, SCRIPTED, rate_alone, rate_of, rate_of_pool, se
 from timing import report, spread, summarise
 
 from lsf_jax.cluster.connect import import_ray
-from lsf_jax.envs.hosts.ray_nodes import GAMES
+from lsf_jax.envs.hosts.ray_cluster import GAMES
 from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.hosted import host_smac
 from lsf_jax.envs.smac.maps import MAPS
 
-QUESTION = "remote_games.py: scripted games with SMAC's sizes on emulated nodes, random available actions; against alone"
+QUESTION = (
+    "remote_games.py: scripted games with SMAC's sizes on emulated nodes, random available actions; against alone"
+)
 STORE = 80 * 2**20  # bytes of Ray's shared memory for each node; nothing of ours goes there
 
 

@@ -3,12 +3,14 @@
 import contextlib
 import pickle
 import socket
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from lsf_jax.envs.hosts import line as lines
-from lsf_jax.envs.hosts.games import Offer, RemoteGames, Shape
+from lsf_jax.envs.hosts.games import RemoteGames
 from lsf_jax.envs.hosts.node import NodeGames
+from lsf_jax.envs.hosts.places import Offer, Shape
 from lsf_jax.envs.smac.config import SmacConfig, spec_of
 from lsf_jax.envs.smac.game import INFO
 from lsf_jax.envs.smac.hosted import host_smac
@@ -69,6 +71,7 @@ class FakeNodes:
 
     def __init__(self, describe, slots):
         self.describe, self.slots, self.doors = pickle.dumps(describe), dict(slots), []
+        self.reports = {}  # what nodes say of themselves instead of looking; None: nothing
 
     def offers(self):
         taken = {name: sum(d.slots for n, d in self.doors if n == name and not d.is_gone) for name in self.slots}
@@ -76,6 +79,9 @@ class FakeNodes:
 
     def open(self, node, slots):
         door = FakeDoor(self.describe, slots)
+        if node in self.reports:
+            report = self.reports[node]
+            door.games.inspect = lambda: report or time.sleep(3)
         self.doors.append((node, door))
         return door
 

@@ -1,4 +1,4 @@
-"""Games on several nodes as one `HostEnv`: who plays where, what each has said, and what becomes of a lost node's games.
+"""Games on several nodes as one `HostEnv`: who plays where, what each has said, and what a lost node's games become.
 
 A node that goes down takes its episodes with it: they are reported as LOST, as a pool reports those of a crashed game,
 and their workers are homeless. A homeless worker is put on a node with a free slot; while there is none, the workers
@@ -8,24 +8,23 @@ that are left take turns: a slot whose episode has ended goes to whoever has wai
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
 from lsf_jax.envs.host import FIRST, LOST, Event, HostError
 from lsf_jax.envs.hosts import line as lines
-from lsf_jax.envs.hosts.line import Line
 from lsf_jax.envs.hosts.node import BEAT, Started
+from lsf_jax.envs.hosts.places import Connect, Nodes, Offer, Place, Shape, Slot, last_line, see_off, tell
 from lsf_jax.envs.hosts.rows import KINDS, event_rows, order_rows, pack_orders, unpack_event
 from lsf_jax.envs.workers.config import WorkersConfig
-from lsf_jax.envs.workers.exchange import Pending, Reporter, blank, check_actions
 from lsf_jax.envs.workers.pool import COUNTERS
+from lsf_jax.envs.workers.reporters import Pending, Reporter, blank, check_actions
 from lsf_jax.settings import counted
-from lsf_jax.types import EnvSpec, Observation
+from lsf_jax.types import Observation
 
 LOOK = 2.0  # seconds between two looks for free slots while workers are homeless
 JOIN = 20.0  # seconds that nodes get to join before too few slots are refused
@@ -37,78 +36,6 @@ SEEDS = 100_000
 """Seeds between those of two nodes: a pool takes another one for every game that it launches."""
 OWN_COUNTERS = ("lost_nodes",)
 """What pools do not count: nodes that went down, or whose games could not go on."""
-
-
-class Offer(NamedTuple):
-    """Slots for games that a node has free."""
-
-    node: str  # what it is known by
-    label: str  # what people call it
-    host: str  # its address
-    slots: int
-
-
-class Door(Protocol):
-    """The way to a `NodeGames` on a node."""
-
-    def call(self, method: str, *arguments: Any) -> Future:
-        """Call a method there; the future fails when the node is gone."""
-        ...
-
-    def shut(self) -> None:
-        """End it, whatever it is doing, without waiting."""
-        ...
-
-
-class Nodes(Protocol):
-    """Where games can be played."""
-
-    def offers(self) -> list[Offer]:
-        """Nodes that offer slots, and how many of those are free now."""
-        ...
-
-    def open(self, node: str, slots: int) -> Door:
-        """Start a `NodeGames` that takes so many slots of a node."""
-        ...
-
-    def how_to_offer(self) -> str:
-        """What to do so that a node offers slots."""
-        ...
-
-
-Connect = Callable[[], AbstractContextManager[Nodes]]
-
-
-class Shape(NamedTuple):
-    """What the trainer was built for."""
-
-    spec: EnvSpec
-    info: tuple[str, ...]  # names of what every step reports
-
-
-class Slot:
-    """One game of a node, and which worker plays it."""
-
-    def __init__(self, place: "Place", index: int, worker: Reporter) -> None:
-        self.place, self.index, self.worker = place, index, worker
-        self.seen = 0  # its events so far
-        self.is_busy = True  # an event of it is due
-        self.is_fresh = False  # it waits for the first action of an episode
-
-
-class Place:
-    """A `NodeGames` as the trainer sees it."""
-
-    def __init__(self, offer: Offer, door: Door, guests: list[int], seed: int) -> None:
-        self.offer, self.door, self.seed = offer, door, seed
-        self.guests = guests  # workers that are to play here; their number is that of its slots
-        self.slots: list[Slot] = []  # none until its games have begun
-        self.secret = lines.new_secret()
-        self.asked, self.answer = "arrive", door.call("arrive")  # until there is a line
-        self.line: Line | None = None
-        self.heard_at = 0.0  # when it last said anything, or was asked
-        self.counters: dict[str, int] = {}
-        self.replay: tuple[int, bytes] | None = None  # answer to the last request for a replay
 
 
 class RemoteGames:
@@ -172,7 +99,7 @@ class RemoteGames:
                 slot.is_busy, slot.is_fresh = True, False
                 orders.setdefault(slot.place, []).append((slot.index, slot.seen, joint))
         for place, of_place in orders.items():
-            _tell(place, lines.ORDERS, pack_orders(of_place, self._orders).tobytes())
+            tell(place, lines.ORDERS, pack_orders(of_place, self._orders).tobytes())
 
     def receive(self, min_ready: int, timeout: float) -> list[Event]:
         """Events of whoever is ready; see `HostEnv.receive`. Here nodes are given up and workers find another one."""
@@ -198,7 +125,7 @@ class RemoteGames:
             raise HostError(f"worker {worker} has no game to save a replay of")
         place = slot.place
         place.replay = None
-        _tell(place, lines.REPLAY, str(slot.index).encode())
+        tell(place, lines.REPLAY, str(slot.index).encode())
         while place.replay is None and place in self._places:
             self._take(1.0)
         kind, content = place.replay or (lines.NO_REPLAY, self.last_fault.encode())
@@ -214,9 +141,9 @@ class RemoteGames:
         """Ends all games and waits until their nodes have said so; may be called again."""
         end = time.monotonic() + PARTING
         for place in self._places:
-            _tell(place, lines.END)
+            tell(place, lines.END)
         for place in self._places:
-            _see_off(place, end)
+            see_off(place, end)
             place.door.shut()
         self._places.clear()
         self._slots.clear()
@@ -244,7 +171,7 @@ class RemoteGames:
             time.sleep(0.5)
 
     def _deal(self, nodes: Nodes, offers: Sequence[Offer]) -> None:
-        """Open places for homeless workers that nobody has a slot for yet, one node after another, as one deals cards."""
+        """Open places for homeless workers that no slot is promised to, one node after another, as one deals cards."""
         promised = {guest for place in self._places if place.line is None for guest in place.guests}
         waiting = deque(worker.index for worker in self._homeless if worker.index not in promised)
         hands: list[list[int]] = [[] for _ in offers]
@@ -360,7 +287,7 @@ class RemoteGames:
         if slot is None or not self._homeless:
             return False
         left, parts = slot.worker, self.observation
-        seen = Observation(*(np.array(part[left.index]) for part in parts))
+        seen: Any = Observation(*(np.array(part[left.index]) for part in parts))  # pyright: ignore[reportArgumentType]
         left.void()
         self._hand_over(slot)
         first = Event(worker=slot.worker.index, kind=FIRST)
@@ -428,29 +355,6 @@ class RemoteGames:
             self.counters[name] = self._past.get(name, 0) + now
 
 
-def _tell(place: Place, kind: int, content: bytes = b"") -> None:
-    """Send a frame; that its node is gone is no error here: `receive` will notice."""
-    if place.line is not None:
-        with suppress(OSError):
-            place.line.send(kind, content)
-
-
-def _see_off(place: Place, end: float) -> None:
-    """Wait until a node whose games are to end has hung up, which is when nothing is left of them."""
-    with suppress(OSError):
-        while place.line is not None and (left := end - time.monotonic()) > 0:
-            place.line.wait(left)
-            place.line.receive()
-    if place.line is not None:
-        place.line.close()
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of what an exception says, which is where nodes put the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 def _unused(path: Path) -> Path:
     """The path, or one with a number behind its name: games on several nodes may choose the same."""
     number, free = 1, path
@@ -458,5 +362,3 @@ def _unused(path: Path) -> Path:
         number += 1
         free = path.with_stem(f"{path.stem}-{number}")
     return free
-
-

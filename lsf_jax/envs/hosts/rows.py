@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lsf_jax.envs.host import FIRST, LOST, STEP, Event
-from lsf_jax.envs.workers.exchange import Pending
+from lsf_jax.envs.workers.reporters import Pending
 from lsf_jax.types import EnvSpec, Observation
 
 KINDS = (FIRST, STEP, LOST)

@@ -19,10 +19,10 @@ import numpy as np
 
 from lsf_jax.envs.host import FIRST, STEP, Event, HostError
 from lsf_jax.envs.workers.config import WorkersConfig
-from lsf_jax.envs.workers.exchange import Pending, Reporter, blank, check_actions
 from lsf_jax.envs.workers.process import PoolFolder, WorkerProcess
+from lsf_jax.envs.workers.reporters import Pending, Reporter, blank, check_actions
 from lsf_jax.settings import ConfigError
-from lsf_jax.types import EnvSpec, Observation
+from lsf_jax.types import EnvSpec
 
 COUNTERS = (
     "crashes",  # an exception, the process ended, something that cannot be

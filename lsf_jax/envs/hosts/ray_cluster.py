@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 from lsf_jax.cluster.connect import AUTO, LOCAL, connected, import_ray, nodes_of, read_address
 from lsf_jax.envs.host import Hosted
-from lsf_jax.envs.hosts.games import Offer
 from lsf_jax.envs.hosts.node import NodeGames
+from lsf_jax.envs.hosts.places import Offer
 from lsf_jax.settings import ConfigError, clip
 
 GAMES = "games"
 """The resource that a node offers, as many as it has room for games."""
-HOW_TO_OFFER = f"""offer slots where the games are installed: ray start --address=HEAD:6379 --resources='{{"{GAMES}": 8}}'"""
+HOW_TO_OFFER = (
+    f"""offer slots where the games are installed: ray start --address=HEAD:6379 --resources='{{"{GAMES}": 8}}'"""
+)
 
 
 @contextmanager
@@ -39,8 +41,12 @@ def check_hosts(hosts: str) -> None:
     Raises:
       ConfigError: it does not.
     """
-    if read_address(hosts).kind == LOCAL:
-        raise ConfigError("expected auto or HOST:PORT; for games on this machine leave it empty")
+    try:
+        kind = read_address(hosts).kind
+    except ConfigError:
+        kind = LOCAL
+    if kind == LOCAL:
+        raise ConfigError("expected auto or HOST:PORT, the head of a cluster that this machine has joined")
 
 
 class RayDoor(NamedTuple):

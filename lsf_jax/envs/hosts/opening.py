@@ -6,9 +6,10 @@ from concurrent.futures import Future, wait
 from functools import partial
 
 from lsf_jax.envs.host import Hosted, HostEnv, HostError
-from lsf_jax.envs.hosts.games import JOIN, Connect, Nodes, Offer, RemoteGames, Shape, last_line
+from lsf_jax.envs.hosts.games import JOIN, RemoteGames
 from lsf_jax.envs.hosts.node import Report, code_version
-from lsf_jax.envs.hosts.ray_nodes import ray_nodes
+from lsf_jax.envs.hosts.places import Connect, Nodes, Offer, Shape, last_line
+from lsf_jax.envs.hosts.ray_cluster import ray_nodes
 from lsf_jax.envs.workers.config import WorkersConfig
 from lsf_jax.settings import clip
 from lsf_jax.types import EnvSpec
@@ -16,7 +17,9 @@ from lsf_jax.types import EnvSpec
 PATIENCE = 50.0  # seconds that all nodes together get to say what they have
 
 
-def spread(hosted: Hosted, cfg: WorkersConfig, spec_of: Callable[[], EnvSpec], describe: Callable[[], Hosted]) -> Hosted:
+def spread(
+    hosted: Hosted, cfg: WorkersConfig, spec_of: Callable[[], EnvSpec], describe: Callable[[], Hosted]
+) -> Hosted:
     """Games as they are, or on the nodes of the cluster that `cfg.hosts` names.
 
     Args:
