@@ -37,7 +37,7 @@ class FakeDoor:
         self.slots, self.games = slots, NodeGames(describe)
         self.threads = ThreadPoolExecutor(1)
         self.is_gone = False
-        self.secret = None
+        self.secret = self.started = None
 
     def call(self, method, *arguments):
         if self.is_gone:
@@ -50,16 +50,23 @@ class FakeDoor:
         return self.threads.submit(getattr(self.games, method), *arguments)
 
     def start(self, *arguments):
-        started = self.games.start(*arguments)
-        if self.is_gone and not started.problem:
-            lines.call_up(HERE, started.port, self.secret).close()
-        return started
+        self.started = self.games.start(*arguments)
+        if self.is_gone:
+            self.end_games()
+        return self.started
 
     def shut(self):
         self.is_gone = True
-        if line := LINES.get(self.secret):
-            with contextlib.suppress(OSError):
+        if self.started is not None:
+            self.end_games()
+
+    def end_games(self):
+        """As the end of its process would: the line ends, or the wait for it does."""
+        with contextlib.suppress(OSError):
+            if line := LINES.get(self.secret):
                 line._socket.shutdown(socket.SHUT_RDWR)
+            elif not self.started.problem:
+                lines.call_up(HERE, self.started.port, self.secret).close()
 
     @property
     def line(self):

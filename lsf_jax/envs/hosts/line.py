@@ -18,7 +18,7 @@ replay and its contents, why there is none. To a node: rows of orders, a slot of
 HEADER = struct.Struct("!BI")
 SECRET = 32  # bytes
 CHUNK = 2**18  # bytes that are read at a time
-CONNECT = 20.0  # seconds that a connection may take
+CONNECT = 10.0  # seconds that a connection may take
 
 
 class HangUpError(OSError):

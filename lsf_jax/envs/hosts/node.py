@@ -109,11 +109,22 @@ def _serve(pool: Pool, info: tuple[str, ...], listener: socket.socket, secret: b
             line = await_call(listener, secret, CALL)
         if line is not None:
             with suppress(OSError):
-                _Service(pool, info, line).run()
+                _play(_Service(pool, info, line))
             pool.close()
             line.close()  # tells the trainer that nothing is left
     finally:
         pool.close()
+
+
+def _play(service: "_Service") -> None:
+    """Raises OSError when the trainer is gone; it is told of everything else."""
+    try:
+        service.run()
+    except OSError:
+        raise
+    except Exception as error:
+        text = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
+        service.line.send(lines.PROBLEM, text.encode())
 
 
 class _Service:
@@ -127,14 +138,10 @@ class _Service:
         self.told_at = 0.0  # when anything was told
 
     def run(self) -> None:
-        """Events there, orders back; raises OSError when the trainer is gone."""
+        """Events there, orders back, until the end."""
         self.pool.watch(self.line.fileno())
         while self._obey():
-            try:
-                self._report()
-            except HostError as error:
-                self.line.send(lines.PROBLEM, str(error).encode())
-                return
+            self._report()
             if not self.pool.is_under_way():
                 self.line.wait(LOOK)
 

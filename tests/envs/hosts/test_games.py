@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import threading
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from lsf_jax.envs.host import FIRST, LOST, STEP, HostError
 from lsf_jax.envs.hosts import games as games_module
+from lsf_jax.envs.hosts import line as lines
 from lsf_jax.envs.hosts import node as node_module
 from tests.support.fake_nodes import ANY_SEED, RemotePlayer, await_call, remote_games
 from tests.support.smac_cases import BASE, leftovers, lowest, wait_until
@@ -176,7 +178,8 @@ def test_a_pool_that_gives_up_costs_its_node_alone(games_on):
     faults = [{"what": "raise", "step": 0, "worker": worker} for worker in range(10)]
     games, _ = games_on({"a": 1, "b": 1}, 2, faults=faults, settings={"max_restarts": 2}, length=[2, 2])
     player = RemotePlayer(games)
-    player.play(10)
+    assert wait_until(lambda: player.turn() is None or games.counters["lost_nodes"], 60.0)
+    player.play(len(player.episodes) + 4)
     assert games.counters["lost_nodes"] == 1
     assert "node a: worker 0 of 3m: failed 3 times in a row, at last: ScriptedError" in games.last_fault
 
@@ -246,3 +249,34 @@ def test_an_answer_that_a_loss_overtakes_goes_nowhere(games_on, monkeypatch):
     games.send([0], lowest(games, [0]))
     assert events_of(games, STEP, 1) == [0]
     assert games.observation.obs[0, 0, 3] == 1  # one step, not two
+
+
+def test_a_node_whose_code_breaks_says_so_and_is_lost(games_on, monkeypatch):
+    def broken(service):
+        raise ZeroDivisionError("by design")
+
+    games, _ = games_on({"a": 1}, 1)
+    assert events_of(games, FIRST, 1) == [0]
+    monkeypatch.setattr(node_module._Service, "_report", broken)
+    assert wait_until(lambda: games.receive(1, 0.2) or games.counters["lost_nodes"])
+    assert games.last_fault == "node a: ZeroDivisionError: by design"
+
+
+def test_who_does_not_know_the_secret_is_not_let_in():
+    listener = lines.listen("127.0.0.1")
+    address = listener.getsockname()
+    answers = []
+    node = threading.Thread(target=lambda: answers.append(lines.await_call(listener, b"s" * lines.SECRET, 20.0)))
+    node.start()
+    stranger = lines.call_up(*address, b"t" * lines.SECRET)
+    stranger.wait(10.0)
+    with pytest.raises(OSError, match="closed"):
+        stranger.receive()
+    trainer = lines.call_up(*address, b"s" * lines.SECRET)
+    node.join()
+    trainer.send(lines.ORDERS, b"x" * 300_000)
+    found = []
+    assert wait_until(lambda: found.extend(answers[0].receive()) or found)
+    assert found == [(lines.ORDERS, b"x" * 300_000)]
+    for each in (stranger, trainer, answers[0], listener):
+        each.close()

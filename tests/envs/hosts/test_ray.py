@@ -1,4 +1,4 @@
-"""Games on the nodes of a Ray cluster, emulated: training when a node goes down, what is left when a trainer is killed."""
+"""Games on the nodes of an emulated Ray cluster: training when a node is lost, and what is left of a killed trainer."""
 
 import json
 import os
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
 STORE = 80 * 2**20  # bytes
 QUICK = (f"env.factory={SCRIPTED}:ScriptedEnv", "env.stagger=0", "env.backoff=0.02", "env.deadline=20")
+WIDE = "env.store=float32"  # games know themselves by numbers that float16 does not hold
 
 
 class Emulated:
@@ -112,14 +113,14 @@ def refused(emulated, tmp_path, *more):
 
 def test_training_goes_on_without_a_node_and_takes_every_episode_whole_and_once(emulated, nodes, tmp_path, taken):
     def lose_one():
-        assert wait_until(lambda: len(taken) > 2, 120.0)
+        assert wait_until(lambda: len(taken) > 2, 300.0)
         emulated.kill(nodes[0])
         emulated.add(WORKERS)
 
     loser = threading.Thread(target=lose_one)
     loser.start()
     result = lsf_jax.train(
-        compose(algo="qmix", env="smac/3m", overrides=words(emulated, tmp_path, "train.env_steps=1500"))
+        compose(algo="qmix", env="smac/3m", overrides=words(emulated, tmp_path, WIDE, "train.env_steps=600"))
     )
     loser.join()
     assert result.finished
@@ -139,7 +140,7 @@ def test_training_goes_on_without_a_node_and_takes_every_episode_whole_and_once(
 
 def test_nothing_is_left_of_a_trainer_that_was_killed(emulated, nodes, tmp_path):
     process = subprocess.Popen(command(emulated, tmp_path, "train.env_steps=1000000"), stdout=subprocess.PIPE)
-    assert wait_until(lambda: len(emulated.rest()[0]) > 2 * WORKERS, 120.0), emulated.rest()
+    assert wait_until(lambda: len(emulated.rest()[0]) > 2 * WORKERS, 300.0), emulated.rest()
     process.kill()
     process.wait()
     assert wait_until(lambda: emulated.rest() == ([], []), 30.0), emulated.rest()
