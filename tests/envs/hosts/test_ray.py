@@ -114,8 +114,8 @@ def test_training_goes_on_without_a_node_and_takes_every_episode_whole_and_once(
     def lose_one():
         assert wait_until(lambda: len(taken) > 2, 900.0)
         emulated.kill(nodes[0])
-        emulated.add(WORKERS)
 
+    emulated.add(WORKERS)  # a third node: what one of them loses has room on the others
     loser = threading.Thread(target=lose_one)
     loser.start()
     result = lsf_jax.train(
@@ -129,7 +129,7 @@ def test_training_goes_on_without_a_node_and_takes_every_episode_whole_and_once(
             for place in range(WORKERS):
                 names.append(identity_of(jax.tree.map(lambda leaf: leaf[seed, place], batch)))  # noqa: B023
     assert len(set(names)) == len(names) == len(taken) * 2 * WORKERS
-    assert {game // 100_000 for game, _, _ in names} == {0, 1, 2}, "nobody played on the node that came"
+    assert {game // 100_000 for game, _, _ in names} > {0, 1, 2}, "nobody played on elsewhere"
     counters = json.loads((result.path / "card.json").read_text())["host"]["counters"]
     assert counters["lost_nodes"] == 1
     assert counters["lost_episodes"] > 0
