@@ -15,7 +15,7 @@ import numpy as np
 from timing import report, spread, summarise
 
 from lsf_jax.config.composition import compose
-from lsf_jax.envs.host import FIRST, STEP
+from lsf_jax.envs.host import FIRST, STEP, HostEnv
 from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.maps import MAPS
 from lsf_jax.envs.smac.pool import SmacPool
@@ -76,22 +76,28 @@ def rate_alone(map_name: str, workers: int, seconds: float) -> float:
     return sum(int(game.communicate()[0]) for game in games) / seconds
 
 
-def rate_of_pool(map_name: str, workers: int, seconds: float) -> tuple[float, float]:
-    """Steps per second of the pool, and the share of one core that its side of the work takes."""
-    cfg = SmacConfig(map_name=map_name, factory=f"{SCRIPTED}:ScriptedEnv", stagger=0.0)
+def rate_of(games: HostEnv, seconds: float) -> tuple[float, float]:
+    """Steps per second of games that were started, and the share of one core that this process takes for them."""
     rng = np.random.default_rng(0)
+    steps, start, busy = 0, time.monotonic(), time.process_time()
+    while time.monotonic() < start + seconds:
+        events = games.receive(1, 1.0)
+        steps += sum(event.kind == STEP for event in events)
+        ready = [event.worker for event in events if event.kind == FIRST or not event.done]
+        avail = np.asarray(games.observation.avail)
+        chances = rng.random(avail.shape, np.float32)
+        actions = np.where(avail, chances, -1.0).argmax(-1)  # at full width, as agents act
+        games.send(ready, actions[ready])
+    wall = time.monotonic() - start
+    return steps / wall, (time.process_time() - busy) / wall
+
+
+def rate_of_pool(map_name: str, workers: int, seconds: float) -> tuple[float, float]:
+    """Both of a pool's games."""
+    cfg = SmacConfig(map_name=map_name, factory=f"{SCRIPTED}:ScriptedEnv", stagger=0.0)
     with SmacPool(cfg, workers) as pool:
         pool.start()
-        steps, start, busy = 0, time.monotonic(), time.process_time()
-        while time.monotonic() < start + seconds:
-            events = pool.receive(1, 1.0)
-            steps += sum(event.kind == STEP for event in events)
-            ready = [event.worker for event in events if event.kind == FIRST or not event.done]
-            chances = rng.random(pool.observation.avail.shape, np.float32)
-            actions = np.where(pool.observation.avail, chances, -1.0).argmax(-1)  # at full width, as agents act
-            pool.send(ready, actions[ready])
-        wall = time.monotonic() - start
-        return steps / wall, (time.process_time() - busy) / wall
+        return rate_of(pool, seconds)
 
 
 def agents_row(map_name: str, milliseconds: tuple[float, float], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -31,6 +31,7 @@ LOOPBACK = "127.0.0.1"
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
     "RAY_worker_niceness": "0",  # else Ray's workers give way to everything else on the machine
 }
 """Environment variables that Ray reads when it is imported; what the user has set stays."""

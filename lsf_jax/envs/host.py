@@ -104,6 +104,7 @@ class Hosted(NamedTuple):
     check: Callable[[], None]  # raises HostError where something needed is missing; launches nothing
     open: Callable[[int, int], HostEnv]  # (workers, root seed) -> games, not launched yet
     examine: Callable[[], list[Finding]] = list  # all that the games of this kind need, there or not
+    versions: Callable[[], dict[str, str]] = dict  # what must be the same wherever games of one run are played
     title: str = ""  # of the findings: what is needed, and which environments need it
 
 

@@ -17,6 +17,7 @@ TABLES = {
     "env": ("predator_prey", "against NumPy", "matrix_game"),
     "train": ("fused chunk", "pieces, compiled apart", "whole run, `lsf_jax.train`"),
     "smac_pool": ("pool against games alone", "LSF-SAC against games alone"),
+    "remote_games": ("nodes against games alone",),
     "memory": ("one seed, by component", "planner against the compiled chunk", "the same small chunk, 20 times"),
 }
 

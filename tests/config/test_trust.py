@@ -97,12 +97,12 @@ def test_such_runs_are_compared_by_what_is_written_of_them(run):
 def test_names_that_mean_no_code_need_no_confirmation():
     config = parallel("env.team_reward=sum", "env.state=observations", "env.deadline=5")
     assert [word.partition("=")[0] for word in noted(config)] == ["env.make"]
-    assert noted(compose(env="smac/3m")) == ()
+    assert noted(compose(env="smac/3m", overrides=["env.hosts=auto"])) == ()
     assert noted(parallel("env.state=mine:state"), [f"env.make={ZOO}"]) == ("env.state=mine:state",)
 
 
 def test_programs_and_other_games_of_smac_are_code_too():
-    words = ["env.python=bin/python", "env.sc2_path=here", "env.factory=mine.py:Env"]
+    words = ["env.python=bin/python", "env.sc2_path=here", "env.factory=mine.py:Env", "env.hosts=head:6379"]
     config = compose(env="smac/3m", overrides=words)
     assert sorted(noted(config)) == sorted(words)
     assert noted(config, words) == ()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from lsf_jax.envs.host import FIRST, LOST, STEP
+from lsf_jax.envs.host import FIRST, LOST, STEP, PackedObservation
 from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.pool import SmacPool
 from lsf_jax.envs.workers.process import PREFIX
@@ -18,6 +18,24 @@ from lsf_jax.envs.workers.process import PREFIX
 SCRIPTED = Path(__file__).with_name("scripted.py")
 BASE = 1000
 QUICK = {"map_name": "3m", "factory": f"{SCRIPTED}:ScriptedEnv", "stagger": 0.0, "backoff": 0.02, "deadline": 20.0}
+
+WORKERS = 4  # of each of two seeds
+SMALL = (
+    "algo.hidden=8",
+    "algo.mixer_embed=4",
+    "algo.hyper_hidden=8",
+    "algo.batch_size=8",
+    "algo.recurrent=false",
+    "train.seeds=2",
+    f"train.n_envs={WORKERS}",
+    f"train.seed={BASE}",
+    "algo.updates=1",
+    "train.buffer_capacity=64",
+    "train.evaluate_every=2000",
+    "train.eval_episodes=5",
+    "train.lengths=1",
+)
+"""Settings of a training that takes seconds."""
 
 
 @contextlib.contextmanager
@@ -131,10 +149,28 @@ class Player:
 
     def check_row(self, worker, row):
         obs, state = self.pool.observation.obs[worker], self.pool.observation.state[worker]
-        assert row[0] == worker
+        self.check_game(worker, row[0])
         assert (obs[:, :4] == row).all()
         assert (obs[:, 4] == np.arange(len(obs))).all()
         assert (state[:4] == row).all()
         assert state[4] == -1
         assert not obs[:, 5:].any()
         assert not state[5:].any()
+
+    def check_game(self, worker, game):
+        assert game == worker
+
+
+def identity_of(episode):
+    """(worker, generation, number) of a delivered episode, which must be whole."""
+    assert isinstance(episode.world, PackedObservation)
+    length = int(episode.valid.sum())
+    obs = np.asarray(episode.world.obs, np.float32)[: length + 1]
+    worker, generation, number = obs[0, 0, :3]
+    for t in range(length + 1):
+        for agent in range(obs.shape[1]):
+            assert obs[t, agent, :5].tolist() == [worker, generation, number, t, agent]
+    expected = [t + 1 + episode.action[t].sum() / 1000 for t in range(length)]
+    np.testing.assert_allclose(episode.reward[:length], expected, rtol=1e-5)
+    assert episode.terminal.tolist() == [t == length - 1 for t in range(len(episode.terminal))]
+    return int(worker), int(generation), int(number)

@@ -1,5 +1,6 @@
 """Games of others as environments: PettingZoo's parallel interface, and Gymnasium's with several agents."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -15,12 +16,13 @@ from jaxtyping import Array
 
 from lsf_jax.envs.base import check_spec
 from lsf_jax.envs.host import Finding, Hosted, HostEnv, hosted_env
+from lsf_jax.envs.hosts import spread
 from lsf_jax.envs.parallel import game
 from lsf_jax.envs.parallel.code import code_of
-from lsf_jax.envs.parallel.config import ParallelConfig, check_parallel, with_defaults
+from lsf_jax.envs.parallel.config import ParallelConfig, check_parallel, is_code, with_defaults
 from lsf_jax.envs.workers.ask import DESCRIBE, ask_worker
 from lsf_jax.envs.workers.pool import Pool, PoolGame
-from lsf_jax.envs.workers.process import absolute
+from lsf_jax.envs.workers.process import absolute, as_on_a_node, source_version
 from lsf_jax.registry import Entry
 from lsf_jax.types import Env, EnvSpec, EpisodeStats
 
@@ -114,8 +116,18 @@ def make_parallel(cfg: ParallelConfig, pickles: Pickles = NO_PICKLES) -> Env:
 
 
 def host_parallel(cfg: ParallelConfig, pickles: Pickles = NO_PICKLES) -> Hosted:
-    """How to open games; arguments as in `make_parallel`."""
+    """How to open games, here or on the nodes of `env.hosts`; arguments as in `make_parallel`."""
+    codes = {key: as_on_a_node(f"env.{key}", getattr(cfg, key)) for key in CODE_KEYS}
+    there = dataclasses.replace(cfg, hosts="", **codes)
+    return spread(
+        _host_here(cfg, pickles),
+        cfg,
+        lambda: describe_game(cfg, pickles).spec,
+        partial(_host_here, there, pickles),
+    )
 
+
+def _host_here(cfg: ParallelConfig, pickles: Pickles) -> Hosted:
     def check() -> None:
         _KNOWN.clear()  # a game that was changed meanwhile may have other sizes
         describe_game(cfg, pickles)
@@ -131,6 +143,7 @@ def host_parallel(cfg: ParallelConfig, pickles: Pickles = NO_PICKLES) -> Hosted:
         check=check,
         open=open_games,
         examine=_examine,
+        versions=lambda: _versions(cfg, pickles),
         title="games with PettingZoo's or Gymnasium's interface, for --env parallel",
     )
 
@@ -144,6 +157,15 @@ def describe_game(cfg: ParallelConfig, pickles: Pickles = NO_PICKLES) -> Descrip
         answer = ask_worker(asked, cfg, DESCRIBE)
         _KNOWN[key] = Description(spec=check_spec(EnvSpec(**answer["spec"])), version=answer["version"])
     return _KNOWN[key]
+
+
+def _versions(cfg: ParallelConfig, pickles: Pickles) -> dict[str, str]:
+    """What games on several machines must have in common: packages, files, sizes."""
+    described = describe_game(cfg, pickles)
+    texts = {key: getattr(cfg, key) for key in CODE_KEYS}
+    files = {f"env.{key}": source_version(text, f"env.{key}") for key, text in texts.items() if is_code(text)}
+    found = files | {"the game": described.version, "its sizes": str(tuple(described.spec))}
+    return {name: version for name, version in found.items() if version}
 
 
 def _pool_game(cfg: ParallelConfig, pickles: Pickles, spec: EnvSpec) -> PoolGame:

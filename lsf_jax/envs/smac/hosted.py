@@ -1,16 +1,19 @@
 """Real SMAC as one of our environments: its sizes on the device, its games on the host."""
 
+import dataclasses
 from functools import partial
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from lsf_jax.envs.host import Hosted, hosted_env
+from lsf_jax.envs.hosts import spread
 from lsf_jax.envs.smac.config import SmacConfig, spec_of
 from lsf_jax.envs.smac.game import INFO
 from lsf_jax.envs.smac.maps import MAPS
 from lsf_jax.envs.smac.pool import SmacPool, check_smac
-from lsf_jax.envs.smac.requirements import examine
+from lsf_jax.envs.smac.requirements import examine, smac_versions
+from lsf_jax.envs.workers.process import as_on_a_node
 from lsf_jax.registry import Entry
 from lsf_jax.types import Env, EpisodeStats
 
@@ -37,7 +40,12 @@ def make_smac(cfg: SmacConfig) -> Env:
 
 
 def host_smac(cfg: SmacConfig) -> Hosted:
-    """How to open the games of one of the ten maps."""
+    """How to open the games of one of the ten maps, here or on the nodes of `env.hosts`."""
+    there = dataclasses.replace(cfg, hosts="", factory=as_on_a_node("env.factory", cfg.factory))
+    return spread(_host_here(cfg), cfg, partial(spec_of, cfg), partial(_host_here, there))
+
+
+def _host_here(cfg: SmacConfig) -> Hosted:
     return Hosted(
         info=INFO,
         store=cfg.store,
@@ -46,6 +54,7 @@ def host_smac(cfg: SmacConfig) -> Hosted:
         check=partial(check_smac, cfg),
         open=lambda n_workers, seed: SmacPool(cfg, n_workers, seed),
         examine=partial(examine, cfg, MAPS),
+        versions=partial(smac_versions, cfg),
         title="StarCraft II, for --env smac/3m and so on",
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lsf_jax.envs.host import Finding, HostError
 from lsf_jax.envs.smac.config import SmacConfig, worker_variables
-from lsf_jax.envs.workers.process import interpreter, worker_environment
+from lsf_jax.envs.workers.process import interpreter, source_version, worker_environment
 from lsf_jax.settings import user_path
 
 BUILDS = {"4.6.2": 69232, "4.10.0": 75689}
@@ -79,6 +79,22 @@ def require_game(cfg: SmacConfig) -> None:
     """
     found = [] if cfg.factory else examine_game(cfg, [cfg.map_name])
     refuse([f"{finding.name}: {finding.text}" for finding in found if not finding.good])
+
+
+def smac_versions(cfg: SmacConfig) -> dict[str, str]:
+    """What games on several machines must have in common; of another game than oxwhirl's, its file.
+
+    Raises:
+      OSError: the workers' interpreter does not answer; see `require_all`.
+    """
+    if cfg.factory:
+        found = {"env.factory": source_version(cfg.factory, "env.factory")}
+        return {name: version for name, version in found.items() if version}
+    packages = _probe(cfg)["versions"]
+    return {
+        "StarCraft II": _version_finding(cfg, game_folder(cfg)).text.partition(";")[0],
+        **{name: packages[name] or "of unknown version" for name in ("smac", "pysc2")},
+    }
 
 
 def refuse(missing: list[str]) -> None:

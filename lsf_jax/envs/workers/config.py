@@ -15,6 +15,12 @@ class WorkersConfig:
         code=("",),
         doc="interpreter of the workers, 3.8 or newer; empty: the one of this program",
     )
+    hosts: str = setting(
+        "",
+        resumable=True,
+        code=("", "auto"),
+        doc="play on the nodes of a Ray cluster: auto, or host:port of its head; empty: on this machine",
+    )
     deadline: float = setting(
         60.0, above=0, high=3600, resumable=True, doc="seconds that a step or the start of an episode may take"
     )

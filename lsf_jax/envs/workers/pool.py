@@ -10,7 +10,6 @@ import atexit
 import math
 import selectors
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,11 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax.envs.host import FIRST, LOST, STEP, Event, HostError
+from lsf_jax.envs.host import FIRST, STEP, Event, HostError
 from lsf_jax.envs.workers.config import WorkersConfig
 from lsf_jax.envs.workers.process import PoolFolder, WorkerProcess
+from lsf_jax.envs.workers.reporters import Pending, Reporter, blank, check_actions
 from lsf_jax.settings import ConfigError
-from lsf_jax.types import EnvSpec, Observation
+from lsf_jax.types import EnvSpec
 
 COUNTERS = (
     "crashes",  # an exception, the process ended, something that cannot be
@@ -53,28 +53,18 @@ class PoolGame(NamedTuple):
     advice: Callable[[], list[str]] = list  # what is missing, once games fail, however long it takes to find out
 
 
-class Pending(NamedTuple):
-    """An event that has not been returned yet, and what its worker looked like then (None for LOST)."""
-
-    event: Event
-    observation: Observation | None
-
-
-class Worker:
+class Worker(Reporter):
     """One worker as the pool sees it: its process, what it is at, and events that wait."""
 
     def __init__(self, index: int) -> None:
-        self.index = index
+        super().__init__(index)
         self.generation = -1  # of its process; each has another seed
         self.process: WorkerProcess | None = None
         self.start_at = 0.0  # when the next process may start, where there is none
         self.deadline = math.inf  # of the answer that is due; inf: the worker waits for us
         self.is_new = True  # its process has not begun an episode yet
-        self.is_playing = False  # FIRST was returned, and neither the end of that episode nor its loss has happened
-        self.wants_action = False
         self.failures = 0  # since it last finished an episode
         self.found = ""  # the adapter's fault with a remedy that ended its last process before an episode could begin
-        self.pending: deque[Pending] = deque()
         self.replay: dict[str, Any] | None = None  # answer to the last request for a replay
 
     def is_busy(self) -> bool:
@@ -101,13 +91,14 @@ class Pool:
         self.spec, self.n_workers = game.spec, n_workers
         self.counters: dict[str, int] = dict.fromkeys((*COUNTERS, *game.remedies), 0)
         self.last_fault = ""
-        self.observation = _blank(self.spec, n_workers)
+        self.observation = blank(self.spec, n_workers)
         self._game, self._cfg, self._seed = game, cfg, seed
         self._workers = [Worker(index) for index in range(n_workers)]
         self._retired: list[WorkerProcess] = []
         self._next_start = 0.0  # when any process may start: they are staggered
         self._selector: selectors.BaseSelector | None = None
         self._folder: PoolFolder | None = None
+        self._is_interrupted = False  # what was to be watched became readable
 
     def __enter__(self) -> "Pool":
         return self
@@ -136,7 +127,8 @@ class Pool:
     def send(self, workers: Sequence[int], actions: np.ndarray) -> None:
         """Starts one step of each named worker; see `HostEnv.send`."""
         actions = np.asarray(actions)
-        self._check(workers, actions)
+        idle = [worker.index for worker in self._workers if worker.wants_action]
+        check_actions(self.spec, workers, actions, idle, self.observation.avail)
         due = time.monotonic() + self._cfg.deadline
         for index, joint in zip(workers, actions.tolist()):
             worker = self._workers[index]
@@ -147,14 +139,24 @@ class Pool:
 
     def receive(self, min_ready: int, timeout: float) -> list[Event]:
         """Events of whoever is ready; see `HostEnv.receive`. Here deadlines are kept and workers started again."""
-        end = time.monotonic() + timeout
+        end, self._is_interrupted = time.monotonic() + timeout, False
         self._pump(0.0)
         while sum(bool(worker.pending) for worker in self._workers) < min_ready:
             left = end - time.monotonic()
-            if left <= 0 or not any(worker.is_busy() for worker in self._workers):
+            if left <= 0 or self._is_interrupted or not self.is_under_way():
                 break
             self._pump(left)
-        return [self._deliver(worker) for worker in self._workers if worker.pending]
+        return [worker.deliver(self.observation) for worker in self._workers if worker.pending]
+
+    def is_under_way(self) -> bool:
+        """Whether anything is to be waited for: a step, the start of an episode or of a game."""
+        return any(worker.is_busy() for worker in self._workers)
+
+    def watch(self, descriptor: int) -> None:
+        """From now on `receive` also returns, with what there is, when this descriptor is readable; once started."""
+        if self._selector is None:
+            raise HostError("the pool has no games; call start() first")
+        self._selector.register(descriptor, selectors.EVENT_READ, None)
 
     def save_replay(self, worker: int, folder: str | Path) -> Path:
         """Saves what the worker's game has seen since it was launched, all its episodes, as its adapter does.
@@ -201,39 +203,16 @@ class Pool:
             self._folder.remove()
             self._folder = None
 
-    def _check(self, workers: Sequence[int], actions: np.ndarray) -> None:
-        shape = (len(workers), self.spec.n_agents)
-        if actions.shape != shape or not np.issubdtype(actions.dtype, np.integer):
-            raise ValueError(f"actions are {actions.dtype} {actions.shape}; expected integers {shape}")
-        idle = [worker.index for worker in self._workers if worker.wants_action]
-        wrong = sorted(set(workers) - set(idle))
-        if wrong or len(set(workers)) < len(workers):
-            raise ValueError(f"actions for workers {list(workers)}; expected some of those that wait for one: {idle}")
-        for index, joint in zip(workers, actions.tolist()):  # few at a time: plain Python is faster than NumPy here
-            avail = np.asarray(self.observation.avail)[index]
-            for agent, action in enumerate(joint):
-                if not (0 <= action < self.spec.n_actions and avail[agent, action]):
-                    raise ValueError(
-                        f"worker {index}: agent {agent} cannot take action {action}; available are "
-                        f"{np.flatnonzero(avail[agent]).tolist()}"
-                    )
-
-    def _deliver(self, worker: Worker) -> Event:
-        event, observation = worker.pending.popleft()
-        if observation is not None:
-            for rows, row in zip(self.observation, observation):
-                np.copyto(rows[worker.index], row)  # pyright: ignore[reportArgumentType]
-        worker.is_playing |= event.kind == FIRST
-        worker.wants_action = event.kind == FIRST or (event.kind == STEP and not event.done)
-        return event
-
     def _pump(self, timeout: float) -> None:
         """Starts workers, reads their messages, keeps deadlines: all that is due, once something is or time is up."""
         if self._selector is None:
             raise HostError("the pool has no games; call start() first")
         self._start_due()
         for key, _ in self._selector.select(self._seconds_to_wait(timeout)):
-            self._read(key.data)
+            if key.data is None:
+                self._is_interrupted = True
+            else:
+                self._read(key.data)
         now = time.monotonic()
         for worker in self._workers:
             if worker.process is not None and worker.deadline <= now:
@@ -338,13 +317,7 @@ class Pool:
         log = worker.process.keep_log() if worker.process and worker.failures >= self._cfg.max_restarts else ""
         self.last_fault = f"worker {worker.index}: {text}"
         self._retire(worker)
-        while worker.pending and not (worker.pending[-1].event.done or worker.pending[-1].event.kind == LOST):
-            worker.pending.pop()  # of the void episode, or of one that has not been reported
-        if worker.is_playing:
-            lost = Event(worker=worker.index, kind=LOST, reward=0.0, terminal=False, done=False, info={})
-            worker.pending.append(Pending(event=lost, observation=None))
-            worker.is_playing = False
-            self.counters["lost_episodes"] += 1
+        self.counters["lost_episodes"] += worker.void()
         worker.failures += 1
         if worker.failures > self._cfg.max_restarts:
             raise self._broken(worker, f"failed {worker.failures} times in a row, at last: {text}", log)
@@ -369,11 +342,3 @@ class Pool:
         log = log or (worker.process.keep_log() if worker.process else "")
         parts = [f"worker {worker.index} of {self._game.label}: {text}", *self._game.advice()]
         return HostError("; ".join(parts + ([f"its log is {log}"] if log else [])))
-
-
-def _blank(spec: EnvSpec, n_workers: int) -> Observation:
-    """Zeros, and everything available: nothing is undefined where nobody has reported yet."""
-    obs: Any = np.zeros((n_workers, spec.n_agents, spec.obs_dim), np.float32)
-    state: Any = np.zeros((n_workers, spec.state_dim), np.float32)
-    avail: Any = np.ones((n_workers, spec.n_agents, spec.n_actions), bool)
-    return Observation(obs=obs, state=state, avail=avail)

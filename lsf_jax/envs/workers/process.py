@@ -1,6 +1,7 @@
 """The trainer's end of one worker process: starting it, its messages, its memory, ending it."""
 
 import fcntl
+import hashlib
 import json
 import mmap
 import os
@@ -78,6 +79,25 @@ def absolute(code: str, key: str = "env.factory") -> str:
     """
     place, _, name = code.rpartition(":")
     return f"{user_path(key, place).absolute()}:{name}" if place.endswith(".py") else code
+
+
+def as_on_a_node(key: str, code: str) -> str:
+    """Code as another machine finds it that has the same files: a relative path is meant from our current folder.
+
+    Raises:
+      ConfigError: as for `absolute`.
+    """
+    return code if code.startswith("~") else absolute(code, key)
+
+
+def source_version(code: str, key: str) -> str:
+    """The beginning of the hash of the file that code is in; "" where it is in a module.
+
+    Raises:
+      ConfigError: as for `absolute`.
+    """
+    place = absolute(code, key).rpartition(":")[0]
+    return hashlib.sha256(Path(place).read_bytes()).hexdigest()[:12] if place.endswith(".py") else ""
 
 
 def worker_environment(folder: Path, python: str, variables: Mapping[str, str]) -> dict[str, str]:

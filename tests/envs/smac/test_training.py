@@ -15,25 +15,9 @@ import pytest
 import lsf_jax
 from lsf_jax.analysis.frames import load_run
 from lsf_jax.config.composition import compose, make_env
-from lsf_jax.envs.host import HostError, PackedObservation
-from tests.support.smac_cases import BASE, SCRIPTED, leftovers, marked_processes
+from lsf_jax.envs.host import HostError
+from tests.support.smac_cases import BASE, SCRIPTED, SMALL, WORKERS, identity_of, leftovers, marked_processes
 
-WORKERS = 4  # of each of two seeds
-SMALL = (
-    "algo.hidden=8",
-    "algo.mixer_embed=4",
-    "algo.hyper_hidden=8",
-    "algo.batch_size=8",
-    "algo.recurrent=false",
-    "train.seeds=2",
-    f"train.n_envs={WORKERS}",
-    f"train.seed={BASE}",
-    "algo.updates=1",
-    "train.buffer_capacity=64",
-    "train.evaluate_every=2000",
-    "train.eval_episodes=5",
-    "train.lengths=1",
-)
 GAMES = (f"env.factory={SCRIPTED}:ScriptedEnv", "env.stagger=0", "env.backoff=0.02", "env.deadline=20")
 
 
@@ -46,21 +30,6 @@ def scripted(monkeypatch, tmp_path, **script):
 
 def words(tmp_path, *more):
     return [*SMALL, *GAMES, f"train.run_dir={tmp_path}", "train.name=run", *more]
-
-
-def identity_of(episode):
-    """(worker, generation, number) of a delivered episode, which must be whole."""
-    assert isinstance(episode.world, PackedObservation)
-    length = int(episode.valid.sum())
-    obs = np.asarray(episode.world.obs, np.float32)[: length + 1]
-    worker, generation, number = obs[0, 0, :3]
-    for t in range(length + 1):
-        for agent in range(obs.shape[1]):
-            assert obs[t, agent, :5].tolist() == [worker, generation, number, t, agent]
-    expected = [t + 1 + episode.action[t].sum() / 1000 for t in range(length)]
-    np.testing.assert_allclose(episode.reward[:length], expected, rtol=1e-5)
-    assert episode.terminal.tolist() == [t == length - 1 for t in range(len(episode.terminal))]
-    return int(worker), int(generation), int(number)
 
 
 @pytest.mark.parametrize("algo", [pytest.param("lsf_sac", marks=pytest.mark.slow), "qmix"])
