@@ -59,9 +59,11 @@ class Display(Protocol):
         """Shows that something is being compiled."""
         ...
 
-    def update(
-        self, *, env_steps: int, updates: int, returns: np.ndarray | None = None, evaluation: str | None = None
-    ) -> None:
+    def evaluated(self, row: np.ndarray, env_steps: np.ndarray, returns: np.ndarray) -> None:
+        """Takes an evaluation of some rows."""
+        ...
+
+    def update(self, *, env_steps: int, updates: int, returns: np.ndarray | None = None) -> None:
         """Shows how far the run is."""
         ...
 

@@ -34,7 +34,9 @@ class Board:
         """Show the sums, and of one block what is new."""
         self._tell_cells(moved.phase)
         steps, updates = self.total
-        self.shown.update(env_steps=steps, updates=updates, returns=moved.returns, evaluation=moved.evaluation)
+        if moved.evaluation is not None:
+            self.shown.evaluated(*moved.evaluation)
+        self.shown.update(env_steps=steps, updates=updates, returns=moved.returns)
 
     def _tell_cells(self, phase: str = "") -> None:
         pool = self.pool

@@ -67,7 +67,7 @@ class Moved(NamedTuple):
     env_steps: int
     updates: int
     returns: np.ndarray | None = None  # [rows] latest of each seed
-    evaluation: str | None = None
+    evaluation: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # rows, env steps and returns of the latest
     phase: str = ""
 
 

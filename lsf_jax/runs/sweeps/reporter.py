@@ -26,6 +26,7 @@ class Reporter:
         self.send, self.interval, self.after = send, interval, after
         self.latest = Moved(0, 0)
         self.first_chunk_at = 0.0
+        self.has_evaluated = False  # since the last counts
         self.told_at = -float("inf")
 
     def begin(self, env_steps: int = 0, updates: int = 0) -> None:
@@ -42,15 +43,18 @@ class Reporter:
         self.send(self.latest._replace(phase=f"compiling {what}"))
         yield
 
-    def update(
-        self, *, env_steps: int, updates: int, returns: np.ndarray | None = None, evaluation: str | None = None
-    ) -> None:
+    def evaluated(self, row: np.ndarray, env_steps: np.ndarray, returns: np.ndarray) -> None:
+        """An evaluation, sent with the next counts."""
+        self.latest = self.latest._replace(evaluation=(row, env_steps, returns))
+        self.has_evaluated = True
+
+    def update(self, *, env_steps: int, updates: int, returns: np.ndarray | None = None) -> None:
         """Counts after a chunk or an evaluation."""
-        if evaluation is None and not self.first_chunk_at:
+        if not self.has_evaluated and not self.first_chunk_at:
             self.first_chunk_at = time.monotonic()
+        self.has_evaluated = False
         before = self.latest
-        returns = before.returns if returns is None else returns
-        self._tell(Moved(env_steps, updates, returns, evaluation or before.evaluation))
+        self._tell(Moved(env_steps, updates, before.returns if returns is None else returns, before.evaluation))
 
     def _tell(self, moved: Moved) -> None:
         self.latest = moved
