@@ -86,7 +86,7 @@ class RayNodes:
 
     def open(self, node: str, slots: int) -> RayDoor:
         """An actor on that node, or nowhere; 0 slots: to look around."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # pyright: ignore[reportMissingImports]
 
         options: Mapping[str, Any] = {
             "num_cpus": 0,
