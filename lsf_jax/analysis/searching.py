@@ -20,7 +20,7 @@ from lsf_jax.config.composition import Config, check, differences, from_yaml
 from lsf_jax.config.documents import to_yaml
 from lsf_jax.config.sweeps import annotation_of, check_key, swept_over
 from lsf_jax.programs.shared import Shared
-from lsf_jax.runs import experiment, folder
+from lsf_jax.runs import ensuring, experiment, folder
 from lsf_jax.runs.safe_files import file_inside
 from lsf_jax.settings import ConfigError, clip, user_path
 
@@ -288,7 +288,7 @@ def _train(
     block = config.train.block or _block_of(path)
     train = replace(config.train, run_dir=str(path), name=target.name, block=block)
     values = {key: [trial.params[key] for trial in points] for key in points[0].params}
-    return experiment.ensure(target, swept_over(replace(config, train=train), values, paired=True), shared)
+    return ensuring.ensure(target, swept_over(replace(config, train=train), values, paired=True), shared)
 
 
 def _block_of(path: Path) -> int:

@@ -44,6 +44,7 @@ class Stream(Protocol):
         ...
 
 
+@runtime_checkable
 class Display(Protocol):
     """What a run needs of whatever shows, or passes on, how far it is; `Progress` says what each means."""
 

@@ -28,7 +28,7 @@ from lsf_jax.config import yaml12
 from lsf_jax.config.composition import Config, compose
 from lsf_jax.config.files import config_files, source_of, text_of
 from lsf_jax.registry import ALGO, plugins
-from lsf_jax.runs import experiment
+from lsf_jax.runs import ensuring, experiment
 from lsf_jax.runs.sweeps.cluster import Cluster
 from lsf_jax.settings import ConfigError, nearest, user_path
 
@@ -239,7 +239,7 @@ def _known_words(suite: Suite, algo: str) -> list[str]:
 
 def is_finished(member: Member) -> bool:
     """Whether a run of exactly this configuration has brought every block to its budget."""
-    return experiment.is_finished(member.path, member.config)
+    return ensuring.is_finished(member.path, member.config)
 
 
 def run_member(member: Member, cluster: Cluster | None = None) -> experiment.Result | None:
@@ -252,4 +252,4 @@ def run_member(member: Member, cluster: Cluster | None = None) -> experiment.Res
     Raises:
       ConfigError: its folder holds a run of another configuration.
     """
-    return experiment.ensure(member.path, member.config, cluster=cluster)
+    return ensuring.ensure(member.path, member.config, cluster=cluster)

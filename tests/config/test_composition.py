@@ -526,7 +526,17 @@ RESUMABLE = {
         *("env_steps", "chunk_seconds", "checkpoint_minutes", "run_dir", "name", "sinks", "cache_dir", "memory_gib"),
         *("cpu_devices", "replay"),
     },
-    "env": {"python", "sc2_path", "deadline", "launch_deadline", "stagger", "backoff", "max_restarts", "min_ready"},
+    "env": {
+        "python",
+        "sc2_path",
+        "deadline",
+        "launch_deadline",
+        "stagger",
+        "backoff",
+        "max_restarts",
+        "min_ready",
+        "hosts",
+    },
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lsf_jax.config.composition import grid_points, replace
 from lsf_jax.config.documents import to_yaml
-from lsf_jax.runs import experiment, tables
+from lsf_jax.runs import ensuring, tables
 
 
 def write_run(config, returns, nonfinite=()):
@@ -44,7 +44,7 @@ class Trainer:
 
     def __init__(self, monkeypatch):
         self.configs, self.stop_before, self.nonfinite, self.nan_at = [], None, {}, set()
-        monkeypatch.setattr(experiment, "ensure", self.ensure)
+        monkeypatch.setattr(ensuring, "ensure", self.ensure)
 
     def ensure(self, path, config, shared):
         assert shared is not None

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lsf_jax.envs.hosts import line as lines
 from lsf_jax.envs.hosts.line import Line
@@ -21,6 +21,7 @@ class Offer(NamedTuple):
     slots: int
 
 
+@runtime_checkable
 class Door(Protocol):
     """The way to a `NodeGames` on a node."""
 
@@ -33,6 +34,7 @@ class Door(Protocol):
         ...
 
 
+@runtime_checkable
 class Nodes(Protocol):
     """Where games can be played."""
 
