@@ -213,8 +213,9 @@ def block_length(time: int) -> int:
 def each_row(function: Callable[..., Any], params: Params, layout: Layout, *inputs: Array) -> Any:
     """A function without memory of every row of a trajectory: `function(params, *rows)`, each with the rows in front.
 
-    On CPUs row after row, as in `recur`: what a large network makes of all rows at once would go through memory. On
-    accelerators block of time after block (`over_blocks`).
+    On CPUs so many rows at once as are `AT_ONCE` of all trajectories, in a loop as in `recur` where that is not all of
+    them: what a large network makes of many would go through memory. On accelerators block of time after block
+    (`over_blocks`).
 
     Args:
       function: of parameters and rows `[..., X]`; what it makes of a row depends on no other.
