@@ -143,12 +143,14 @@ def card_text(content: dict[str, Any]) -> str:
     """The speed card: a table for each measure, a column for each chip."""
     chips = [name for name in CHIPS if any(name in known for known in content["cases"].values())]
     version = content.get("machine", {}).get("versions", {}).get("jax", "?")
+    surveys = [found for known in content["cases"].values() for found in known.values()]
+    compilers = ", ".join(sorted({found["compiler"] for found in surveys if "compiler" in found}))
     lines = [
         "# Speed card",
         "",
         "What runs need on accelerators, **compiled, not run**: nobody had these chips. Memory, launches and products",
         "are read from the programs that XLA compiles for them; env steps/s and hours are an **estimate** by",
-        f"`lsf_jax/programs/cost_model.py`, a range from optimist to pessimist. JAX {version}. Made by",
+        f"`lsf_jax/programs/cost_model.py`, a range from optimist to pessimist. JAX {version}, {compilers}. Made by",
         "`python benchmarks/accelerator.py --card`; `lsf-jax plan --target` answers the same for a run of yours.",
     ]
     for title, show in MEASURES.items():

@@ -169,6 +169,12 @@ def _check_compiler(chip: Chip) -> None:
             raise ConfigError(f"{asked}; {name} is {found}; expected {jaxlib}, the version of jaxlib; {remedy}")
 
 
+def compiler_of(chip: Chip) -> str:
+    """Package and version of what compiles for a chip, as `find_chip` found it."""
+    names = ("libtpu",) if chip.platform == "tpu" else ("jax-cuda13-pjrt", "jax-cuda12-pjrt")
+    return next((f"{name} {version}" for name in names if (version := _version(name))), "an unknown compiler")
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

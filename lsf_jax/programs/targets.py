@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-from lsf_jax.programs.chips import CHIPS, EXTRA, Chip, environment, find_chip
+from lsf_jax.programs.chips import CHIPS, EXTRA, Chip, compiler_of, environment, find_chip
 from lsf_jax.programs.cost_model import Range
 from lsf_jax.programs.hlo import AROUND
 from lsf_jax.programs.planner import Plan, plan_text, size_text
@@ -45,6 +45,7 @@ class Survey(NamedTuple):
     line: tuple[float, float] | None  # bytes of no seed, bytes of one more
     seeds: int | None  # that fit side by side on one device
     confirmed: bool  # whether as many were compiled and fit
+    compiler: str  # its package and version: another one may need more memory, or refuse
 
 
 @contextlib.contextmanager
@@ -127,6 +128,7 @@ def survey(config_text: str, target: str, *, n_devices: int = 1, quick: bool = F
         line=line,
         seeds=seeds,
         confirmed=confirmed,
+        compiler=compiler_of(chip),
         **planned,
     )
 
@@ -192,7 +194,7 @@ def survey_text(found: Survey) -> str:
     """What was learned, as lines for people."""
     chip, first = CHIPS[found.target], found.compiled[0]
     lines = [
-        f"{chip.title}: compiled for it here, not run",
+        f"{chip.title}: compiled for it here by {found.compiler}, not run",
         plan_text(found.plan),
         "",
         f"fits                 {_fit_text(found)}",

@@ -46,6 +46,6 @@ def test_the_survey_of_the_composed_run_is_printed_with_its_progress(monkeypatch
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("lsf_sac on predator_prey: 12 seeds")
     assert said[1] == "compiling 8 seeds ..."
-    assert any(line.startswith("NVIDIA H100 80GB HBM3: compiled for it here, not run") for line in said)
+    assert any(line.startswith("NVIDIA H100 80GB HBM3: compiled for it here by some 1.2, not run") for line in said)
     assert "hidden: 16" in asked.pop("config")
     assert asked == {"target": "h100", "n_devices": 2, "quick": True}

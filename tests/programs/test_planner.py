@@ -118,6 +118,15 @@ def test_the_least_that_a_row_needs_is_never_more_than_what_it_needs():
         assert {name: least[name] for name in kept} == {name: needs[name] for name in kept}
 
 
+def test_activations_of_a_tpu_are_planned_with_the_padding_of_its_tiles():
+    def needs(platform: str) -> dict[str, int]:
+        return make_plan(CONFIG, hardware=planner.Hardware(platform, 1, GIB)).bytes_per_row
+
+    on_gpu, on_tpu = needs("gpu"), needs("tpu")
+    assert on_tpu["activations"] == int(1.35 * on_gpu["activations"])
+    assert {**on_tpu, "activations": 0} == {**on_gpu, "activations": 0}
+
+
 def test_peak_counts_what_lives_at_the_same_time():
     def chain(x):  # each of the three is dead before the next but one
         return jnp.sin(jnp.cos(jnp.tan(x)))

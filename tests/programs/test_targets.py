@@ -109,6 +109,12 @@ def test_what_cannot_be_planned_for_is_refused_in_one_line(installed, versions, 
     assert "\n" not in str(caught.value)
 
 
+def test_the_compiler_is_named_with_its_version(installed):
+    installed(libtpu="0.0.42", jax_cuda12_pjrt="0.9.9")
+    assert chips.compiler_of(CHIPS["v5e"]) == "libtpu 0.0.42"
+    assert chips.compiler_of(CHIPS["h100"]) == "jax-cuda12-pjrt 0.9.9"
+
+
 def test_other_systems_are_told_that_the_compilers_are_for_linux(installed, monkeypatch):
     installed(libtpu="1")
     monkeypatch.setattr(chips.platform, "system", lambda: "Darwin")
@@ -170,7 +176,7 @@ def survey_of(**changes):
     found = targets.Survey(
         **{"target": "h100", "n_devices": 1, "plan": plan_of(8, rows=12, blocks=2), "n_envs": 4, "episode_limit": 25},
         **{"evaluation_interval": 10, "env_steps": 1000, "limit": 100_000, "compiled": [first]},
-        **{"line": (1000.0, 500.0), "seeds": 188, "confirmed": True},
+        **{"line": (1000.0, 500.0), "seeds": 188, "confirmed": True, "compiler": "some 1.2"},
     )
     return found._replace(**changes)
 
@@ -193,7 +199,11 @@ def test_lengths_are_told_in_the_unit_that_suits_them(hours, text):
 def test_the_text_says_what_fits_what_is_launched_and_that_it_is_an_estimate():
     text = targets.survey_text(survey_of())
     for words in (
-        *("compiled for it here, not run", "yes: 4.9 KiB for 8 seeds side by side", "188 side by side on one device"),
+        *(
+            "compiled for it here by some 1.2, not run",
+            "yes: 4.9 KiB for 8 seeds side by side",
+            "188 side by side on one device",
+        ),
         *("compiled and fits", "an estimate", "estimated 80 B", "update", "rollout", AROUND, "none"),
     ):
         assert words in text

@@ -25,7 +25,7 @@ def test_blocks_are_as_equal_as_they_can_be(most, rows, slots, expected):
 
 def survey_of(rows, width, blocks):
     plan = Plan(rows, 1, width, blocks, 32, 32, {"parameters": 1}, 10**9, disk_bytes=1000)
-    return Survey("h100", 1, plan, 8, 100, 10, 10**6, 10**9, [{"required": 10**8}], None, None, False)
+    return Survey("h100", 1, plan, 8, 100, 10, 10**6, 10**9, [{"required": 10**8}], None, None, False, "")
 
 
 def test_hours_are_those_of_the_device_with_most_blocks(monkeypatch):
