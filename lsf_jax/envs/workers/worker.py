@@ -233,9 +233,9 @@ def supervise(child: int, lifeline: int, ended: int, folder: str) -> None:
 
     Args:
       child: the process that plays, which leads a process group.
-      lifeline: becomes readable when the trainer wants an end (a byte) or is gone (nothing).
+      lifeline: becomes readable when the trainer wants an end (a byte), or that of all workers or is gone (nothing).
       ended: becomes readable when the child is gone.
-      folder: removed at the end. Without the trainer so is its parent, when nothing else is left in it.
+      folder: removed at the end. Unless only this worker ends so is its parent, when nothing else is left in it.
     """
     trainer, watched, is_asked = os.getppid(), [lifeline, ended], False
     try:
@@ -251,7 +251,7 @@ def supervise(child: int, lifeline: int, ended: int, folder: str) -> None:
         if child:
             end_group(child)
         shutil.rmtree(folder, ignore_errors=True)
-        if not is_asked:
+        if not is_asked or os.getppid() != trainer:
             with suppress(OSError):  # other workers may still be in it
                 os.rmdir(os.path.dirname(folder))
 

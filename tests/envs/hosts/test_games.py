@@ -12,6 +12,7 @@ from lsf_jax.envs.host import FIRST, LOST, STEP, HostError
 from lsf_jax.envs.hosts import games as games_module
 from lsf_jax.envs.hosts import line as lines
 from lsf_jax.envs.hosts import node as node_module
+from lsf_jax.envs.hosts import places
 from tests.support.fake_nodes import ANY_SEED, RemotePlayer, await_call, remote_games
 from tests.support.smac_cases import BASE, leftovers, lowest, wait_until
 
@@ -191,9 +192,12 @@ def test_games_that_cannot_start_end_in_one_line_with_the_node_and_the_cause(gam
 
 
 def test_too_few_slots_are_refused_in_one_line(games_on, monkeypatch):
-    monkeypatch.setattr(games_module, "JOIN", 0.1)
+    monkeypatch.setattr(places, "JOIN", 0.1)
     games, _ = games_on({"a": 1, "b": 2}, 4, start=False)
-    expected = r"^env.hosts=auto: 4 games wanted, but 3 slots free on 2 nodes; offer some, or lower train.n_envs"
+    expected = (
+        r"^env.hosts=auto: expected slots for 4 games, but 3 slots free on 2 nodes; "
+        "lower train.n_envs, train.seeds or train.block, or offer some$"
+    )
     with pytest.raises(HostError, match=expected):
         games.start()
 
