@@ -164,9 +164,13 @@ class RemoteGames:
             worker.wants_action = worker.is_playing = False
 
     def _deal(self, nodes: Nodes, offers: Sequence[Offer]) -> None:
-        """Open places for homeless workers that no slot is promised to, one node after another, as one deals cards."""
-        promised = {guest for place in self._places if place.line is None for guest in place.guests}
-        waiting = deque(worker.index for worker in self._homeless if worker.index not in promised)
+        """Open places for homeless workers that no slot is promised to, one node after another, as one deals cards.
+
+        Slots are promised to as many as are homeless, not to certain ones: until a place is open, workers take turns.
+        """
+        promised = [guest for place in self._places if place.line is None for guest in place.guests]
+        others = [worker.index for worker in self._homeless if worker.index not in promised]
+        waiting = deque(others[: len(self._homeless) - len(promised)])
         hands: list[list[int]] = [[] for _ in offers]
         while waiting and any(len(hand) < offer.slots for hand, offer in zip(hands, offers)):
             for hand, offer in zip(hands, offers):
@@ -306,9 +310,9 @@ class RemoteGames:
         """A place is gone, or as good as: its episodes are void and its workers homeless."""
         node = place.offer.node
         self.last_fault = f"{place.offer.label}: {text}"
-        self.counters["lost_nodes"] += 1
         self._places.remove(place)
-        if place.line is not None:
+        if place.line is not None:  # else nothing was played there: Ray may offer a dead node for a while
+            self.counters["lost_nodes"] += 1
             self._selector.unregister(place.line)
             place.line.close()
         place.door.shut()
@@ -330,9 +334,9 @@ class RemoteGames:
             return
         self._look_at = now + LOOK
         if self._nodes is not None:
-            offers = self._nodes.offers()
-            usable = [offer for offer in offers if self._failures.get(offer.node, 0) <= self._cfg.max_restarts]
-            self._deal(self._nodes, usable)
+            failures = [(self._failures.get(offer.node, 0), offer) for offer in self._nodes.offers()]
+            self._deal(self._nodes, [offer for count, offer in failures if count == 0])
+            self._deal(self._nodes, [offer for count, offer in failures if 0 < count <= self._cfg.max_restarts])
         if self._places:
             self._alone_since = now
         elif now - self._alone_since > ALONE:

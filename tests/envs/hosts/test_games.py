@@ -109,6 +109,20 @@ def test_a_lost_node_voids_its_episodes_and_others_play_on(games_on):
     assert games.observation.obs[[0, 2], 0, 0].tolist() == [200_000, 200_001]
 
 
+def test_a_dead_node_that_is_still_offered_is_asked_last_and_counted_once(games_on, monkeypatch):
+    monkeypatch.setattr(games_module, "LOOK", 0.05)
+    games, nodes = games_on({"a": 2, "b": 2, "c": 2}, 5, length=[1, 1])
+    player = RemotePlayer(games)
+    player.play(10)
+    nodes.kill_unnoticed("a")
+    assert wait_until(lambda: player.turn() is None or sum(name == "a" for name, _ in nodes.doors) > 3)
+    player.play(len(player.episodes) + 10)
+    assert [door.slots for name, door in nodes.doors if name == "c"] == [1, 1]
+    assert all(door.slots == 1 for name, door in nodes.doors[3:] if name == "a")
+    assert games.counters["lost_nodes"] == 1
+    assert games.counters["lost_episodes"] == player.lost
+
+
 def test_every_episode_is_whole_and_counted_once_though_nodes_come_and_go(games_on):
     games, nodes = games_on({"a": 2, "b": 2, "c": 2}, 6, rate=0.1, kinds=["crash", "exit"], seconds=[0.0, 0.004])
     player = RemotePlayer(games)
