@@ -156,43 +156,35 @@ def assert_each_is_whole_and_taken_once(batches):
     return {game // 100_000 for game, _, _ in names}
 
 
-def counters_of(path):
-    return json.loads((path / "card.json").read_text())["host"]["counters"]
+def train_through(emulated, tmp_path, taken, happen, places):
+    """Train; after some batches something happens; stop once games of a further place than these were learned from."""
 
+    def act():
+        try:
+            assert wait_until(lambda: len(taken) > 2, 900.0)
+            happen()
+            wait_until(lambda: taken[-1].world.obs[:, :, 0, 0, 0].max() >= 100_000 * places, 300.0)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
 
-def test_training_goes_on_without_a_node_and_takes_every_episode_whole_and_once(emulated, nodes, tmp_path, taken):
-    def lose_one():
-        assert wait_until(lambda: len(taken) > 2, 900.0)
-        emulated.kill(nodes[0])
-
-    emulated.add(WORKERS)  # a third node: what one of them loses has room on the others
-    loser = threading.Thread(target=lose_one)
-    loser.start()
-    result = lsf_jax.train(
-        compose(algo="qmix", env="smac/3m", overrides=words(emulated, tmp_path, WIDE, "train.env_steps=600"))
-    )
-    loser.join()
-    assert result.finished
-    assert assert_each_is_whole_and_taken_once(taken) > {0, 1, 2}, "nobody played on elsewhere"
-    counters = counters_of(result.path)
+    other = threading.Thread(target=act)
+    other.start()
+    result = lsf_jax.train(compose(algo="qmix", env="smac/3m", overrides=words(emulated, tmp_path, WIDE, LONG)))
+    other.join()
+    assert result.stopped
+    assert assert_each_is_whole_and_taken_once(taken) > set(range(places)), "nobody played on elsewhere"
+    counters = json.loads((result.path / "card.json").read_text())["host"]["counters"]
     assert counters["lost_nodes"] == 1
     assert counters["lost_episodes"] > 0
 
 
-def test_games_whose_process_was_killed_are_played_on_by_another_of_that_node(emulated, nodes, tmp_path, taken):
-    def kill_one():
-        assert wait_until(lambda: len(taken) > 2, 900.0)
-        emulated.processes("actors")[0].kill()
+def test_training_goes_on_without_a_node_and_takes_every_episode_whole_and_once(emulated, nodes, tmp_path, taken):
+    emulated.add(WORKERS)  # a third node: what one of them loses has room on the others
+    train_through(emulated, tmp_path, taken, lambda: emulated.kill(nodes[0]), 3)
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    result = lsf_jax.train(
-        compose(algo="qmix", env="smac/3m", overrides=words(emulated, tmp_path, WIDE, "train.env_steps=600"))
-    )
-    killer.join()
-    assert result.finished
-    assert assert_each_is_whole_and_taken_once(taken) > {0, 1}
-    assert counters_of(result.path)["lost_nodes"] == 1
+
+def test_games_whose_process_was_killed_are_played_on_by_another_of_that_node(emulated, nodes, tmp_path, taken):
+    train_through(emulated, tmp_path, taken, lambda: emulated.processes("actors")[0].kill(), 2)
 
 
 def test_nothing_is_left_of_a_trainer_that_was_killed_and_resume_goes_on(emulated, nodes, tmp_path):
