@@ -147,6 +147,12 @@ def test_nothing_survives_a_trainer_that_is_killed_while_it_ends_its_games(train
     assert wait_until(lambda: leftovers(tmp_path) == ([], [])), leftovers(tmp_path)
 
 
+def test_nothing_survives_a_trainer_that_is_killed_while_it_starts_a_worker(trainer, tmp_path):
+    process = trainer("(pool._folder.path / 'worker-2-1').mkdir(); signal.raise_signal(signal.SIGKILL)")
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert wait_until(lambda: leftovers(tmp_path) == ([], [])), leftovers(tmp_path)
+
+
 def test_nothing_survives_a_killed_trainer_even_if_its_workers_hang(trainer, tmp_path):
     tail = "[__import__('os').kill(each.process.pid, 19) for each in pool._workers]; print('stopped'); time.sleep(600)"
     process = trainer(tail.replace("'stopped'", "'stopped', flush=True"))
