@@ -147,6 +147,19 @@ def test_nothing_survives_a_trainer_that_is_killed_while_it_ends_its_games(train
     assert wait_until(lambda: leftovers(tmp_path) == ([], [])), leftovers(tmp_path)
 
 
+def test_nothing_survives_a_trainer_that_is_killed_at_the_end_of_a_question(trainer, tmp_path):
+    tail = """
+from lsf_jax.envs.workers.ask import IMPORT, ask_worker
+from lsf_jax.envs.workers.process import PoolFolder
+pool.close()
+PoolFolder.remove = lambda folder: signal.raise_signal(signal.SIGKILL)
+ask_worker(pool._game, pool._cfg, IMPORT)
+"""
+    process = trainer(tail)
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert wait_until(lambda: leftovers(tmp_path) == ([], [])), leftovers(tmp_path)
+
+
 def test_nothing_survives_a_trainer_that_is_killed_while_it_starts_a_worker(trainer, tmp_path):
     process = trainer("(pool._folder.path / 'worker-2-1').mkdir(); signal.raise_signal(signal.SIGKILL)")
     assert process.wait(timeout=30) == -signal.SIGKILL
