@@ -38,6 +38,8 @@ SETTINGS = {
 STORE_BYTES = 256 * 2**20
 """Shared memory of a local cluster: checkpoints travel in pieces, so little is needed."""
 REACHABLE_SECONDS = 10.0
+SETTINGS_FRAME = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""An empty one, with which an HTTP/2 connection begins: three bytes of length, the type, flags, the stream."""
 LONGEST_TEMPORARY = 30
 """Characters of the folder that holds a local cluster's sockets, whose paths a system limits to about 100."""
 FOLDER = "lsf_jax-ray-"
@@ -172,8 +174,16 @@ def _check_reachable(address: Address) -> None:
     """Nothing, if something listens there: Ray itself would try for minutes."""
     if address.at:
         host, _, port = address.at.rpartition(":")
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACHABLE_SECONDS):
-            pass
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACHABLE_SECONDS) as connection:
+            _check_speech(connection)
+
+
+def _check_speech(connection: socket.socket) -> None:
+    """Nothing, if the other end answers HTTP/2 as gRPC does: with another one Ray may wait for ever."""
+    if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true"):
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME)
+        if connection.recv(len(SETTINGS_FRAME))[3:4] != SETTINGS_FRAME[3:4]:
+            raise ConnectionError("what listens there is not the head of a Ray cluster")
 
 
 @cache

@@ -94,6 +94,11 @@ class Finding(NamedTuple):
     text: str  # what there is; where it is not good, also what to do
 
 
+def any_number(n_workers: int) -> None:
+    """Nothing: games of which as many can be played as the machine bears."""
+    del n_workers
+
+
 class Hosted(NamedTuple):
     """How games on the host are opened and what they report: the impure companion of an `Env` that has only shapes."""
 
@@ -105,6 +110,8 @@ class Hosted(NamedTuple):
     open: Callable[[int, int], HostEnv]  # (workers, root seed) -> games, not launched yet
     examine: Callable[[], list[Finding]] = list  # all that the games of this kind need, there or not
     versions: Callable[[], dict[str, str]] = dict  # what must be the same wherever games of one run are played
+    room: Callable[[int], None] = any_number
+    """Raises HostError where so many games cannot be played side by side; launches nothing."""
     title: str = ""  # of the findings: what is needed, and which environments need it
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lsf_jax.config.composition import Config, differences, from_yaml, grid_points
+from lsf_jax.config.composition import Config, differences, from_yaml, grid_points, make_hosted
 from lsf_jax.runs import checkpoint, folder, policy_files, tables, warm_start
 from lsf_jax.runs.manifest import MANIFEST, CheckpointError, SaveError, one_line
 from lsf_jax.runs.safe_files import RunFolderError, file_inside, folder_inside
@@ -19,6 +19,28 @@ from lsf_jax.runs.schemas import BlockMeta, Layout
 from lsf_jax.runs.session import STAYING
 from lsf_jax.settings import ConfigError
 from lsf_jax.types import TrainState
+
+
+def check_games(config: Config) -> None:
+    """Of games on the host, whether what they need is there.
+
+    Raises:
+      HostError: it is not.
+    """
+    hosted = make_hosted(config)
+    if hosted is not None:
+        hosted.check()
+
+
+def check_room(config: Config, width: int) -> None:
+    """Whether games on the host of so many rows can be played side by side.
+
+    Raises:
+      HostError: they cannot.
+    """
+    hosted = make_hosted(config)
+    if hosted is not None:
+        hosted.room(width * config.train.n_envs)
 
 
 def check_layout(path: Path, config: Config, card: dict[str, Any]) -> Layout:

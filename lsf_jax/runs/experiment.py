@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax.config.composition import Config, check, differences, grid_points, make_hosted
+from lsf_jax.config.composition import Config, check, differences, grid_points
 from lsf_jax.config.documents import plugins_of, to_yaml
 from lsf_jax.programs import runtime
 from lsf_jax.programs.layouts import plan_again
@@ -94,7 +94,7 @@ def train(
         config = replace(config, train=replace(config.train, init_from=str(init_from)))
     check(config)
     sinks.require_packages(config.train.sinks)
-    _check_games(config)
+    checks.check_games(config)
     user_path("train.run_dir", config.train.run_dir)
     if cluster is not None:
         return _train_on_cluster(config, _as_cluster(cluster), progress, on_evaluation)
@@ -106,6 +106,7 @@ def train(
         program = bind(config)
         start = warm_start.prepare(config, program.algorithm)
         plan = make_plan(config, program) if shared is None else shared.plan_of(config, program)
+        checks.check_room(config, plan.width)
         card = describe_machine() | {"layout": layout_of(plan), "grid": [dict(point) for point in grid_points(config)]}
         card["versions"] |= plugin_versions(plugins_of(config))
         config = replace(config, train=replace(config.train, block=plan.width))  # what the bits depend on is on record
@@ -158,12 +159,13 @@ def resume(
         )
     check(wanted)
     sinks.require_packages(wanted.train.sinks)
-    _check_games(wanted)
+    checks.check_games(wanted)
     shown = progress or progress_for(_total_steps(wanted), f"{wanted.algo_name} on {wanted.where} (resumed)")
     if cluster is not None:
         return _resume_on_cluster(path, saved, wanted, card, _as_cluster(cluster), shown, on_evaluation)
     with shown, checks.saying_how_to_go_on(path), folder.lock(path):
         session = _reopened(path, wanted, card, shown)
+        checks.check_room(wanted, session.plan.width)
         if wanted != saved:
             folder.write_text_atomic(file_inside(path, folder.CONFIG), to_yaml(wanted))
             write_card(path, wanted, session.programs.parts)
@@ -191,6 +193,7 @@ def _train_on_cluster(
         shown.note(describe_run(config))
         planned = driver.plan(warm_start.read_source(config))
         plan, start = planned.plan, planned.start
+        checks.check_room(config, plan.width)
         card = planned.machine | {"command": command_words(), "layout": layout_of(plan)}
         card |= {"grid": [dict(point) for point in grid_points(config)]}
         config = replace(config, train=replace(config.train, block=plan.width))
@@ -224,6 +227,7 @@ def _resume_on_cluster(
         _, layout = _checked_layout(path, wanted, card, shown)
         with driving(cluster, wanted, shown, Begun(layout, machine_on_record(card))) as driver:
             planned = driver.plan(None)
+            checks.check_room(wanted, planned.plan.width)
             if wanted != saved:
                 folder.write_text_atomic(file_inside(path, folder.CONFIG), to_yaml(wanted))
                 write_setup(path, planned.setup)
@@ -304,13 +308,6 @@ def _write_documents(
 
 def _spread(values: np.ndarray) -> str:
     return f"{np.median(values):.4g} [{values.min():.4g}, {values.max():.4g}]"
-
-
-def _check_games(config: Config) -> None:
-    """Of games on the host, whether what they need is there, before a run folder is made."""
-    hosted = make_hosted(config)
-    if hosted is not None:
-        hosted.check()
 
 
 def differences_of(path: Path, config: Config) -> list[str]:

@@ -1,5 +1,7 @@
 import importlib.util
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -59,6 +61,18 @@ def test_an_address_where_nothing_listens_is_refused_in_one_line():
         connect.connected("127.0.0.1:1"),
     ):
         pass
+
+
+def test_what_listens_there_and_is_not_ray_is_refused_in_one_line():
+    pytest.importorskip("ray")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request).start()
+        where = f"127.0.0.1:{server.server_port}"
+        with (
+            pytest.raises(ConfigError, match=f"^cluster {where} cannot be used: what listens there is not the head"),
+            connect.connected(where),
+        ):
+            pass
 
 
 def test_folders_of_killed_commands_are_removed(tmp_path, monkeypatch):

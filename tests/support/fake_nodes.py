@@ -78,6 +78,7 @@ class FakeNodes:
 
     def __init__(self, describe, slots):
         self.describe, self.slots, self.doors = pickle.dumps(describe), dict(slots), []
+        self.dead = set()  # nodes that are offered though they are gone
         self.reports = {}  # what nodes say of themselves instead of looking; None: nothing
 
     def offers(self):
@@ -90,6 +91,8 @@ class FakeNodes:
             report = self.reports[node]
             door.games.inspect = lambda: report or time.sleep(3)
         self.doors.append((node, door))
+        if node in self.dead:
+            door.shut()
         return door
 
     def how_to_offer(self):
@@ -101,6 +104,11 @@ class FakeNodes:
 
     def kill(self, name):
         self.slots.pop(name)
+        self.door_of(name).shut()
+
+    def kill_unnoticed(self, name):
+        """End a node that is still offered, as Ray does for some seconds."""
+        self.dead.add(name)
         self.door_of(name).shut()
 
     def connect(self):

@@ -18,16 +18,25 @@ import numpy as np
 from lsf_jax.envs.host import FIRST, LOST, Event, HostError
 from lsf_jax.envs.hosts import line as lines
 from lsf_jax.envs.hosts.node import BEAT, Started
-from lsf_jax.envs.hosts.places import Connect, Nodes, Offer, Place, Shape, Slot, last_line, see_off, tell
+from lsf_jax.envs.hosts.places import (
+    Connect,
+    Nodes,
+    Offer,
+    Place,
+    Shape,
+    Slot,
+    enough_offers,
+    last_line,
+    see_off,
+    tell,
+)
 from lsf_jax.envs.hosts.rows import KINDS, event_rows, order_rows, pack_orders, unpack_event
 from lsf_jax.envs.workers.config import WorkersConfig
 from lsf_jax.envs.workers.pool import COUNTERS
 from lsf_jax.envs.workers.reporters import Pending, Reporter, blank, check_actions
-from lsf_jax.settings import counted
 from lsf_jax.types import Observation
 
 LOOK = 2.0  # seconds between two looks for free slots while workers are homeless
-JOIN = 20.0  # seconds that nodes get to join before too few slots are refused
 WATCH = 0.05  # seconds between two looks at nodes whose games are starting
 ALONE = 60.0  # seconds without any node after which games cannot go on
 ARRIVAL = 50.0  # seconds that a node's process may take to start, before its games do
@@ -79,7 +88,7 @@ class RemoteGames:
             raise HostError("the games have been started already")
         try:
             self._nodes = self._connection.enter_context(self._connect())
-            self._deal(self._nodes, self._enough_offers(self._nodes))
+            self._deal(self._nodes, enough_offers(self._nodes, self.n_workers, self._cfg.hosts))
             while not self._places or any(place.line is None for place in self._places):
                 self._take(1.0, at_start=True)
         except BaseException:
@@ -154,26 +163,14 @@ class RemoteGames:
             worker.pending.clear()
             worker.wants_action = worker.is_playing = False
 
-    def _enough_offers(self, nodes: Nodes) -> list[Offer]:
-        """Free slots for all workers; nodes that are just joining are waited for."""
-        end = time.monotonic() + JOIN
-        while True:
-            offers = nodes.offers()
-            free = sum(offer.slots for offer in offers)
-            if free >= self.n_workers:
-                return offers
-            if time.monotonic() > end:
-                raise HostError(
-                    f"env.hosts={self._cfg.hosts}: {counted(self.n_workers, 'game')} wanted, but "
-                    f"{counted(free, 'slot')} free on {counted(len(offers), 'node')}; {nodes.how_to_offer()}, or "
-                    "lower train.n_envs, train.seeds or train.block"
-                )
-            time.sleep(0.5)
-
     def _deal(self, nodes: Nodes, offers: Sequence[Offer]) -> None:
-        """Open places for homeless workers that no slot is promised to, one node after another, as one deals cards."""
-        promised = {guest for place in self._places if place.line is None for guest in place.guests}
-        waiting = deque(worker.index for worker in self._homeless if worker.index not in promised)
+        """Open places for homeless workers that no slot is promised to, one node after another, as one deals cards.
+
+        Slots are promised to as many as are homeless, not to certain ones: until a place is open, workers take turns.
+        """
+        promised = [guest for place in self._places if place.line is None for guest in place.guests]
+        others = [worker.index for worker in self._homeless if worker.index not in promised]
+        waiting = deque(others[: len(self._homeless) - len(promised)])
         hands: list[list[int]] = [[] for _ in offers]
         while waiting and any(len(hand) < offer.slots for hand, offer in zip(hands, offers)):
             for hand, offer in zip(hands, offers):
@@ -313,9 +310,9 @@ class RemoteGames:
         """A place is gone, or as good as: its episodes are void and its workers homeless."""
         node = place.offer.node
         self.last_fault = f"{place.offer.label}: {text}"
-        self.counters["lost_nodes"] += 1
         self._places.remove(place)
-        if place.line is not None:
+        if place.line is not None:  # else nothing was played there: Ray may offer a dead node for a while
+            self.counters["lost_nodes"] += 1
             self._selector.unregister(place.line)
             place.line.close()
         place.door.shut()
@@ -337,9 +334,9 @@ class RemoteGames:
             return
         self._look_at = now + LOOK
         if self._nodes is not None:
-            offers = self._nodes.offers()
-            usable = [offer for offer in offers if self._failures.get(offer.node, 0) <= self._cfg.max_restarts]
-            self._deal(self._nodes, usable)
+            failures = [(self._failures.get(offer.node, 0), offer) for offer in self._nodes.offers()]
+            self._deal(self._nodes, [offer for count, offer in failures if count == 0])
+            self._deal(self._nodes, [offer for count, offer in failures if 0 < count <= self._cfg.max_restarts])
         if self._places:
             self._alone_since = now
         elif now - self._alone_since > ALONE:

@@ -6,15 +6,15 @@ from concurrent.futures import Future, wait
 from functools import partial
 
 from lsf_jax.envs.host import Hosted, HostEnv, HostError
-from lsf_jax.envs.hosts.games import JOIN, RemoteGames
+from lsf_jax.envs.hosts.games import RemoteGames
 from lsf_jax.envs.hosts.node import Report, code_version
-from lsf_jax.envs.hosts.places import Connect, Nodes, Offer, Shape, last_line
+from lsf_jax.envs.hosts.places import Connect, Nodes, Offer, Shape, enough_offers, last_line
 from lsf_jax.envs.hosts.ray_cluster import ray_nodes
 from lsf_jax.envs.workers.config import WorkersConfig
 from lsf_jax.settings import clip
 from lsf_jax.types import EnvSpec
 
-PATIENCE = 50.0  # seconds that all nodes together get to say what they have
+PATIENCE = 50.0  # seconds that all nodes together get to join and to say what they have
 
 
 def spread(
@@ -35,7 +35,9 @@ def spread(
     def open_games(n_workers: int, seed: int) -> HostEnv:
         return RemoteGames(connect, Shape(spec_of(), hosted.info), cfg, n_workers, seed)
 
-    return hosted._replace(check=partial(check_nodes, connect, cfg.hosts), open=open_games)
+    return hosted._replace(
+        check=partial(check_nodes, connect, cfg.hosts), open=open_games, room=partial(check_room, connect, cfg.hosts)
+    )
 
 
 def check_nodes(connect: Connect, hosts: str) -> None:
@@ -51,14 +53,26 @@ def check_nodes(connect: Connect, hosts: str) -> None:
     """
     end = time.monotonic() + PATIENCE
     with connect() as nodes:
-        while not (offers := nodes.offers()):
-            if time.monotonic() > end - PATIENCE + JOIN:
-                raise HostError(f"env.hosts={clip(hosts)}: no node offers slots for games; {nodes.how_to_offer()}")
-            time.sleep(0.5)
-        reports = _ask_all(nodes, offers, end)
+        reports = _ask_all(nodes, enough_offers(nodes, 0, hosts), end)
     problem = _problem(reports) or _difference(reports)
     if problem:
         raise HostError(f"env.hosts={clip(hosts)}: {problem}")
+
+
+def check_room(connect: Connect, hosts: str, n_workers: int) -> None:
+    """Look whether the nodes have free slots for so many games; takes none.
+
+    Args:
+      connect: to the nodes.
+      hosts: what they were named as, for errors.
+      n_workers: games side by side.
+
+    Raises:
+      HostError: they do not; one line.
+      ConfigError: there is no such cluster.
+    """
+    with connect() as nodes:
+        enough_offers(nodes, n_workers, hosts)
 
 
 def _ask_all(nodes: Nodes, offers: list[Offer], end: float) -> dict[str, Report]:

@@ -6,10 +6,14 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from lsf_jax.envs.host import HostError
 from lsf_jax.envs.hosts import line as lines
 from lsf_jax.envs.hosts.line import Line
 from lsf_jax.envs.workers.reporters import Reporter
+from lsf_jax.settings import clip, counted
 from lsf_jax.types import EnvSpec
+
+JOIN = 20.0  # seconds that nodes get to join before too few slots are refused
 
 
 class Offer(NamedTuple):
@@ -52,6 +56,35 @@ class Nodes(Protocol):
 
 
 Connect = Callable[[], AbstractContextManager[Nodes]]
+
+
+def enough_offers(nodes: Nodes, n_workers: int, hosts: str) -> list[Offer]:
+    """Nodes with free slots for so many games; those that are just joining are waited for.
+
+    Args:
+      nodes: all that there are.
+      n_workers: games side by side; 0: nodes with slots will do, free or not.
+      hosts: what they were named as, for errors.
+
+    Raises:
+      HostError: no node offers slots, or too few are free; one line.
+    """
+    end = time.monotonic() + JOIN
+    while not (offers := nodes.offers()) or sum(offer.slots for offer in offers) < n_workers:
+        if time.monotonic() > end:
+            raise HostError(f"env.hosts={clip(hosts)}: {_shortage(offers, n_workers)}{nodes.how_to_offer()}")
+        time.sleep(0.5)
+    return offers
+
+
+def _shortage(offers: list[Offer], n_workers: int) -> str:
+    if not offers:
+        return "no node offers slots for games; "
+    free = counted(sum(offer.slots for offer in offers), "slot")
+    return (
+        f"expected slots for {counted(n_workers, 'game')}, but {free} free on {counted(len(offers), 'node')}; lower "
+        "train.n_envs, train.seeds or train.block, or "
+    )
 
 
 class Shape(NamedTuple):

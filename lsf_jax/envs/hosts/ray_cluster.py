@@ -1,11 +1,11 @@
 """The nodes of a Ray cluster that offer slots for games, and actors on them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-from lsf_jax.cluster.connect import AUTO, LOCAL, connected, import_ray, nodes_of, read_address
+from lsf_jax.cluster.connect import AUTO, LOCAL, Node, connected, import_ray, nodes_of, read_address
 from lsf_jax.envs.host import Hosted
 from lsf_jax.envs.hosts.node import NodeGames
 from lsf_jax.envs.hosts.places import Offer
@@ -13,6 +13,8 @@ from lsf_jax.settings import ConfigError, clip
 
 GAMES = "games"
 """The resource that a node offers, as many as it has room for games."""
+VARIABLES = {"RAY_kill_child_processes_on_worker_exit": "0"}
+"""Else Ray kills the supervisors of games together with the process that has started them, before they clear up."""
 HOW_TO_OFFER = (
     f"""offer slots where the games are installed: ray start --address=HEAD:6379 --resources='{{"{GAMES}": 8}}'"""
 )
@@ -49,19 +51,27 @@ def check_hosts(hosts: str) -> None:
         raise ConfigError("expected auto or HOST:PORT, the head of a cluster that this machine has joined")
 
 
-class RayDoor(NamedTuple):
-    """The way to a `NodeGames` that is an actor."""
+class RayDoor:
+    """The way to a `NodeGames` that is an actor.
 
-    ray: Any
-    actor: Any
+    Args:
+      ray: the module, connected.
+      actor: its handle.
+      node: where it is.
+      slots: how many it takes.
+    """
+
+    def __init__(self, ray: Any, actor: Any, node: str, slots: int) -> None:
+        self._ray, self._actor, self.node, self.slots = ray, actor, node, slots
 
     def call(self, method: str, *arguments: Any) -> Future:
         """Call a method there; see `Door.call`."""
-        return getattr(self.actor, method).remote(*arguments).future()
+        return getattr(self._actor, method).remote(*arguments).future()
 
     def shut(self) -> None:
         """Kill it; its games' supervisors see to the rest."""
-        self.ray.kill(self.actor)
+        self.slots = 0
+        self._ray.kill(self._actor)
 
 
 class RayNodes:
@@ -74,14 +84,17 @@ class RayNodes:
 
     def __init__(self, ray: Any, describe: Callable[[], Hosted]) -> None:
         self._ray, self._describe = ray, ray.cloudpickle.dumps(describe)
+        self._doors: list[RayDoor] = []
 
     def offers(self) -> list[Offer]:
         """Living nodes that offer slots, and how many are free."""
-        free = self._ray._private.state.available_resources_per_node()
+        nodes = [node for node in nodes_of(self._ray) if node.resources.get(GAMES, 0) >= 1]
+        free = free_resources(self._ray)
+        if nodes and not any(node.id in free for node in nodes):
+            free = self._estimate(nodes)
         return [
             Offer(node.id, f"node {node.ip} ({node.id[:6]})", node.ip, int(free.get(node.id, {}).get(GAMES, 0)))
-            for node in nodes_of(self._ray)
-            if node.resources.get(GAMES, 0) >= 1
+            for node in nodes
         ]
 
     def open(self, node: str, slots: int) -> RayDoor:
@@ -93,9 +106,33 @@ class RayNodes:
             "resources": {GAMES: slots} if slots else None,
             "max_restarts": 0,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+            "runtime_env": {"env_vars": VARIABLES},
         }
-        return RayDoor(self._ray, self._ray.remote(NodeGames).options(**options).remote(self._describe))
+        actor = self._ray.remote(NodeGames).options(**options).remote(self._describe)
+        self._doors = [door for door in self._doors if door.slots] + [RayDoor(self._ray, actor, node, slots)]
+        return self._doors[-1]
 
     def how_to_offer(self) -> str:
         """What to do so that a node offers slots."""
         return HOW_TO_OFFER
+
+    def _estimate(self, nodes: Sequence[Node]) -> dict[str, dict[str, float]]:
+        """What may be free where Ray tells only what is in the cluster as a whole: what others hold may be anywhere.
+
+        A place that is opened where nothing is free does not answer, and is given up.
+        """
+        free = self._ray.available_resources().get(GAMES, 0.0)
+        own = {node.id: sum(door.slots for door in self._doors if door.node == node.id) for node in nodes}
+        return {node.id: {GAMES: min(free, node.resources[GAMES] - own[node.id])} for node in nodes}
+
+
+def free_resources(ray: Any) -> dict[str, dict[str, float]]:
+    """What is free now, by node; empty where this version of Ray does not tell.
+
+    Its public interface tells what is free in the cluster as a whole; what is free on each node is a "developer API" in
+    a private module (ray-project/ray#43252), which was asked for in public and refused (#60135).
+    """
+    try:
+        return ray._private.state.available_resources_per_node()
+    except (AttributeError, TypeError):
+        return {}

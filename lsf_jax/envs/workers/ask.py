@@ -34,7 +34,7 @@ def ask_worker(game: PoolGame, cfg: WorkersConfig, task: str, seed: int = 0) -> 
                 return answer
             log = process.keep_log()
         finally:
-            process.retire()
+            process.abandon()
             while not process.is_gone(KILL_TIMEOUT):
                 time.sleep(0.005)
     finally:

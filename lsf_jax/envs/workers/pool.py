@@ -190,7 +190,7 @@ class Pool:
         """Kills workers and games and waits until nothing is left of them; may be called again."""
         atexit.unregister(self.close)
         for worker in self._workers:
-            self._retire(worker)
+            self._retire(worker, WorkerProcess.abandon)
             worker.pending.clear()
             worker.wants_action = worker.is_playing = False
         while self._retired:
@@ -326,11 +326,11 @@ class Pool:
             pause = min(self._cfg.backoff * 2.0 ** (worker.failures - 2), LONGEST_BACKOFF)
             worker.start_at = time.monotonic() + pause
 
-    def _retire(self, worker: Worker) -> None:
+    def _retire(self, worker: Worker, end: Callable[[WorkerProcess], None] = WorkerProcess.retire) -> None:
         if worker.process is not None:
             if self._selector is not None:
                 self._selector.unregister(worker.process)
-            worker.process.retire()
+            end(worker.process)
             self._retired.append(worker.process)
         worker.process, worker.deadline, worker.start_at = None, math.inf, 0.0
 

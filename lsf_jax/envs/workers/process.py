@@ -222,9 +222,14 @@ class WorkerProcess:
     def retire(self) -> None:
         """Has worker and game killed, at once and without waiting; see `is_gone`."""
         if not self._retired_at:
-            self._retired_at = time.monotonic()
             with suppress(OSError):  # the supervisor may be gone
                 os.write(self._lifeline, b".")
+            self.abandon()
+
+    def abandon(self) -> None:
+        """As `retire`, where the pool ends: supervisors remove its folder, even if this process is killed meanwhile."""
+        if not self._retired_at:
+            self._retired_at = time.monotonic()
             self._close()
 
     def is_gone(self, timeout: float) -> bool:

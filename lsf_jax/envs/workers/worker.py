@@ -27,6 +27,7 @@ from __future__ import annotations
 import array
 import base64
 import ctypes
+import fcntl
 import importlib
 import importlib.util
 import json
@@ -233,11 +234,12 @@ def supervise(child: int, lifeline: int, ended: int, folder: str) -> None:
 
     Args:
       child: the process that plays, which leads a process group.
-      lifeline: becomes readable when the trainer wants an end (a byte) or is gone (nothing).
+      lifeline: becomes readable when the trainer wants an end (a byte), or that of all workers or is gone (nothing).
       ended: becomes readable when the child is gone.
-      folder: removed at the end. Without the trainer so is its parent, when nothing else is left in it.
+      folder: removed at the end. Unless only this worker ends so is its parent, when nobody else uses it.
     """
-    trainer, watched, is_asked = os.getppid(), [lifeline, ended], False
+    trainer, watched, is_asked, pool_folder = os.getppid(), [lifeline, ended], False, os.path.dirname(folder)
+    held = hold(pool_folder)
     try:
         while os.getppid() == trainer:
             ready = select.select(watched, [], [], 1.0)[0]
@@ -251,9 +253,36 @@ def supervise(child: int, lifeline: int, ended: int, folder: str) -> None:
         if child:
             end_group(child)
         shutil.rmtree(folder, ignore_errors=True)
-        if not is_asked:
-            with suppress(OSError):  # other workers may still be in it
-                os.rmdir(os.path.dirname(folder))
+        os.close(held)
+        if not is_asked or os.getppid() != trainer:
+            remove_unused(pool_folder)
+
+
+def hold(folder: str) -> int:
+    """A descriptor that keeps others from removing a folder as unused, as long as it is open."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # the trainer is gone, and the folder too
+        return os.open(os.devnull, os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def remove_unused(folder: str) -> None:
+    """Removes the folder of a pool if it is empty, or if neither the trainer nor another supervisor holds it.
+
+    What is in it then belongs to workers whose processes were just being started.
+    """
+    with suppress(OSError):
+        os.rmdir(folder)
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def end_group(leader: int) -> None:

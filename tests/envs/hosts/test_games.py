@@ -12,6 +12,7 @@ from lsf_jax.envs.host import FIRST, LOST, STEP, HostError
 from lsf_jax.envs.hosts import games as games_module
 from lsf_jax.envs.hosts import line as lines
 from lsf_jax.envs.hosts import node as node_module
+from lsf_jax.envs.hosts import places
 from tests.support.fake_nodes import ANY_SEED, RemotePlayer, await_call, remote_games
 from tests.support.smac_cases import BASE, leftovers, lowest, wait_until
 
@@ -108,6 +109,20 @@ def test_a_lost_node_voids_its_episodes_and_others_play_on(games_on):
     assert games.observation.obs[[0, 2], 0, 0].tolist() == [200_000, 200_001]
 
 
+def test_a_dead_node_that_is_still_offered_is_asked_last_and_counted_once(games_on, monkeypatch):
+    monkeypatch.setattr(games_module, "LOOK", 0.05)
+    games, nodes = games_on({"a": 2, "b": 2, "c": 2}, 5, length=[1, 1])
+    player = RemotePlayer(games)
+    player.play(10)
+    nodes.kill_unnoticed("a")
+    assert wait_until(lambda: player.turn() is None or sum(name == "a" for name, _ in nodes.doors) > 3)
+    player.play(len(player.episodes) + 10)
+    assert [door.slots for name, door in nodes.doors if name == "c"] == [1, 1]
+    assert all(door.slots == 1 for name, door in nodes.doors[3:] if name == "a")
+    assert games.counters["lost_nodes"] == 1
+    assert games.counters["lost_episodes"] == player.lost
+
+
 def test_every_episode_is_whole_and_counted_once_though_nodes_come_and_go(games_on):
     games, nodes = games_on({"a": 2, "b": 2, "c": 2}, 6, rate=0.1, kinds=["crash", "exit"], seconds=[0.0, 0.004])
     player = RemotePlayer(games)
@@ -191,9 +206,12 @@ def test_games_that_cannot_start_end_in_one_line_with_the_node_and_the_cause(gam
 
 
 def test_too_few_slots_are_refused_in_one_line(games_on, monkeypatch):
-    monkeypatch.setattr(games_module, "JOIN", 0.1)
+    monkeypatch.setattr(places, "JOIN", 0.1)
     games, _ = games_on({"a": 1, "b": 2}, 4, start=False)
-    expected = r"^env.hosts=auto: 4 games wanted, but 3 slots free on 2 nodes; offer some, or lower train.n_envs"
+    expected = (
+        r"^env.hosts=auto: expected slots for 4 games, but 3 slots free on 2 nodes; "
+        "lower train.n_envs, train.seeds or train.block, or offer some$"
+    )
     with pytest.raises(HostError, match=expected):
         games.start()
 

@@ -1,17 +1,21 @@
 """What is looked at before games on other machines start: that there is a cluster, slots, the games, the same ones."""
 
 import importlib.util
+import pickle
 import sys
+import threading
 from functools import partial
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from lsf_jax.cli import app
 from lsf_jax.envs.host import HostError
-from lsf_jax.envs.hosts import opening
+from lsf_jax.envs.hosts import opening, places
 from lsf_jax.envs.hosts.node import Report, code_version
-from lsf_jax.envs.hosts.opening import check_nodes
-from lsf_jax.envs.hosts.ray_cluster import check_hosts
+from lsf_jax.envs.hosts.opening import check_nodes, check_room
+from lsf_jax.envs.hosts.ray_cluster import GAMES, RayDoor, RayNodes, check_hosts
 from lsf_jax.envs.smac.config import SmacConfig
 from lsf_jax.envs.smac.hosted import host_smac
 from lsf_jax.settings import ConfigError
@@ -78,9 +82,26 @@ def test_another_version_of_ours_on_a_node_is_refused():
 
 
 def test_without_any_slot_one_line_says_how_to_offer_some(monkeypatch):
-    monkeypatch.setattr(opening, "JOIN", 0.1)
+    monkeypatch.setattr(places, "JOIN", 0.1)
     with pytest.raises(HostError, match=r"^env.hosts=auto: no node offers slots for games; offer some$"):
         looked_at(slots=[])
+
+
+def test_too_few_slots_are_refused_before_anything_is_opened(monkeypatch):
+    monkeypatch.setattr(places, "JOIN", 0.1)
+    nodes = FakeNodes(partial(host_smac, SmacConfig(**QUICK)), [("a", 1), ("b", 2)])
+    check_room(nodes.connect, "auto", 3)
+    with pytest.raises(HostError, match=r"^env.hosts=auto: expected slots for 4 games, but 3 slots free on 2 nodes; "):
+        check_room(nodes.connect, "auto", 4)
+    assert nodes.doors == []
+
+
+def test_nodes_that_are_joining_are_waited_for():
+    nodes = FakeNodes(partial(host_smac, SmacConfig(**QUICK)), [("a", 1)])
+    joining = threading.Timer(0.5, nodes.slots.update, [{"b": 1}])
+    joining.start()
+    check_room(nodes.connect, "auto", 2)
+    joining.join()
 
 
 def test_a_node_that_does_not_say_what_it_has_is_named(monkeypatch):
@@ -101,6 +122,8 @@ def test_what_names_no_cluster_is_refused(hosts):
 )
 def test_bad_addresses_end_a_command_with_one_line_and_exit_code_2(hosts, said, tmp_path, capsys, monkeypatch):
     pytest.importorskip("ray")
+    if hosts == "auto" and any(each.info["name"] == "gcs_server" for each in psutil.process_iter(["name"])):
+        pytest.skip("this machine belongs to a cluster")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     words = ["train", "--algo", "qmix", "--env", "smac/3m", f"env.factory={SCRIPTED}:ScriptedEnv"]
     assert app.main([*words, f"env.hosts={hosts}", "train.seeds=1", f"train.run_dir={tmp_path / 'runs'}"]) == 2
@@ -108,6 +131,39 @@ def test_bad_addresses_end_a_command_with_one_line_and_exit_code_2(hosts, said, 
     assert line.startswith(f"lsf-jax: env.hosts={hosts}: ")
     assert said in line
     assert not (tmp_path / "runs").exists()
+
+
+class RayOfTests:
+    """What `RayNodes` asks a connected Ray for: two nodes with 4 slots each, of which 5 are free in all."""
+
+    def __init__(self, told):
+        self.cloudpickle = pickle
+        self._private = SimpleNamespace(state=SimpleNamespace(available_resources_per_node=told))
+
+    def get_runtime_context(self):
+        return SimpleNamespace(get_node_id=lambda: "head")
+
+    def nodes(self):
+        of = {"head": {}, "aaaaaaa": {GAMES: 4.0}, "bbbbbbb": {GAMES: 4.0}}
+        return [{"NodeID": n, "NodeManagerAddress": n[0], "Resources": r, "Alive": True} for n, r in of.items()]
+
+    def available_resources(self):
+        return {GAMES: 5.0}
+
+
+def no_longer():
+    raise AttributeError("by design")
+
+
+@pytest.mark.parametrize(
+    ("told", "free"),
+    [(lambda: {"aaaaaaa": {GAMES: 1.0}, "bbbbbbb": {"CPU": 1.0}}, [1, 0]), (no_longer, [1, 4]), (dict, [1, 4])],
+    ids=["told", "unknown name", "unknown form"],
+)
+def test_free_slots_are_those_that_ray_tells_or_may_be_free(told, free):
+    nodes = RayNodes(RayOfTests(told), partial(host_smac, SmacConfig(**QUICK)))
+    nodes._doors = [RayDoor(nodes._ray, None, "aaaaaaa", 3)]
+    assert [(offer.node, offer.slots) for offer in nodes.offers()] == list(zip(["aaaaaaa", "bbbbbbb"], free))
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, capsys, monkeypatch):

@@ -138,6 +138,34 @@ def test_nothing_survives_a_trainer_that_is_killed(trainer, tmp_path):
     assert shared_files() == before
 
 
+@pytest.mark.parametrize(
+    "gone", ["True", "all(each._supervisor.poll() is not None for each in pool._retired)"], ids=["at once", "late"]
+)
+def test_nothing_survives_a_trainer_that_is_killed_while_it_ends_its_games(trainer, tmp_path, gone):
+    process = trainer(f"pool._forget_the_gone = lambda: {gone} and signal.raise_signal(signal.SIGKILL); pool.close()")
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert wait_until(lambda: leftovers(tmp_path) == ([], [])), leftovers(tmp_path)
+
+
+def test_nothing_survives_a_trainer_that_is_killed_at_the_end_of_a_question(trainer, tmp_path):
+    tail = """
+from lsf_jax.envs.workers.ask import IMPORT, ask_worker
+from lsf_jax.envs.workers.process import PoolFolder
+pool.close()
+PoolFolder.remove = lambda folder: signal.raise_signal(signal.SIGKILL)
+ask_worker(pool._game, pool._cfg, IMPORT)
+"""
+    process = trainer(tail)
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert wait_until(lambda: leftovers(tmp_path) == ([], [])), leftovers(tmp_path)
+
+
+def test_nothing_survives_a_trainer_that_is_killed_while_it_starts_a_worker(trainer, tmp_path):
+    process = trainer("(pool._folder.path / 'worker-2-1').mkdir(); signal.raise_signal(signal.SIGKILL)")
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert wait_until(lambda: leftovers(tmp_path) == ([], [])), leftovers(tmp_path)
+
+
 def test_nothing_survives_a_killed_trainer_even_if_its_workers_hang(trainer, tmp_path):
     tail = "[__import__('os').kill(each.process.pid, 19) for each in pool._workers]; print('stopped'); time.sleep(600)"
     process = trainer(tail.replace("'stopped'", "'stopped', flush=True"))
