@@ -1,27 +1,16 @@
-import os
-
 import pytest
 
 from tests.runs.sweeps.emulated import Driver, Emulated
 
 
 @pytest.fixture(scope="module")
-def quiet():
-    before = dict(os.environ)
-    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.fixture(scope="module")
-def three(quiet):
-    """A cluster of three nodes with one CPU each, for tests that take nothing away."""
+def three():
+    """A cluster of three nodes with one CPU each; a test that takes one away puts another in its place."""
     made = Emulated()
     for _ in range(3):
         made.add()
     yield made
-    made.cluster.shutdown()
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +29,8 @@ def alone(tmp_path_factory):
 
 
 @pytest.fixture
-def emulated(quiet):
+def emulated():
+    """A cluster without nodes, but for its head."""
     made = Emulated()
     yield made
-    made.cluster.shutdown()
+    made.close()
