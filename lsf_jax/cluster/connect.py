@@ -28,6 +28,8 @@ from lsf_jax.settings import ConfigError, clip
 AUTO, LOCAL = "auto", "local"
 """Words for the cluster that this machine belongs to, and for one that is started here and ends with the command."""
 LOOPBACK = "127.0.0.1"
+SEVERAL_MACHINES = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ENABLE_RAY_CLUSTER")
+"""Variable that tells Ray whether clusters may span machines, and its constant made of that when Ray is imported."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -149,6 +151,7 @@ def _start(ray: Any, address: Address, where: str, stack: contextlib.ExitStack) 
     try:
         if address.kind == LOCAL:
             stack.enter_context(_with_token())
+            stack.enter_context(_on_loopback())
             folder = stack.enter_context(_temporary_folder())
             ray.init(
                 address=LOCAL,
@@ -159,6 +162,8 @@ def _start(ray: Any, address: Address, where: str, stack: contextlib.ExitStack) 
                 _temp_dir=str(folder),
                 **shared,
             )
+            if nodes_of(ray)[0].ip != LOOPBACK:
+                raise RuntimeError("Ray would listen to other machines too")
         else:
             _check_reachable(address)
             ray.init(address=address.at or AUTO, **shared)
@@ -184,17 +189,40 @@ def _token() -> str:
 
 @contextlib.contextmanager
 def _with_token() -> Iterator[None]:
-    """Ray asks for a token on its local clusters: one that only this command knows, and that no file keeps."""
+    """Ray asks for a token on its local clusters: one that only this command knows, and that no file keeps.
+
+    What the user has set stays: a token, a file with one, or RAY_AUTH_MODE=disabled.
+    """
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
     before = {name: os.environ[name] for name in names if name in os.environ}
-    if not before and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        os.environ["RAY_AUTH_TOKEN"] = _token()
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", _token())
     try:
         yield
     finally:
         for name in names:
             os.environ.pop(name, None)
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray puts the machine's own address in the place of 127.0.0.1, and listens everywhere, unless told that there is
+    no other machine. It may be imported already, and then has read its variable.
+    """
+    variable, constant = SEVERAL_MACHINES
+    constants = importlib.import_module("ray._private.ray_constants")
+    before, imported = os.environ.get(variable), getattr(constants, constant, None)
+    os.environ[variable] = "0"
+    setattr(constants, constant, False)
+    try:
+        yield
+    finally:
+        setattr(constants, constant, imported)
+        del os.environ[variable]
+        if before is not None:
+            os.environ[variable] = before
 
 
 @contextlib.contextmanager

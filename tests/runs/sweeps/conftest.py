@@ -15,15 +15,15 @@ def three():
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The run on this machine alone with as many threads, by its number of env steps."""
+    """The run on this machine alone with as many threads, by its number of env steps and what else is set."""
     folder, made = tmp_path_factory.mktemp("alone"), {}
 
-    def run(steps):
-        if steps not in made:
-            driver = Driver(folder, f"alone-{steps}", "train.cpu_devices=1", steps=steps, NPROC="1")
+    def run(*words, steps=400):
+        if (steps, words) not in made:
+            driver = Driver(folder, f"alone-{len(made)}", "train.cpu_devices=1", *words, steps=steps, NPROC="1")
             driver.wait()
-            made[steps] = driver.path
-        return made[steps]
+            made[steps, words] = driver.path
+        return made[steps, words]
 
     return run
 

@@ -143,6 +143,11 @@ def assert_nothing_is_left(folder):
     assert stages == []
 
 
+def cluster_folder(driver):
+    """Where a driver with a cluster of its own keeps that."""
+    return Path(tempfile.gettempdir()) / f"lsf_jax-ray-{driver.process.pid}"
+
+
 def adopt_orphans():
     """Make this process the parent of whatever its children leave behind, so that `descendants` finds it."""
     subreaper = 36  # PR_SET_CHILD_SUBREAPER
