@@ -5,6 +5,7 @@ Knows nothing of training: a job is a number, a worker an actor with `open`, `ru
 
 import collections
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ WAIT_SECONDS = 0.2
 SAME_REASON = 3
 """Failures of one job for one reason, without getting further, after which it is given up."""
 LOSSES = 20
-"""Nodes that may be lost under one job without its getting further: that tells nothing about the job."""
+"""Nodes that may be lost under one job without its getting further: that tells nothing about the job. Also how often it
+may fail for whatever reasons."""
 IN_FLIGHT = 16
 """Messages of a worker that may be on their way to the driver."""
 CLOSE_SECONDS = 5.0
@@ -39,6 +41,11 @@ class Cause(NamedTuple):
 
     text: str
     node_lost: bool
+
+    @property
+    def kind(self) -> str:
+        """The same for the same reason, though numbers and names of temporary files differ."""
+        return re.sub(r"'[^']*'|\d+", "*", self.text)
 
 
 class Hand:
@@ -237,11 +244,11 @@ class Pool:
         if self.saved.get(job) != saved:  # it got further since: what was in the way then is not what is now
             count.clear()
             self.saved[job] = saved
-        count[cause.text] += 1
+        count[cause.kind] += 1
         most = LOSSES if cause.node_lost else SAME_REASON
-        if count[cause.text] >= most:
+        if count[cause.kind] >= most or count.total() >= LOSSES:
             self.given_up[job] = cause.text
-            self.hooks.note(f"block {job} failed {counted(most, 'time')} and is given up: {cause.text}")
+            self.hooks.note(f"block {job} failed {counted(count.total(), 'time')} and is given up: {cause.text}")
             return
         if self.is_stopping:
             return
@@ -256,8 +263,8 @@ class Pool:
         Raises:
           ConfigError: it is the third in a row for this reason.
         """
-        self.opening_failures[cause.text] += 1
-        if self.opening_failures[cause.text] >= SAME_REASON:
+        self.opening_failures[cause.kind] += 1
+        if self.opening_failures[cause.kind] >= SAME_REASON or self.opening_failures.total() >= LOSSES:
             raise ConfigError(f"no worker can be started: {cause.text}")
 
     def _cause(self, hand: Hand, error: Any) -> Cause:

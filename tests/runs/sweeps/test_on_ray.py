@@ -63,6 +63,20 @@ def test_a_plug_in_that_a_node_lacks_is_named(three, tmp_path):
     assert re.search(r"node \S+: plug-in at_home \(the driver\): cannot be imported", driver.wait(code=2))
 
 
+def test_a_block_that_fails_again_and_again_is_reported_while_the_others_finish(three, alone, tmp_path):
+    driver = three.driver(tmp_path, "hindered")
+    driver.wait_for("in training")
+    hindrance = driver.path / "policies" / "block-0001.safetensors"
+    hindrance.mkdir(parents=True)  # where a file is to be written
+    told = driver.wait(code=2)
+    assert "block 1 failed 3 times and is given up: IsADirectoryError" in told
+    assert "3 of 4 blocks are finished; when the cause is mended, the same command goes on" in told
+    assert_nothing_is_left(tmp_path)
+    hindrance.rmdir()
+    three.driver(tmp_path, "hindered").wait()
+    assert_same_bits(alone(), driver.path)
+
+
 def test_ctrl_c_saves_and_releases_and_the_same_command_goes_on(three, alone, tmp_path):
     driver = three.driver(tmp_path, "stopped", steps=5_000)
     driver.wait_for("[1-9] in training · cluster.*\n.*env steps [1-9]")
