@@ -28,8 +28,8 @@ from lsf_jax.settings import ConfigError, clip
 AUTO, LOCAL = "auto", "local"
 """Words for the cluster that this machine belongs to, and for one that is started here and ends with the command."""
 LOOPBACK = "127.0.0.1"
-SEVERAL_MACHINES = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ENABLE_RAY_CLUSTER")
-"""Variable that tells Ray whether clusters may span machines, and its constant made of that when Ray is imported."""
+SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Variable that tells Ray, on every system, whether a cluster may span machines."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -117,6 +117,7 @@ def connected(where: str) -> Iterator[Any]:
         yield ray
         return
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_without_its_messages())
         _start(ray, address, where, stack)
         stack.callback(ray.shutdown)
         yield ray
@@ -195,7 +196,6 @@ def _with_token() -> Iterator[None]:
     """
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
     before = {name: os.environ[name] for name in names if name in os.environ}
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", _token())
     try:
@@ -207,22 +207,36 @@ def _with_token() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Ray puts the machine's own address in the place of 127.0.0.1, and listens everywhere, unless told that there is
-    no other machine. It may be imported already, and then has read its variable.
+def _without_its_messages() -> Iterator[None]:
+    """Ray prints what it notices of lost nodes, with pages of their state: whoever asked for them is told in a line.
+
+    It has no setting for that.
     """
-    variable, constant = SEVERAL_MACHINES
-    constants = importlib.import_module("ray._private.ray_constants")
-    before, imported = os.environ.get(variable), getattr(constants, constant, None)
-    os.environ[variable] = "0"
-    setattr(constants, constant, False)
+    worker: Any = importlib.import_module("ray._private.worker")
+    before = getattr(worker, "print_to_stdstream", None)
+    worker.print_to_stdstream = lambda *_, **__: None
     try:
         yield
     finally:
-        setattr(constants, constant, imported)
-        del os.environ[variable]
+        worker.print_to_stdstream = before
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray puts the machine's own address in the place of 127.0.0.1, and listens everywhere, unless told that there is
+    no other machine. It reads the variable when it is imported, which may have been before: its constant counts here.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before, imported = os.environ.get(SEVERAL_MACHINES), getattr(constants, "ENABLE_RAY_CLUSTER", None)
+    os.environ[SEVERAL_MACHINES] = "0"
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = imported
+        del os.environ[SEVERAL_MACHINES]
         if before is not None:
-            os.environ[variable] = before
+            os.environ[SEVERAL_MACHINES] = before
 
 
 @contextlib.contextmanager

@@ -134,6 +134,11 @@ class Pool:
         self.leaving.clear()
         self.parked.clear()
 
+    def drop(self, hand: Hand) -> None:
+        """End a worker that has failed."""
+        self._kill(hand)
+        self.hands.remove(hand)
+
     def _dismiss(self, hand: Hand) -> None:
         """Let a worker that is idle tidy up before it ends; any other ends at once."""
         self.hands.remove(hand)
@@ -236,7 +241,7 @@ class Pool:
 
     def _failed(self, hand: Hand, cause: Cause) -> None:
         job = hand.job
-        self._drop(hand)
+        self.drop(hand)
         if job < 0:
             self._not_opened(cause)
             return
@@ -277,10 +282,6 @@ class Pool:
         if node is not None and node not in [each.id for each in nodes_of(self.ray)]:
             return Cause("its node was lost", node_lost=True)
         return Cause("its worker died", node_lost=False)
-
-    def _drop(self, hand: Hand) -> None:
-        self._kill(hand)
-        self.hands.remove(hand)
 
     def _kill(self, hand: Hand) -> None:
         with contextlib.suppress(Exception):
