@@ -102,7 +102,8 @@ def test_a_cluster_of_this_machine_listens_to_it_alone_and_refuses_whoever_lacks
         variables = [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}]
         for strange in variables:
             command = [sys.executable, "-c", KNOCK, address]
-            tried = subprocess.run(command, capture_output=True, text=True, env=free | strange, check=False)
+            here = free | strange | {connect.SEVERAL_MACHINES: "0"}  # else it would not even reach the port
+            tried = subprocess.run(command, capture_output=True, text=True, env=here, check=False)
             assert tried.returncode != 0
             assert "token is missing or incorrect" in tried.stderr
         process.stdin.close()
