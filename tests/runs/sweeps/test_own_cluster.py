@@ -42,7 +42,8 @@ def test_a_killed_command_takes_its_own_cluster_with_it(alone, tmp_path):
     assert within(PATIENCE, lambda: killed.saved() > 10_000)
     killed.process.kill()
     killed.process.wait()
-    assert within(30, lambda: not set(descendants()) - before), set(descendants()) - before
+    # Ray's agents first try to tell the head, which is dead too, and give up after a minute or so.
+    assert within(150, lambda: not set(descendants()) - before), set(descendants()) - before
     driver = Driver(tmp_path, "local", "--cluster", "local:2", steps=5_000)
     driver.wait()
     assert not cluster_folder(killed).exists()
