@@ -28,6 +28,8 @@ from lsf_jax.settings import ConfigError, clip
 AUTO, LOCAL = "auto", "local"
 """Words for the cluster that this machine belongs to, and for one that is started here and ends with the command."""
 LOOPBACK = "127.0.0.1"
+SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Variable that tells Ray, on every system, whether a cluster may span machines."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -117,6 +119,7 @@ def connected(where: str) -> Iterator[Any]:
         yield ray
         return
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_without_its_messages())
         _start(ray, address, where, stack)
         stack.callback(ray.shutdown)
         yield ray
@@ -151,6 +154,7 @@ def _start(ray: Any, address: Address, where: str, stack: contextlib.ExitStack) 
     try:
         if address.kind == LOCAL:
             stack.enter_context(_with_token())
+            stack.enter_context(_on_loopback())
             folder = stack.enter_context(_temporary_folder())
             ray.init(
                 address=LOCAL,
@@ -161,6 +165,8 @@ def _start(ray: Any, address: Address, where: str, stack: contextlib.ExitStack) 
                 _temp_dir=str(folder),
                 **shared,
             )
+            if nodes_of(ray)[0].ip != LOOPBACK:
+                raise RuntimeError("Ray would listen to other machines too")
         else:
             _check_reachable(address)
             ray.init(address=address.at or AUTO, **shared)
@@ -194,17 +200,53 @@ def _token() -> str:
 
 @contextlib.contextmanager
 def _with_token() -> Iterator[None]:
-    """Ray asks for a token on its local clusters: one that only this command knows, and that no file keeps."""
+    """Ray asks for a token on its local clusters: one that only this command knows, and that no file keeps.
+
+    What the user has set stays: a token, a file with one, or RAY_AUTH_MODE=disabled.
+    """
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
     before = {name: os.environ[name] for name in names if name in os.environ}
-    if not before and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        os.environ["RAY_AUTH_TOKEN"] = _token()
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", _token())
     try:
         yield
     finally:
         for name in names:
             os.environ.pop(name, None)
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _without_its_messages() -> Iterator[None]:
+    """Ray prints what it notices of lost nodes, with pages of their state: whoever asked for them is told in a line.
+
+    It has no setting for that.
+    """
+    worker: Any = importlib.import_module("ray._private.worker")
+    before = getattr(worker, "print_to_stdstream", None)
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray puts the machine's own address in the place of 127.0.0.1, and listens everywhere, unless told that there is
+    no other machine. It reads the variable when it is imported, which may have been before: its constant counts here.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before, imported = os.environ.get(SEVERAL_MACHINES), getattr(constants, "ENABLE_RAY_CLUSTER", None)
+    os.environ[SEVERAL_MACHINES] = "0"
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = imported
+        del os.environ[SEVERAL_MACHINES]
+        if before is not None:
+            os.environ[SEVERAL_MACHINES] = before
 
 
 @contextlib.contextmanager

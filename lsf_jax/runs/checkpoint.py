@@ -161,6 +161,8 @@ def read_meta(folder: Path) -> tuple[int, dict[str, Any]]:
 def read_block(run: Path, index: int) -> BlockMeta | None:
     """Read what a run saved with the newest checkpoint of one of its blocks, None where it has none yet.
 
+    Another process may be training the block: what its next checkpoint takes away meanwhile is no damage.
+
     Args:
       run: the run folder.
       index: of the block.
@@ -173,7 +175,13 @@ def read_block(run: Path, index: int) -> BlockMeta | None:
     path = latest(folder)
     if path is None:
         return None
-    meta = conform(read_meta(folder)[1], BlockMeta, path / MANIFEST)
+    try:
+        body = read_meta(folder)[1]
+    except CheckpointError:
+        if latest(folder) == path:
+            raise
+        return read_block(run, index)
+    meta = conform(body, BlockMeta, path / MANIFEST)
     if meta.block != index:
         raise CheckpointError(f"{path / MANIFEST} is of block {meta.block}; expected block {index}; restore its own")
     return meta

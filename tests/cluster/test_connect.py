@@ -1,5 +1,8 @@
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -83,3 +86,39 @@ def test_folders_of_killed_commands_are_removed(tmp_path, monkeypatch):
     with connect._temporary_folder() as folder:
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([folder.name, "lsf_jax-ray-mine"])
     assert [path.name for path in tmp_path.iterdir()] == ["lsf_jax-ray-mine"]
+
+
+LOCAL = """
+import json, sys
+import psutil, ray  # imported already, as in a user's own script
+from lsf_jax.cluster.connect import connected
+with connected("local:1"):
+    mine = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    sockets = [each for process in mine for each in process.net_connections("inet")]
+    listening = [each.laddr.ip for each in sockets if each.status == "LISTEN"]
+    address = ray.get_runtime_context().gcs_address
+    print(json.dumps([sorted(set(listening)), len(listening), address, len(mine)]), flush=True)
+    sys.stdin.readline()
+"""
+KNOCK = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print(len(ray.nodes()))"
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_listens_to_it_alone_and_refuses_whoever_lacks_its_token():
+    pytest.importorskip("ray")
+    free = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCAL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=free
+    ) as process:
+        ips, n_listening, address, n_processes = json.loads(process.stdout.readline())
+        assert set(ips) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert n_listening > 2 < n_processes
+        variables = [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}]
+        for strange in variables:
+            command = [sys.executable, "-c", KNOCK, address]
+            here = free | strange | {connect.SEVERAL_MACHINES: "0"}  # else it would not even reach the port
+            tried = subprocess.run(command, capture_output=True, text=True, env=here, check=False)
+            assert tried.returncode != 0
+            assert "token is missing or incorrect" in tried.stderr
+        process.stdin.close()
+    assert process.returncode == 0

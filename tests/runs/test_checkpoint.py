@@ -239,6 +239,30 @@ def test_only_the_newest_stays_and_leftovers_go(tmp_path):
         assert list(tmp_path.iterdir()) == [path] == [latest(tmp_path)]
 
 
+def test_a_block_is_read_while_another_process_saves_it(tmp_path, monkeypatch):
+    def save_block(steps):
+        meta = {"block": 3, "finished_budget": 0, "env_steps": [steps], "updates": 1}
+        save(checkpoint.block_folder(tmp_path, 3), steps, {"a": jnp.zeros(2)}, meta, filled=None)
+
+    read, later = checkpoint.read_manifest, [20, 30]
+
+    def read_too_late(path):
+        if later:
+            save_block(later.pop(0))
+        return read(path)
+
+    assert checkpoint.read_block(tmp_path, 3) is None
+    save_block(10)
+    monkeypatch.setattr(checkpoint, "read_manifest", read_too_late)
+    found = checkpoint.read_block(tmp_path, 3)
+    assert found is not None
+    assert found.env_steps == [30]
+    damaged = checkpoint.newest(checkpoint.block_folder(tmp_path, 3)) / "manifest.json"
+    damaged.unlink()
+    with pytest.raises(CheckpointError):
+        checkpoint.read_block(tmp_path, 3)
+
+
 def test_a_step_may_be_saved_again(tmp_path):
     for count in range(4):
         path = save(tmp_path, 8, {"a": jnp.full((2,), count)}, {"count": count}, filled=None)

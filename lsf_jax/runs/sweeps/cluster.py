@@ -150,6 +150,9 @@ def probe_nodes(ray: Any, nodes: Sequence[Node], needs: Mapping[str, float], tok
       needs: of a block.
       token: a file that nodes see which share the run folder; None where none is shared.
 
+    Returns:
+      Node -> what it says; a node that the cluster has lost meanwhile is left out.
+
     Raises:
       ConfigError: a node cannot be asked; lsf_jax is not installed there, for example.
     """
@@ -172,6 +175,8 @@ def probe_nodes(ray: Any, nodes: Sequence[Node], needs: Mapping[str, float], tok
         try:
             answers[node.id] = ray.get(asked[node.id], timeout=PROBE_SECONDS)
         except ray.exceptions.RayError as error:
+            if node.id not in [each.id for each in nodes_of(ray)]:
+                continue
             reason = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
             raise ConfigError(
                 f"node {node.ip} cannot be used: {reason}; the same lsf_jax, jax and Ray must be installed there"

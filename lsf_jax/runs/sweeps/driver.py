@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lsf_jax.cluster.connect import connected, slots_on
+from lsf_jax.cluster.connect import Node, connected, slots_on
 from lsf_jax.config.composition import Config
 from lsf_jax.programs.planner import Plan
 from lsf_jax.programs.runtime import cache_folder
@@ -59,7 +59,7 @@ from lsf_jax.runs.sweeps.messages import (
     Saved,
     Told,
 )
-from lsf_jax.runs.sweeps.pool import Hand, Hooks, Pool
+from lsf_jax.runs.sweeps.pool import SAME_REASON, Hand, Hooks, Pool
 from lsf_jax.runs.sweeps.record import Record
 from lsf_jax.runs.watching import Evaluation, OnEvaluation
 from lsf_jax.settings import ConfigError, counted
@@ -114,8 +114,11 @@ class Driver:
         """Look at the nodes; see `driving`."""
         self.ray, self.cluster, self.shown, self.begun = ray, cluster, shown, begun
         self.reference = None if begun is None else begun.machine
-        self.nodes = find_nodes(ray, cluster, shown.note)
-        self.needs = needs_of(cluster, self.nodes)
+        self.nodes: list[Node] = []
+        while not self.nodes:  # they may be lost again before they are asked
+            found = find_nodes(ray, cluster, shown.note)
+            self.needs = needs_of(cluster, found)
+            self.nodes = self._examined(config, found)
         by_node = [slots_on(node, self.needs) for node in self.nodes]
         slots = sum(by_node)
         self.order = Order(
@@ -128,7 +131,6 @@ class Driver:
             interval=max(1.0, slots / MESSAGES_PER_SECOND),
             token=secrets.token_hex(8),
         )
-        self._examine(config)
         self.pool = Pool(
             ray, self._new_worker, self.needs, Hooks(self._accept, self._begin, self._take, self._lost, shown.note)
         )
@@ -136,18 +138,22 @@ class Driver:
         shown.note(f"cluster: {counted(len(self.nodes), 'node')}, {counted(slots, 'block')} at a time")
         shown.note(_cache_text(config, cluster))
 
-    def _examine(self, config: Config) -> None:
+    def _examined(self, config: Config, nodes: list[Node]) -> list[Node]:
+        """Those of the nodes that are still there, all of which can train this run together."""
         parent = Path(config.train.run_dir).expanduser().absolute()
         parent.mkdir(parents=True, exist_ok=True)
         token = parent / f".seen-{secrets.token_hex(8)}" if self.cluster.shared_folder else None
         try:
             if token is not None:
                 token.touch()
-            answers = probe_nodes(self.ray, self.nodes, self.needs, token)
+            answers = probe_nodes(self.ray, nodes, self.needs, token)
         finally:
             if token is not None:
                 token.unlink(missing_ok=True)
-        check_probed(self.nodes, answers, self.cluster, self.reference)
+        living = [node for node in nodes if node.id in answers]
+        if living:
+            check_probed(living, answers, self.cluster, self.reference)
+        return living
 
     def _new_worker(self) -> Hand:
         from lsf_jax.runs.sweeps.worker import BlockWorker
@@ -176,20 +182,28 @@ class Driver:
         Raises:
           ConfigError: a setting is wrong, or not even one row fits.
         """
-        hand = self._new_worker()
-        self.pool.hands.append(hand)
+        for left in reversed(range(SAME_REASON)):
+            hand = self._new_worker()
+            self.pool.hands.append(hand)
+            try:
+                return self._planned_by(hand, source)
+            except self.ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, Exception) else error from None
+            except self.ray.exceptions.RayError as error:
+                self.pool.drop(hand)
+                reason = " ".join(str(error).split())[:300]
+            if left:
+                self.shown.note("the worker that plans the run was lost; another one does it")
+        raise ConfigError(f"the worker that plans the run was lost {SAME_REASON} times: {reason}")
+
+    def _planned_by(self, hand: Hand, source: warm_start.Source | None) -> Planned:
         ready, _ = self.ray.wait([hand.pending], timeout=PLAN_SECONDS)
         if not ready:
             self.shown.note("waiting for the cluster: others use its resources, or the worker's start takes long")
-        try:
-            hand.opened, hand.pending = self.ray.get(hand.pending), None
-            if refused := self._accept(hand.opened):
-                raise ConfigError(refused)
-            return self.ray.get(hand.actor.plan.remote(self.pool.n_slots(), source, self.begun and self.begun.layout))
-        except self.ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, Exception) else error from None
-        except self.ray.exceptions.RayError as error:
-            raise ConfigError(f"the worker that plans the run was lost: {' '.join(str(error).split())[:300]}") from None
+        hand.opened, hand.pending = self.ray.get(hand.pending), None
+        if refused := self._accept(hand.opened):
+            raise ConfigError(refused)
+        return self.ray.get(hand.actor.plan.remote(self.pool.n_slots(), source, self.begun and self.begun.layout))
 
     def train(
         self, path: Path, config: Config, plan: Plan, on_evaluation: OnEvaluation | None, stopping: Callable[[], bool]

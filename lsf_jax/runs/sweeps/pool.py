@@ -5,6 +5,7 @@ Knows nothing of training: a job is a number, a worker an actor with `open`, `ru
 
 import collections
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ WAIT_SECONDS = 0.2
 SAME_REASON = 3
 """Failures of one job for one reason, without getting further, after which it is given up."""
 LOSSES = 20
-"""Nodes that may be lost under one job without its getting further: that tells nothing about the job."""
+"""Nodes that may be lost under one job without its getting further: that tells nothing about the job. Also how often it
+may fail for whatever reasons."""
 IN_FLIGHT = 16
 """Messages of a worker that may be on their way to the driver."""
 CLOSE_SECONDS = 5.0
@@ -39,6 +41,11 @@ class Cause(NamedTuple):
 
     text: str
     node_lost: bool
+
+    @property
+    def kind(self) -> str:
+        """The same for the same reason, though numbers and names of temporary files differ."""
+        return re.sub(r"'[^']*'|\d+", "*", self.text)
 
 
 class Hand:
@@ -126,6 +133,11 @@ class Pool:
             self._kill(hand)
         self.leaving.clear()
         self.parked.clear()
+
+    def drop(self, hand: Hand) -> None:
+        """End a worker that has failed."""
+        self._kill(hand)
+        self.hands.remove(hand)
 
     def _dismiss(self, hand: Hand) -> None:
         """Let a worker that is idle tidy up before it ends; any other ends at once."""
@@ -229,7 +241,7 @@ class Pool:
 
     def _failed(self, hand: Hand, cause: Cause) -> None:
         job = hand.job
-        self._drop(hand)
+        self.drop(hand)
         if job < 0:
             self._not_opened(cause)
             return
@@ -237,11 +249,11 @@ class Pool:
         if self.saved.get(job) != saved:  # it got further since: what was in the way then is not what is now
             count.clear()
             self.saved[job] = saved
-        count[cause.text] += 1
+        count[cause.kind] += 1
         most = LOSSES if cause.node_lost else SAME_REASON
-        if count[cause.text] >= most:
+        if count[cause.kind] >= most or count.total() >= LOSSES:
             self.given_up[job] = cause.text
-            self.hooks.note(f"block {job} failed {counted(most, 'time')} and is given up: {cause.text}")
+            self.hooks.note(f"block {job} failed {counted(count.total(), 'time')} and is given up: {cause.text}")
             return
         if self.is_stopping:
             return
@@ -256,8 +268,8 @@ class Pool:
         Raises:
           ConfigError: it is the third in a row for this reason.
         """
-        self.opening_failures[cause.text] += 1
-        if self.opening_failures[cause.text] >= SAME_REASON:
+        self.opening_failures[cause.kind] += 1
+        if self.opening_failures[cause.kind] >= SAME_REASON or self.opening_failures.total() >= LOSSES:
             raise ConfigError(f"no worker can be started: {cause.text}")
 
     def _cause(self, hand: Hand, error: Any) -> Cause:
@@ -270,10 +282,6 @@ class Pool:
         if node is not None and node not in [each.id for each in nodes_of(self.ray)]:
             return Cause("its node was lost", node_lost=True)
         return Cause("its worker died", node_lost=False)
-
-    def _drop(self, hand: Hand) -> None:
-        self._kill(hand)
-        self.hands.remove(hand)
 
     def _kill(self, hand: Hand) -> None:
         with contextlib.suppress(Exception):

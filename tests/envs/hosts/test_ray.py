@@ -29,18 +29,18 @@ pytest.importorskip("ray")
 QUICK = (f"env.factory={SCRIPTED}:ScriptedEnv", "env.stagger=0", "env.backoff=0.02", "env.deadline=20")
 WIDE = "env.store=float32"  # games know themselves by numbers that float16 does not hold
 LONG = "train.env_steps=1000000"
+STORE = {"object_store_memory": 80 * 2**20}  # bytes
 
 
 class Emulated(ray_nodes.Nodes):
     """A cluster whose nodes, and all that they start, keep their temporary files in a folder."""
 
     def __init__(self, folder):
-        assert ray_nodes.GAMES == GAMES
         self.folder, self.alive = folder, []
-        super().__init__()
+        super().__init__({"num_cpus": 1} | STORE)
 
     def add(self, slots):
-        self.alive.append(self.ask("add", slots))
+        self.alive.append(self.ask("add", {"num_cpus": 1, "resources": {GAMES: slots}} | STORE))
         return self.alive[-1]
 
     def kill(self, node):

@@ -1,7 +1,10 @@
 """Clusters of several nodes on this machine, and drivers as processes of their own: for slow tests."""
 
+import contextlib
+import ctypes
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -9,6 +12,9 @@ import time
 from pathlib import Path
 
 import psutil
+
+from lsf_jax.runs import checkpoint
+from tests.support import ray_nodes
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = float(os.environ.get("LSF_JAX_TEST_PATIENCE", "600"))
@@ -45,6 +51,11 @@ class Driver:
     def output(self):
         return self.log.read_text(encoding="utf-8", errors="replace")
 
+    def saved(self):
+        """Env steps that checkpoints hold, of all rows."""
+        found = [checkpoint.read_block(self.path, index) for index in range(4)]
+        return sum(sum(block.env_steps) for block in found if block is not None)
+
     def wait(self, code=0):
         try:
             self.process.wait(PATIENCE)
@@ -62,26 +73,28 @@ class Driver:
             time.sleep(0.1)
 
 
-class Emulated:
-    """A cluster of nodes that offer CPUs; the head offers none."""
+class Emulated(ray_nodes.Nodes):
+    """A cluster of nodes that offer CPUs; the head offers none. Whoever joins it must show its token."""
 
     def __init__(self):
-        from ray.cluster_utils import Cluster
-
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+        settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+        super().__init__({"num_cpus": 0}, **environment() | settings | self.variables)
         self.nodes = []
 
-    @property
-    def address(self):
-        return self.cluster.address
-
-    def add(self, cpus=1, **settings):
-        self.nodes.append(self.cluster.add_node(num_cpus=cpus, **settings))
+    def add(self, **settings):
+        """A node, by the number that `lose` takes."""
+        self.nodes.append(self.ask("add", {"num_cpus": 1} | settings))
         return self.nodes[-1]
 
     def lose(self, node):
+        """SIGKILL to everything of a node but its workers, which find out by themselves as on a network that is cut."""
         self.nodes.remove(node)
-        self.cluster.remove_node(node, allow_graceful=False)
+        self.ask("kill", node)
+
+    def driver(self, folder, name, *words, **settings):
+        """A command on this cluster."""
+        return Driver(folder, name, "--cluster", self.address, *words, **self.variables | settings)
 
 
 def workers():
@@ -94,12 +107,44 @@ def workers():
     return found
 
 
+def wait_for_workers():
+    """Processes that train blocks, once there are any."""
+    assert within(PATIENCE, workers)
+    return workers()
+
+
 def assert_nothing_is_left(folder):
-    until = time.monotonic() + 20
-    while workers() and time.monotonic() < until:
-        time.sleep(0.2)
-    assert workers() == []
+    assert within(20, lambda: not workers()), workers()
     left = [path for path in folder.rglob("*") if re.match(r"(\.?tmp-|\.leases|\.seen)", path.name)]
     assert left == []
     stages = [path for path in Path(tempfile.gettempdir()).glob("lsf_jax-stage-*")]
     assert stages == []
+
+
+def cluster_folder(driver):
+    """Where a driver with a cluster of its own keeps that."""
+    return Path(tempfile.gettempdir()) / f"lsf_jax-ray-{driver.process.pid}"
+
+
+def adopt_orphans():
+    """Make this process the parent of whatever its children leave behind, so that `descendants` finds it."""
+    subreaper = 36  # PR_SET_CHILD_SUBREAPER
+    assert ctypes.CDLL(None, use_errno=True).prctl(subreaper, 1, 0, 0, 0) == 0
+
+
+def descendants():
+    """Living processes below this one."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def within(seconds, condition):
+    """Whether something comes true in time."""
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.1)
+    return condition()

@@ -1,3 +1,5 @@
+import types
+
 import pytest
 
 from lsf_jax.cluster.connect import Node
@@ -11,11 +13,12 @@ from lsf_jax.runs.sweeps.cluster import (
     find_nodes,
     needs_of,
     probe,
+    probe_nodes,
     threads_of,
 )
 from lsf_jax.runs.sweeps.machines import describe
 from lsf_jax.settings import ConfigError
-from tests.runs.sweeps.stand_in_ray import Ray
+from tests.runs.sweeps.stand_in_ray import DiedError, Method, Ray
 
 CPUS = Node("node-1", "10.0.0.1", {"CPU": 4.0})
 GPUS = Node("node-2", "10.0.0.2", {"CPU": 64.0, "GPU": 8.0})
@@ -54,6 +57,28 @@ def test_nodes_may_join_while_one_waits(monkeypatch):
     monkeypatch.setattr(clusters.time, "sleep", lambda _: ray.named.update({"node-2": {"CPU": 2.0}}))
     assert [node.id for node in find_nodes(ray, Cluster("auto"), said.append)] == ["node-2"]
     assert said == ["waiting up to 30 s for a node with CPU 1"]
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_node_that_cannot_be_asked_is_left_out_if_it_is_lost_and_else_named(is_lost):
+    class Asked(Ray):
+        util = types.SimpleNamespace(
+            scheduling_strategies=types.SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: node)
+        )
+
+        def remote(self, function):
+            def options(scheduling_strategy, **_):
+                answer = {"node-1": Probed(HERE, "", True), "node-2": DiedError("not schedulable")}[scheduling_strategy]
+                return Method(lambda *_: answer)
+
+            return types.SimpleNamespace(options=options)
+
+    ray = Asked({"node-1": {"CPU": 1.0}} | ({} if is_lost else {"node-2": {"CPU": 1.0}}))
+    if is_lost:
+        assert set(probe_nodes(ray, [CPUS, GPUS], {"CPU": 1.0}, None)) == {"node-1"}
+    else:
+        with pytest.raises(ConfigError, match=r"node 10\.0\.0\.2 cannot be used: not schedulable"):
+            probe_nodes(ray, [CPUS, GPUS], {"CPU": 1.0}, None)
 
 
 @pytest.mark.parametrize(

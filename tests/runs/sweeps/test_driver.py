@@ -40,6 +40,8 @@ class Handle:
 
     def __getattr__(self, name):
         method = getattr(self.actor, name)
+        if name == "plan" and self.ray.lost_planners:
+            return Remote(lambda *_: self.ray.lost_planners.pop(), self.ray)
         return Remote(self.ray.failing(method) if name == "run" else method, self.ray)
 
 
@@ -48,7 +50,7 @@ class Here(Ray):
 
     def __init__(self):
         super().__init__({"node-1": {"CPU": 2.0}})
-        self.made, self.deaths = [], []
+        self.made, self.deaths, self.lost_planners = [], [], []
         affinity = types.SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *_, **__: None)
         self.util = types.SimpleNamespace(scheduling_strategies=affinity)
 
@@ -136,6 +138,17 @@ def test_a_block_whose_worker_dies_ends_with_the_same_bits(shared, here, alone, 
     assert result.finished
     assert_same_bits(alone.path, result.path)
     assert len(here.made) == 4
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_worker_that_is_lost_while_it_plans_is_replaced_and_not_for_ever(times, here, tmp_path):
+    here.lost_planners = [DiedError("gone")] * times
+    if times == 3:
+        with pytest.raises(ConfigError, match="the worker that plans the run was lost 3 times: gone"):
+            experiment.train(config_of(tmp_path, "run"), cluster="auto")
+        assert not (tmp_path / "run").exists()
+    else:
+        assert experiment.train(config_of(tmp_path, "run", "train.seeds=2"), cluster="auto").finished
 
 
 @pytest.mark.slow

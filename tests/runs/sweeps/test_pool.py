@@ -74,6 +74,18 @@ def test_what_fails_three_times_for_one_reason_is_given_up_while_the_others_fini
     assert "given up: no room" in driver.notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("reasons", "failures"),
+    [([f"[Errno 21] '/tmp/.tmp-{n}x' has {n} bytes" for n in range(9)], 3), ([chr(65 + n) for n in range(26)], 20)],
+    ids=["of one kind", "all different"],
+)
+def test_reasons_that_differ_in_numbers_and_names_are_one_and_of_others_there_is_an_end(reasons, failures):
+    left = iter(reasons)
+    driver = Driver(lambda job, actor: [RayTaskError(OSError(next(left)))])
+    assert driver.pool.run([0], lambda: False) == {0: f"OSError: {reasons[failures - 1]}"}
+    assert len(driver.actors) == failures
+
+
 def test_failures_count_anew_when_a_job_has_got_further():
     failures = iter(range(5))
     driver = Driver(lambda job, actor: ["done"])
