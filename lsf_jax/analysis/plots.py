@@ -24,6 +24,7 @@ from lsf_jax.analysis.style import (
     SIZE,
     SMALL,
     Drawn,
+    broken,
     dress,
     label_ends,
     look,
@@ -116,7 +117,7 @@ def _side_by_side(curves: dict[str, Curve], form: str) -> Drawn:
             if other != label:
                 axes.plot(theirs.env_steps, _line(theirs, form), color=FAINT, linewidth=0.6, label="_")
         _draw_curve(axes, points, form, place % len(COLOURS), _counted(label, points))
-        axes.set_title(names[place], fontsize=SMALL)
+        axes.set_title(broken(names[place], 30), fontsize=SMALL)
         dress(axes, steps=True, grid=False)
     for axes in panels.flat[len(curves) :]:
         axes.set_visible(False)
