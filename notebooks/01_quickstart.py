@@ -28,8 +28,7 @@ from IPython.display import Image, display
 import lsf_jax
 
 # 32 seeds side by side on a core: the preset's blocks of 250 are for its 1,000 seeds
-short = ["train.env_steps=8000", "train.evaluate_every=500"]
-config = lsf_jax.compose(presets=["matrix"], overrides=["seeds=64", "train.block=32", *short])
+config = lsf_jax.compose(presets=["matrix"], overrides=["seeds=64", "train.block=32", "train.env_steps=8000"])
 folder = tempfile.mkdtemp()
 config = lsf_jax.replace(config, "train.run_dir", folder)
 print(config.algo_name, "on", config.env_name, "·", config.train.seeds, "seeds ·", config.train.env_steps, "steps each")
