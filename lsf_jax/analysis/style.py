@@ -4,6 +4,7 @@ Figures are made directly, never through pyplot, so that a notebook's backend is
 """
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,19 +174,19 @@ def label_ends(axes: Axes, labels: Sequence[str], heights: Sequence[float], colo
 
 
 def broken(name: str, most: int) -> str:
-    """A name on several lines, broken after commas: those of grid points are long.
+    """A name on several lines, broken after commas and before brackets: those of grid points are long.
 
     Args:
       name: such as "lsf_sac, lr=0.001, overestimate_weight=0.4".
       most: letters of a line; a longer part without a comma stays whole.
     """
     lines: list[str] = []
-    for part in name.split(", "):
-        if lines and len(lines[-1]) + len(part) + 2 <= most:
-            lines[-1] += f", {part}"
+    for part in re.split(r"(?<=,) | (?=\()", name):
+        if lines and len(lines[-1]) + len(part) + 1 <= most:
+            lines[-1] += f" {part}"
         else:
             lines.append(part)
-    return ",\n".join(lines)
+    return "\n".join(lines)
 
 
 def width_of(names: Sequence[str]) -> float:

@@ -40,7 +40,8 @@ def test_a_figure_shows_itself_in_a_notebook():
     assert figure._repr_png_().startswith(PNG)
 
 
-def test_long_names_are_broken_after_commas_and_nowhere_else():
+def test_long_names_are_broken_after_commas_and_before_brackets_alone():
+    assert broken("qmix, lr=1 (12 seeds)", 12) == "qmix, lr=1\n(12 seeds)"
     assert broken("lsf_sac, lr=0.001, overestimate_weight=0.4", 26) == "lsf_sac, lr=0.001,\noverestimate_weight=0.4"
     assert broken("a-name-without-commas", 5) == "a-name-without-commas"
     assert width_of(["ab\nabcd", "abc"]) == 4 * LETTER
