@@ -158,6 +158,7 @@ for axis, (name, ours) in zip(axes, terms.items(), strict=True):
     axis.plot(theirs[name], color="C0", linewidth=1, label="the library's")
     axis.set_ylabel(name)
 axes[0].legend(ncols=2)
+axes[-1].set_xticks(range(0, len(ours), 5))
 axes[-1].set_xlabel("step of the episode")
 plt.show()
 

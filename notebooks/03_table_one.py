@@ -145,6 +145,7 @@ for axis, place in zip(panels, range(3), strict=True):
         left += width
     axis.set_title(f"medians of {sure[order[0]].few[place].size} seeds", fontsize="medium")
     axis.set_xlim(0, 1)
+    axis.set_xticks([0, 0.5, 1], ["0", "½", "1"])
     axis.set_xlabel("share of papers")
 panels[0].set_yticks(range(len(order)), [f"{name}  ({sure[name].difference:+.1f})" for name in order], fontsize="small")
 figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -22,8 +22,10 @@ from lsf_jax.analysis.style import (
     SIZE,
     SMALL,
     Drawn,
+    broken,
     dress,
     save,
+    width_of,
 )
 from lsf_jax.settings import ConfigError
 
@@ -47,7 +49,9 @@ def plot_aggregates(scores: Scores, path: str | Path | None = None, title: str |
     """
     found = aggregate(scores)
     names = sorted(found, key=lambda name: found[name].iqm)
-    figure = Drawn(COLUMN, 0.9 + 0.18 * max(4, len(names)))
+    shown = [broken(name, 40) for name in names]
+    tall = max(name.count("\n") for name in shown) + 1
+    figure = Drawn(max(COLUMN, COLUMN - 1.0 + width_of(shown)), 0.9 + 0.18 * max(4, len(names)) * (1 + tall) / 2)
     axes = figure.subplots()
     for place, name in enumerate(names):
         each = found[name]
@@ -55,7 +59,7 @@ def plot_aggregates(scores: Scores, path: str | Path | None = None, title: str |
         axes.hlines(place, each.iqm_low, each.iqm_high, color=COLOURS[0], linewidth=4.0)
         axes.plot(each.iqm, place, "|", color="black", markersize=9, markeredgewidth=1.4)
         axes.plot(each.median, place, "o", color=COLOURS[1], markersize=3.5)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), shown)
     axes.set_xlabel(scores.unit)
     dress(axes)
     note = f"bar: IQM and its {CONFIDENCE:.0%} interval · dot: median\nthin line: smallest to largest seed"
@@ -90,7 +94,7 @@ def plot_profiles(scores: Scores, path: str | Path | None = None, title: str | N
         colour = COLOURS[place % len(COLOURS)]
         axes.step(profile.at, profile.share, color=colour, linewidth=1.4, where="post", label=name)
         axes.fill_between(profile.at, profile.low, profile.high, color=colour, alpha=0.16, linewidth=0, step="post")
-        axes.set_title("" if alone else name, fontsize=SMALL)
+        axes.set_title("" if alone else broken(name, 28), fontsize=SMALL)
         dress(axes, grid=alone)
     for axes in panels.flat[1 if alone else len(profiles) :]:
         axes.set_visible(False)
@@ -122,7 +126,9 @@ def plot_improvement(scores: Scores, path: str | Path | None = None, title: str 
     order = np.argsort(-np.nanmean(matrix[..., 0], axis=1), kind="stable") if len(names) > 1 else np.arange(len(names))
     matrix, names = matrix[order][:, order], names[order]
     side = max(2.2, min(PAGE - 1.4, 0.29 * len(names)))
-    figure = Drawn(side + 1.2, side + 1.0)
+    shown = [broken(name, 40) for name in names]
+    room = max(1.0, width_of(shown))  # beside and below
+    figure = Drawn(side + room + 0.2, side + room)
     axes = figure.subplots()
     axes.imshow(matrix[..., 0], cmap=BEYOND_ZERO, norm=TwoSlopeNorm(0.5, 0.0, 1.0))
     for row, column in np.ndindex(len(names), len(names)):
@@ -131,8 +137,8 @@ def plot_improvement(scores: Scores, path: str | Path | None = None, title: str 
             sure = "bold" if low > 0.5 or high < 0.5 else "normal"
             colour = "white" if abs(value - 0.5) > 0.33 else "black"
             axes.text(column, row, _share(value), ha="center", va="center", fontsize=5.5, weight=sure, color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=SMALL)
-    axes.set_yticks(range(len(names)), names, fontsize=SMALL)
+    axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=SMALL)
+    axes.set_yticks(range(len(names)), shown, fontsize=SMALL)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     note = f"P(row beats column) of two seeds, ties by half\nbold: {CONFIDENCE:.0%} interval leaves out 0.5"

@@ -20,11 +20,13 @@ from lsf_jax.analysis.style import (
     SMALL,
     UPWARDS,
     Drawn,
+    broken,
     dress,
     label_ends,
     look,
     save,
     unit_of,
+    width_of,
 )
 from lsf_jax.config.grids import swept_in
 from lsf_jax.settings import ConfigError
@@ -57,7 +59,7 @@ def plot_fan(
     figure, panels = _panels(len(systems), width=1.25)
     for axes, system in zip(panels, systems):
         _draw_fan(axes, system, metric)
-        axes.set_title(system.label, fontsize=SMALL)
+        axes.set_title(broken(system.label, 26), fontsize=SMALL)
         dress(axes, steps=True)
     return _finished(figure, runs, path, title, "environment steps per seed", unit_of(metric))
 
@@ -118,7 +120,8 @@ def plot_histograms(
         if shown.size:
             axes.axvline(float(np.median(shown)), color="black", linewidth=1.0, linestyle=(0, (3, 2)))
         lost = f", {each.size - shown.size} not finite" if shown.size < each.size else ""
-        axes.set_title(f"{system.label} ({each.size:,} seed{'s' * (each.size != 1)}{lost})", fontsize=SMALL)
+        name = f"{system.label} ({each.size:,} seed{'s' * (each.size != 1)}{lost})"
+        axes.set_title(broken(name, 32), fontsize=SMALL)
         dress(axes)
     return _finished(figure, runs, path, title, f"final {unit_of(metric)} (dashed: median)", "share of seeds")
 
@@ -248,10 +251,14 @@ def plot_dynamics(
             axes.fill_between(points.env_steps, points.low, points.high, color=look(place)["color"], alpha=0.16, lw=0)
         axes.set_title(unit_of(name), fontsize=SMALL)
         dress(axes, steps=True)
+    note = "environment steps per seed · line: median over seeds, in the range of all"
     if len(systems) > 1:
         handles = {text: line for axes in panels for line, text in zip(*axes.get_legend_handles_labels())}
-        figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=SMALL)
-    note = "environment steps per seed · line: median over seeds, in the range of all"
+        columns = max(1, int(figure.get_figwidth() / (width_of(list(handles)) + 0.5)))  # 0.5: the line before a name
+        figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(handles) / columns))
+        below = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": SMALL}
+        figure.legend(handles.values(), handles, title=note, title_fontsize=SMALL, **below)
+        note = ""  # a label of the whole figure would lie on the legend
     return _finished(figure, runs, path, title, note, "")
 
 

@@ -20,10 +20,12 @@ from lsf_jax.analysis.style import (
     COLUMN,
     FAINT,
     GREY,
+    LETTER,
     PAGE,
     SIZE,
     SMALL,
     Drawn,
+    broken,
     dress,
     label_ends,
     look,
@@ -108,9 +110,10 @@ def _together(curves: dict[str, Curve], form: str) -> Drawn:
 def _side_by_side(curves: dict[str, Curve], form: str) -> Drawn:
     n_columns = min(5, math.ceil(math.sqrt(len(curves))))
     n_rows = math.ceil(len(curves) / n_columns)
-    figure = Drawn(PAGE, 0.9 + 1.15 * n_rows)
+    names = [broken(name, int(PAGE / n_columns / LETTER) - 3) for name in _names(curves)]
+    tall = max(name.count("\n") for name in names)
+    figure = Drawn(PAGE, 0.9 + (1.15 + 0.12 * tall) * n_rows)
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-    names = _names(curves)
     for place, (axes, (label, points)) in enumerate(zip(panels.flat, curves.items(), strict=False)):
         for other, theirs in curves.items():
             if other != label:

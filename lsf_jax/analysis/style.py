@@ -4,6 +4,7 @@ Figures are made directly, never through pyplot, so that a notebook's backend is
 """
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ MARKERS = ("", "o", "s", "^", "x")  # one more for every round of the colours
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a paper, and both
 SIZE, SMALL = 8.0, 7.0  # points of type
 DPI = 200
+LETTER = 0.055  # inches that a letter of small type takes, about so
 GREY, FAINT = "0.45", "0.8"
 BEYOND_ZERO = "RdBu"  # for numbers of either sign, white at the middle
 UPWARDS = "cividis"  # for numbers from low to high
@@ -169,6 +171,27 @@ def label_ends(axes: Axes, labels: Sequence[str], heights: Sequence[float], colo
             annotation_clip=False,
             arrowprops=line,
         )
+
+
+def broken(name: str, most: int) -> str:
+    """A name on several lines, broken after commas and before brackets: those of grid points are long.
+
+    Args:
+      name: such as "lsf_sac, lr=0.001, overestimate_weight=0.4".
+      most: letters of a line; a longer part without a comma stays whole.
+    """
+    lines: list[str] = []
+    for part in re.split(r"(?<=,) | (?=\()", name):
+        if lines and len(lines[-1]) + len(part) + 1 <= most:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
+def width_of(names: Sequence[str]) -> float:
+    """Inches that names of small type take, the longest line of all counted."""
+    return LETTER * max((len(line) for name in names for line in name.split("\n")), default=0)
 
 
 def spread_apart(places: np.ndarray, least: float) -> np.ndarray:

@@ -104,6 +104,24 @@ def test_the_best_system_stands_above_in_aggregates_and_first_in_the_matrix():
     assert texts_of(axes) == [f"{value:.2f}"[1:], f"{1 - value:.2f}"[1:]]
 
 
+@pytest.mark.parametrize("draw", [comparison_figures.plot_aggregates, comparison_figures.plot_improvement])
+def test_long_names_stay_inside_the_figure(draw):
+    name = "lsf_sac-matrix_game-20261130-085916, lr=0.001, overestimate_weight=0."
+    figure = draw(Scores(("t",), {f"{name}{place}": (np.arange(4.0) + place,) for place in range(8)}))
+    figure.draw_without_rendering()
+    assert min(label.get_window_extent().x0 for label in figure.axes[0].get_yticklabels()) >= 0
+
+
+def test_the_legend_of_dynamics_lies_on_nothing(make_run):
+    runs = [make_run(np.ones((2, 3)), name=f"a-long-name-of-a-run-{place}") for place in range(6)]
+    for run in runs:
+        run.train["alpha"] = run.train["entropy"] = np.linspace(1.0, 0.1, 6)
+    figure = figures.plot_dynamics(runs, ["alpha", "entropy", "loss"])
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert not any(legend.overlaps(axes.get_tightbbox()) for axes in figure.axes if axes.get_visible())
+
+
 def test_profiles_of_many_systems_have_a_panel_each():
     many = Scores(("t",), {f"s{k}": (np.arange(4.0) + k,) for k in range(8)})
     figure = comparison_figures.plot_profiles(many)

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lsf_jax.analysis.style import Drawn, save, spread_apart
+from lsf_jax.analysis.style import LETTER, Drawn, broken, save, spread_apart, width_of
 
 
 def test_places_move_as_little_as_need_be_until_they_are_apart():
@@ -38,3 +38,10 @@ def test_a_figure_shows_itself_in_a_notebook():
     figure = Drawn(2.0, 1.0)
     figure.subplots().plot([0, 1], [0, 1])
     assert figure._repr_png_().startswith(PNG)
+
+
+def test_long_names_are_broken_after_commas_and_before_brackets_alone():
+    assert broken("qmix, lr=1 (12 seeds)", 12) == "qmix, lr=1\n(12 seeds)"
+    assert broken("lsf_sac, lr=0.001, overestimate_weight=0.4", 26) == "lsf_sac, lr=0.001,\noverestimate_weight=0.4"
+    assert broken("a-name-without-commas", 5) == "a-name-without-commas"
+    assert width_of(["ab\nabcd", "abc"]) == 4 * LETTER
