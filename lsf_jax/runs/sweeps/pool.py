@@ -17,7 +17,7 @@ LOOK_SECONDS = 1.0
 """Between two looks at which nodes there are."""
 WAIT_SECONDS = 0.2
 SAME_REASON = 3
-"""Failures of one job for one reason, without getting further, after which it is given up."""
+"""Errors of one kind that a job may raise, or losses of its worker without its getting further: it is given up then."""
 LOSSES = 20
 """Nodes that may be lost under one job without its getting further: that tells nothing about the job. Also how often it
 may fail for whatever reasons."""
@@ -41,6 +41,7 @@ class Cause(NamedTuple):
 
     text: str
     node_lost: bool
+    raised: bool = False  # by the job itself: where it gets a little further each time, that is no recovery
 
     @property
     def kind(self) -> str:
@@ -84,7 +85,8 @@ class Pool:
         self.leaving: dict[Hand, Any] = {}  # worker -> reference to what `close` returns
         self.open: collections.deque[int] = collections.deque()
         self.given_up: dict[int, str] = {}
-        self.counted: dict[int, collections.Counter[str]] = {}
+        self.losses: dict[int, collections.Counter[str]] = {}
+        self.errors: dict[int, collections.Counter[str]] = {}
         self.saved: dict[int, Any] = {}
         self.opening_failures: collections.Counter[str] = collections.Counter()
         self.healed = 0
@@ -245,10 +247,11 @@ class Pool:
         if job < 0:
             self._not_opened(cause)
             return
-        saved, count = self.hooks.lost(job), self.counted.setdefault(job, collections.Counter())
-        if self.saved.get(job) != saved:  # it got further since: what was in the way then is not what is now
-            count.clear()
+        saved, losses = self.hooks.lost(job), self.losses.setdefault(job, collections.Counter())
+        if self.saved.get(job) != saved:  # it got further since: what took its worker then is not what does now
+            losses.clear()
             self.saved[job] = saved
+        count = self.errors.setdefault(job, collections.Counter()) if cause.raised else losses
         count[cause.kind] += 1
         most = LOSSES if cause.node_lost else SAME_REASON
         if count[cause.kind] >= most or count.total() >= LOSSES:
@@ -275,7 +278,7 @@ class Pool:
     def _cause(self, hand: Hand, error: Any) -> Cause:
         errors = self.ray.exceptions
         if isinstance(error, errors.RayTaskError):
-            return Cause(_line(error.cause or error), node_lost=False)
+            return Cause(_line(error.cause or error), node_lost=False, raised=True)
         if isinstance(error, errors.OutOfMemoryError):
             return Cause("its node ran out of memory", node_lost=False)
         node = getattr(hand.opened, "node", None)

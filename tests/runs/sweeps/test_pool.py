@@ -86,7 +86,19 @@ def test_reasons_that_differ_in_numbers_and_names_are_one_and_of_others_there_is
     assert len(driver.actors) == failures
 
 
-def test_failures_count_anew_when_a_job_has_got_further():
+def test_errors_of_one_kind_are_no_recovery_however_little_further_a_job_gets():
+    driver = Driver(lambda job, actor: ["done"])
+
+    def script(job, actor):
+        driver.saved[job] = len(driver.actors)  # something more is saved before each failure
+        return [RayTaskError(ConfigError("a folder is in the way"))]
+
+    driver.script = script
+    assert driver.pool.run([0], lambda: False) == {0: "a folder is in the way"}
+    assert len(driver.actors) == 3
+
+
+def test_losses_count_anew_when_a_job_has_got_further():
     failures = iter(range(5))
     driver = Driver(lambda job, actor: ["done"])
 
