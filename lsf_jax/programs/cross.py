@@ -89,16 +89,23 @@ def compile_for(chip: Chip, n_devices: int, config: Config, program: Program, wi
     try:
         compiled = lowered.compile(compiler_options=WITHOUT_DEVICE[chip.platform])
     except jax.errors.JaxRuntimeError as error:
-        # Memory on the chip itself is the compiler's to share out: no room there says nothing of how many seeds fit.
-        if "RESOURCE_EXHAUSTED" not in str(error) or "vmem" in str(error):
-            raise
         words = " ".join(str(error).split())
+        if not is_of_size(words):
+            raise
         return Compiled(width, time.monotonic() - start, words, required_bytes(words), {}, {}, 0)
     seconds = time.monotonic() - start
     reading = read_program(compiled.as_text() or "")
     memory = _memory(compiled.memory_analysis())
     parts = _parts(reading, chip, config.train.matmul_precision)
     return Compiled(width, seconds, "", sum(memory.values()), memory, parts, reading.collectives)
+
+
+def is_of_size(words: str) -> bool:
+    """Whether a compiler refuses a program for the device's memory: fewer seeds would fit then.
+
+    A TPU's memory on the chip (vmem) is the compiler's to share out, and no room there says nothing of seeds.
+    """
+    return "RESOURCE_EXHAUSTED" in words and "vmem" not in words
 
 
 def required_bytes(words: str) -> int:

@@ -11,6 +11,7 @@ from lsf_jax.config.composition import compose
 from lsf_jax.config.documents import to_yaml
 from lsf_jax.programs import chips, cost_model, targets
 from lsf_jax.programs.chips import CHIPS, find_chip
+from lsf_jax.programs.cross import is_of_size, required_bytes
 from lsf_jax.programs.hlo import AROUND, Kernel, Loop, Reading
 from lsf_jax.programs.planner import Hardware, Plan, make_plan
 from lsf_jax.settings import ConfigError
@@ -218,6 +219,15 @@ def test_a_program_that_the_compiler_refuses_is_told_with_its_words():
     assert "NO: 195.3 KiB" in text
     assert "RESOURCE_EXHAUSTED: no" in text
     assert "env steps/s" not in text
+
+
+def test_no_room_on_the_chip_itself_is_not_told_as_memory_that_fewer_seeds_would_need_less_of():
+    full = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 16.38G of 15.75G hbm. Exceeded by 0.63G."
+    on_chip = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Scoped allocation of 17.48M, limit 16M"
+    assert is_of_size(full)
+    assert required_bytes(full) == int(16.38 * 2**30)
+    assert not is_of_size(on_chip)
+    assert not is_of_size("INTERNAL: no")
 
 
 def test_a_plan_can_be_made_for_hardware_that_is_not_here():
