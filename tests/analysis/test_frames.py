@@ -8,6 +8,7 @@ import pytest
 from lsf_jax.analysis import playback
 from lsf_jax.analysis.frames import load_runs
 from lsf_jax.settings import ConfigError
+from tests.support.browser import WIDTHS, needs_browser, opened, overflow
 
 
 def test_runs_are_found_by_path_pattern_and_folder(make_run, tmp_path):
@@ -53,6 +54,19 @@ def test_a_run_shows_itself_with_table_and_curve_and_escapes_what_is_written_in_
     assert "data:image/png;base64," in page
     assert ">6.5<" in page  # the median of 2, 5, 8, 11
     assert ">2 … 11<" in page
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("device", WIDTHS)
+def test_a_page_is_no_wider_for_a_run_shown_in_it(make_run, tmp_path, device):
+    run = make_run(np.arange(12.0).reshape(4, 3), name="with-" + "a-very-" * 12 + "long-name")
+    page = tmp_path / "page.html"
+    page.write_text(f"<meta name=viewport content='width=device-width'><body>{run._repr_html_()}", encoding="utf-8")
+    with opened(page, device) as seen:
+        seen.screenshot(path=tmp_path / f"{device}.png", full_page=True)
+        assert overflow(seen) == 0
+        assert seen.locator("td").count() == 8
 
 
 def test_an_unfinished_run_and_one_without_evaluations_say_so(make_run):
