@@ -14,7 +14,8 @@ from lsf_jax.analysis.statistics import CONFIDENCE, final_values, summarize
 
 MOST_LINES = 20
 """Lines of a table; of the rest the number is told."""
-_NARROW = "style='max-width:100%;overflow-x:auto;overflow-wrap:anywhere'"  # on a phone the table scrolls, not the page
+_SCROLLS = "style='max-width:100%;overflow-x:auto'"  # on a phone the table scrolls, not the page
+_BREAKS = "style='overflow-wrap:anywhere'"
 _CELL = "style='text-align:right;padding:2px 10px'"
 _FIRST = "style='text-align:left;padding:2px 10px'"
 
@@ -44,9 +45,9 @@ def runs_html(runs: Sequence[RunRecord]) -> str:
     lines = [_line(system.label, system.run, system.grid) for system in systems_of(runs)]
     table = [_row(heads, "th"), *(_row(line, "td") for line in lines[:MOST_LINES])]
     more = f"<div>… and {len(lines) - MOST_LINES:,} more</div>" if len(lines) > MOST_LINES else ""
-    where = "".join(f"<div {_NARROW}><code>{html.escape(str(run.path))}</code></div>" for run in runs[:MOST_LINES])
+    where = "".join(f"<div {_BREAKS}><code>{html.escape(str(run.path))}</code></div>" for run in runs[:MOST_LINES])
     alike = [run for run in runs if env_of(run) == env_of(runs[0]) and "return" in metric_names(run.evaluation)]
-    return f"<div>{where}<div {_NARROW}><table>{''.join(table)}</table></div>{more}{_picture(alike)}</div>"
+    return f"<div>{where}<div {_SCROLLS}><table>{''.join(table)}</table></div>{more}{_picture(alike)}</div>"
 
 
 def _line(label: str, run: RunRecord, grid: int) -> tuple[str, ...]:
