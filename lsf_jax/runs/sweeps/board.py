@@ -21,6 +21,7 @@ class Board:
         """
         self.shown, self.pool, self.done, self.n_finished = shown, pool, done, n_finished
         self.total = Counts(*(sum(each) for each in zip(*done.values())))
+        self.at_start: Counts | None = self.total
         shown.begin(*self.total)
         self._tell_cells()
 
@@ -34,14 +35,18 @@ class Board:
         """Show the sums, and of one block what is new."""
         self._tell_cells(moved.phase)
         steps, updates = self.total
+        if self.at_start is not None and self.total != self.at_start:
+            self.at_start = None
+            self.shown.begin(steps, updates)  # until now workers started and compiled: no part of rates and ETA
         if moved.evaluation is not None:
             self.shown.evaluated(*moved.evaluation)
         self.shown.update(env_steps=steps, updates=updates, returns=moved.returns)
 
     def _tell_cells(self, phase: str = "") -> None:
-        pool = self.pool
+        pool, n_open = self.pool, len(self.done) - self.n_finished
+        in_training = min(pool.n_busy, n_open)  # a worker still counts as busy while its block is told as finished
         self.shown.tell(
-            blocks=f"{self.n_finished} of {len(self.done)} finished, {pool.n_busy} in training",
+            blocks=f"{self.n_finished} of {len(self.done)} finished, {in_training} in training",
             cluster=f"{counted(len(pool.nodes), 'node')}, {counted(pool.n_slots(), 'slot')}",
             healed=counted(pool.healed, "failure") if pool.healed else "",
             now=phase,
