@@ -96,12 +96,29 @@ class MonotonicHypernetwork(nn.Module):
         )
 
 
-def mix(mixing: Mixing, values: Float[Array, "*lead agents"]) -> Float[Array, "*lead"]:
-    """Q_tot = |w₂| · ELU(|W₁| q + b₁) + b₂, eq. (1).
+class Summing(NamedTuple):
+    """What stands in the place of `Mixing` where Q_tot is the sum of the agents' values: nothing but the rows."""
+
+    rows: Float[Array, "*lead"]
+
+
+class SumNetwork(nn.Module):
+    """VDN in the place of `MonotonicHypernetwork`: no parameters."""
+
+    @nn.compact
+    def __call__(self, state: Float[Array, "*lead state"]) -> Summing:
+        """As many rows as there are states."""
+        return Summing(rows=jnp.zeros(state.shape[:-1]))
+
+
+def mix(mixing: Mixing | Summing, values: Float[Array, "*lead agents"]) -> Float[Array, "*lead"]:
+    """Q_tot = |w₂| · ELU(|W₁| q + b₁) + b₂, eq. (1); of `Summing` the sum.
 
     Written as products and sums, not as batched matrix products: each row has its own weights, so a matrix unit has
     nothing to reuse, and an elementwise product fuses.
     """
+    if isinstance(mixing, Summing):
+        return mixing.rows + values.sum(axis=-1)
     hidden = nn.elu((values[..., None] * mixing.kernel_1).sum(axis=-2) + mixing.bias_1)
     return (hidden * mixing.kernel_2).sum(axis=-1) + mixing.bias_2
 

@@ -157,6 +157,12 @@ def test_eq_14_of_twins_climbs_the_smaller_value_of_each_step(sign):
 
 
 @pytest.mark.slow
+def test_twins_whose_mixers_are_sums_match_the_oracle():
+    cfg = replace(DOUBLE, mixer="sum")
+    cases.assert_terms_match(cfg, cfg, ["td", "policy"])
+
+
+@pytest.mark.slow
 def test_twins_that_agree_learn_as_one_critic_does():
     cfg = replace(MASAC, td_target="sampled")
     one, two = cases.case(cfg), cases.case(DOUBLE)

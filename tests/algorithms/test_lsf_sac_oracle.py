@@ -16,6 +16,7 @@ from tests.support import oracle_lsf_sac as oracle
 from tests.support.lsf_sac_cases import BATCH, CLOCK, ODD, RELEASE, SMALL, A, N
 
 PRESETS = {"paper": SMALL, "release": RELEASE, "odd": ODD}
+SUM = replace(SMALL, mixer="sum")
 PER_RECEIVER = replace(SMALL, message_routing="per_receiver")
 HISTORY = replace(SMALL, encoder_input="history")
 
@@ -145,6 +146,13 @@ def test_eq_8_update_reports_the_means_of_every_term(name):
 @pytest.mark.parametrize("group", ["critic", "actor", "temperature"])
 def test_eqs_12_14_15_16_gradients_match_central_differences_of_the_oracle(name, group):
     cases.assert_gradients_match(PRESETS[name], group)
+
+
+@pytest.mark.parametrize("group", ["critic", "actor"])
+def test_a_sum_in_the_place_of_the_mixer_matches_the_oracle_in_terms_and_gradients(group):
+    expected = cases.assert_terms_match(SUM, SUM, ["td", "policy"])
+    assert np.abs(expected["td"] - cases.expected_losses(SMALL, SMALL)["td"]).max() > 1e-2
+    cases.assert_gradients_match(SUM, group)
 
 
 def test_joint_table_equals_brute_force_enumeration():

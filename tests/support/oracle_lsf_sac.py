@@ -147,13 +147,17 @@ def critic_values(p, informed):
 
 
 def mixing_weights(p, state, agents):
+    if not p:
+        return None
     w1 = np.abs(mlp(p["kernel_1"], state)).reshape(agents, -1)
     w2 = np.abs(mlp(p["kernel_2"], state))
     return w1, linear(p["bias_1"], state), w2, mlp(p["bias_2"], state)[0]
 
 
 def mixed(weights, values):
-    """f_mix: |w2| · ELU(|W1| q + b1) + b2, one hidden unit after another."""
+    """f_mix: |w2| · ELU(|W1| q + b1) + b2, one hidden unit after another; without weights the sum."""
+    if weights is None:
+        return sum(values)
     w1, b1, w2, b2 = weights
     total = b2
     for e in range(len(w2)):

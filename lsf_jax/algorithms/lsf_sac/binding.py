@@ -35,11 +35,18 @@ def make_networks(spec: types.EnvSpec, cfg: SoftConfig) -> networks.Networks:
         actor=agent(),
         bound=networks.clamp_logits if cfg.logit_clamp else networks.unchanged,
         critic=agent(),
-        mixer=mixers.MonotonicHypernetwork(spec.n_agents, cfg.mixer_embed, cfg.hyper_hidden),
+        mixer=make_mixer(spec, cfg),
         messenger=make_messenger(spec, cfg) if isinstance(cfg, LsfSacConfig) else None,
         twin=cfg.twin,
         mixer_init=cfg.mixer_init,
     )
+
+
+def make_mixer(spec: types.EnvSpec, cfg: SoftConfig) -> networks.MixingNetwork:
+    """What turns a state into the weights of f_mix."""
+    if cfg.mixer == "sum":
+        return mixers.SumNetwork()
+    return mixers.MonotonicHypernetwork(spec.n_agents, cfg.mixer_embed, cfg.hyper_hidden)
 
 
 def make_messenger(spec: types.EnvSpec, cfg: LsfSacConfig) -> networks.Messenger:

@@ -39,6 +39,11 @@ class SoftConfig(MixedValueConfig):
         choices=tuple(BEHAVIOURS),
         doc="exploration: a ~ π (paper), ε-greedy on argmax π (release), or a ~ π with probability 1 - ε",
     )
+    mixer: str = setting(
+        "monotonic",
+        choices=("monotonic", "sum"),
+        doc="f_mix of eq. (1): QMIX's network, the paper's; or NOT the paper's: VDN's sum of the agents' values",
+    )
     mixer_init: float = setting(1.0, above=0.0, doc="factor on the first weights of the mixer's hypernetworks")
     twin: bool = setting(
         False, doc="two critics with a mixer each; targets and the policy loss take the smaller of their values"

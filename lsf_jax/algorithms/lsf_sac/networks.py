@@ -6,7 +6,7 @@ Order: the records, parameters, messages (`exchange`), actor, critics, decoder a
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,12 @@ from lsf_jax.engine.distributions import masked_log_softmax, sample_rows, split_
 from lsf_jax.networks.agents import AgentInputs, AgentNetwork, one_row, one_step, run, trajectory_inputs, unroll
 from lsf_jax.networks.messages import MessageDecoder, MessageEncoder, Route, encode, sample_messages
 from lsf_jax.networks.messages import decode as decode_messages
-from lsf_jax.networks.mixers import Mixing, MonotonicHypernetwork
+from lsf_jax.networks.mixers import Mixing, MonotonicHypernetwork, Summing, SumNetwork
 from lsf_jax.networks.recurrence import each_row
 from lsf_jax.types import AgentState, EnvSpec, Layout, Params, PRNGKey, Trajectory
+
+MixingNetwork: TypeAlias = MonotonicHypernetwork | SumNetwork
+Weights: TypeAlias = Mixing | Summing
 
 LOGIT_RANGE = (-5.0, 2.0)  # release rnn_agent.py
 
@@ -42,7 +45,7 @@ class Networks(NamedTuple):
     actor: AgentNetwork
     bound: Callable[[Array], Array]  # what the actor's logits are put through
     critic: AgentNetwork
-    mixer: MonotonicHypernetwork
+    mixer: MixingNetwork
     messenger: Messenger | None
     twin: bool
     mixer_init: float  # factor on the mixer's first weights
@@ -70,9 +73,9 @@ class Forward(NamedTuple):
     log_pi: Float[Array, "rows agents actions"]
     q: Float[Array, "critics rows agents actions"]
     decoded: Decoded | None
-    mixing: Mixing  # [critics, T], of s_t
+    mixing: Weights  # [critics, T], of s_t
     target_q: Float[Array, "critics rows agents actions"]
-    next_mixing: Mixing  # target network, of s_{t+1}: eq. (16) prints s_t, which no code uses
+    next_mixing: Weights  # target network, of s_{t+1}: eq. (16) prints s_t, which no code uses
     next_action: Int[Array, "time agents"]  # a' ~ π at t+1, for td_target "sampled"
     log_alpha: Float[Array, ""]
 
@@ -96,7 +99,7 @@ def init_params(net: Networks, spec: EnvSpec, key: PRNGKey, alpha: Float[Array, 
     keys = jax.random.split(key, 5)
     inputs = base.empty_inputs(spec)
     received = () if net.messenger is None else (net.messenger.received,)
-    mixer = _init_each(net, lambda key_one: net.mixer.init(key_one, jnp.zeros((1, spec.state_dim)))["params"], keys[3])
+    mixer = _init_each(net, lambda key_one: _init_mixer(net, spec, key_one), keys[3])
     critic = {
         "critic": _init_each(net, lambda key_one: base.init_network(net.critic, key_one, spec, *received), keys[0]),
         "mixer": jax.tree.map(lambda leaf: net.mixer_init * leaf, mixer),
@@ -166,7 +169,7 @@ def decode(
     return Decoded(message_mean=messages.mean, logits=logits)
 
 
-def mixings(net: Networks, params: Params, layout: Layout, state: Float[Array, "rows state"]) -> Mixing:
+def mixings(net: Networks, params: Params, layout: Layout, state: Float[Array, "rows state"]) -> Weights:
     """Every mixer's weights `[critics, rows]`."""
     return _each(net, lambda one: each_row(partial(run, net.mixer), one, layout, state), params["mixer"])
 
@@ -236,10 +239,15 @@ def _each(net: Networks, function: Callable[[Params], Any], params: Params) -> A
     A lone critic's parameters have no such axis and its products no batch; its results get one of length 1.
     """
     if net.twin:
-        return jax.vmap(function)(params)
+        return jax.vmap(function, axis_size=2)(params)  # said, for a sum has no parameters to show it
     return jax.tree.map(lambda leaf: leaf[None], function(params))
 
 
 def _init_each(net: Networks, init: Callable[[PRNGKey], Params], key: PRNGKey) -> Params:
     """Parameters for `_each`; twins start apart."""
     return jax.vmap(init)(jax.random.split(key, 2)) if net.twin else init(key)
+
+
+def _init_mixer(net: Networks, spec: EnvSpec, key: PRNGKey) -> Params:
+    """One mixer's parameters; a sum has none."""
+    return net.mixer.init(key, jnp.zeros((1, spec.state_dim))).get("params", {})

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lsf_jax.algorithms.lsf_sac.networks import Decoded, Forward
+from lsf_jax.algorithms.lsf_sac.networks import Decoded, Forward, Weights
 from lsf_jax.engine.distributions import NEVER, best_value, expectation, greedy, probabilities, take_actions
-from lsf_jax.networks.mixers import Mixing, mix
+from lsf_jax.networks.mixers import mix
 from lsf_jax.types import Clock, Hyper, Trajectory
 
 CEILING, CEILING_UNTIL = 0.999, 2_000_000  # release max_q_learner.py: α at most this while env steps are below
@@ -181,11 +181,11 @@ def include_padding(term: Float[Array, "time"], valid: Bool[Array, "time"]) -> F
     return term.at[0].add(jnp.where(valid, 0.0, term).sum())
 
 
-MixFn: TypeAlias = Callable[[Mixing, Array], Array]
+MixFn: TypeAlias = Callable[[Weights, Array], Array]
 """f_mix: `(weights, values [..., N]) -> [...]`."""
 
 
-def mix_mirrored(mixing: Mixing, values: Float[Array, "*lead agents"]) -> Float[Array, "*lead"]:
+def mix_mirrored(mixing: Weights, values: Float[Array, "*lead agents"]) -> Float[Array, "*lead"]:
     """-f_mix(-x), the release's: equal to f_mix(x) where f_mix is linear; elsewhere the slope at the mirrored point."""
     return -mix(mixing, -values)
 
