@@ -74,11 +74,12 @@ for gib in (8, 16, 32, 60, 140):
     print(f"{gib:4} GiB: {int(gib * GIB * USABLE // one):4} seeds ({USABLE:.0%} of it may be planned with)")
 
 # %% [markdown]
-# Now 512 seeds on a device of 16 GiB. Fewer fit, so the plan makes slices until all of them do or slices are as small as they get, and blocks of what is left:
+# Now 512 seeds of QMIX on a device of 16 GiB. Fewer fit, so the plan makes slices until all of them do or slices are as small as they get, and blocks of what is left:
 
 # %%
 card = Hardware(platform="gpu", n_devices=1, memory_bytes=16 * GIB)
-print(plan_text(lsf_jax.make_plan(lsf_jax.replace(config, "train.seeds", 512), hardware=card)))
+many = lsf_jax.replace(runs["QMIX, predator-prey"], "train.seeds", 512)
+print(plan_text(lsf_jax.make_plan(many, hardware=card)))
 
 # %% [markdown]
 # ## What a chip would do: compiled, not run
