@@ -19,7 +19,7 @@ from lsf_jax.algorithms.lsf_sac.config import DoubleSoftConfig, FixedAlphaConfig
 from lsf_jax.engine import learner, packing
 from lsf_jax.engine.exploration import BEHAVIOURS
 from lsf_jax.engine.optimizers import adam, make_optimizer
-from lsf_jax.networks import agents, messages, mixers
+from lsf_jax.networks import agents, messages
 from lsf_jax.registry import Entry
 from lsf_jax.settings import ConfigError
 
@@ -35,18 +35,11 @@ def make_networks(spec: types.EnvSpec, cfg: SoftConfig) -> networks.Networks:
         actor=agent(),
         bound=networks.clamp_logits if cfg.logit_clamp else networks.unchanged,
         critic=agent(),
-        mixer=make_mixer(spec, cfg),
+        mixer=networks.MIXERS[cfg.mixer](spec, cfg.mixer_embed, cfg.hyper_hidden),
         messenger=make_messenger(spec, cfg) if isinstance(cfg, LsfSacConfig) else None,
         twin=cfg.twin,
         mixer_init=cfg.mixer_init,
     )
-
-
-def make_mixer(spec: types.EnvSpec, cfg: SoftConfig) -> networks.MixingNetwork:
-    """What turns a state into the weights of f_mix."""
-    if cfg.mixer == "sum":
-        return mixers.SumNetwork()
-    return mixers.MonotonicHypernetwork(spec.n_agents, cfg.mixer_embed, cfg.hyper_hidden)
 
 
 def make_messenger(spec: types.EnvSpec, cfg: LsfSacConfig) -> networks.Messenger:

@@ -6,6 +6,7 @@ An ablation is a class with other defaults; one factory, in `binding`, reads the
 from dataclasses import dataclass
 
 from lsf_jax.algorithms.configs import MixedValueConfig
+from lsf_jax.algorithms.lsf_sac.networks import MIXERS
 from lsf_jax.algorithms.lsf_sac.readings import LABELS, POLICY_SIGNS, TARGET_ENTROPIES, TD_TARGETS
 from lsf_jax.engine.exploration import BEHAVIOURS
 from lsf_jax.networks.messages import ROUTINGS
@@ -41,7 +42,7 @@ class SoftConfig(MixedValueConfig):
     )
     mixer: str = setting(
         "monotonic",
-        choices=("monotonic", "sum"),
+        choices=tuple(MIXERS),
         doc="f_mix of eq. (1): QMIX's network, the paper's; or NOT the paper's: VDN's sum of the agents' values",
     )
     mixer_init: float = setting(1.0, above=0.0, doc="factor on the first weights of the mixer's hypernetworks")

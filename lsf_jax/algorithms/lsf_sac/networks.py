@@ -23,6 +23,11 @@ from lsf_jax.types import AgentState, EnvSpec, Layout, Params, PRNGKey, Trajecto
 
 MixingNetwork: TypeAlias = MonotonicHypernetwork | SumNetwork
 Weights: TypeAlias = Mixing | Summing
+MIXERS: dict[str, Callable[[EnvSpec, int, int], MixingNetwork]] = {
+    "monotonic": lambda spec, embed, hyper_hidden: MonotonicHypernetwork(spec.n_agents, embed, hyper_hidden),
+    "sum": lambda spec, embed, hyper_hidden: SumNetwork(),
+}
+"""What turns a state into the weights of f_mix, by name, as configurations choose."""
 
 LOGIT_RANGE = (-5.0, 2.0)  # release rnn_agent.py
 
