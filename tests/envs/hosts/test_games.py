@@ -126,12 +126,13 @@ def test_a_dead_node_that_is_still_offered_is_asked_last_and_counted_once(games_
 def test_every_episode_is_whole_and_counted_once_though_nodes_come_and_go(games_on):
     games, nodes = games_on({"a": 2, "b": 2, "c": 2}, 6, rate=0.1, kinds=["crash", "exit"], seconds=[0.0, 0.004])
     player = RemotePlayer(games)
-    for number, (dead, born) in enumerate([("a", "d"), ("b", "e"), ("d", "f")]):
-        player.play(12 * number + 6)
+    for dead, born in [("a", "d"), ("b", "e"), ("d", "f")]:
+        player.play(len(player.episodes) + 6)
+        assert wait_until(lambda: player.turn() is None or nodes.is_connected(dead))  # noqa: B023
         nodes.kill(dead)
-        player.play(12 * number + 12)
+        player.play(len(player.episodes) + 6)
         nodes.slots[born] = 2
-    player.play(40)
+    player.play(len(player.episodes) + 6)
     assert len({episode[:3] for episode in player.episodes}) == len(player.episodes)
     assert games.counters["lost_nodes"] == 3
     assert games.counters["lost_episodes"] == player.lost
