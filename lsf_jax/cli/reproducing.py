@@ -10,7 +10,7 @@ from lsf_jax.settings import ConfigError
 if TYPE_CHECKING:
     from lsf_jax.analysis.paper.definition import Definition, Scale
     from lsf_jax.analysis.paper.evidence import Cell, Gathered, Place
-    from lsf_jax.analysis.paper.verdicts import Verdict
+    from lsf_jax.analysis.paper.page import Judged
     from lsf_jax.runs.suite import Member
 
 ALL = "all"
@@ -38,7 +38,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         runs = _runs(definition, options)
         if not options.report and not _train(runs, options):
             return INTERRUPTED
-        judged.append((definition, _report(definition, runs, options)))
+        judged.append(_report(definition, runs, options))
     if options.name == ALL:
         _write_index(judged, options)
     return FINISHED
@@ -103,23 +103,26 @@ def _train(runs: "list[Member]", options: argparse.Namespace) -> bool:
     return train_members(runs, cluster_of(options))
 
 
-def _report(definition: "Definition", runs: "list[Member]", options: argparse.Namespace) -> "list[Verdict]":
-    """Judge, draw and write a figure."""
+def _report(definition: "Definition", runs: "list[Member]", options: argparse.Namespace) -> "Judged":
+    """Judge, draw and write a figure; among all of them, one that nothing was trained for is only counted."""
     from lsf_jax.analysis.paper.evidence import cells_of
-    from lsf_jax.analysis.paper.page import write_page
+    from lsf_jax.analysis.paper.page import Judged, write_page
     from lsf_jax.analysis.paper.verdicts import judge
 
     scale = _scale(definition, options)
     cells = cells_of(definition, () if scale.counts else (*scale.overrides, *options.overrides))
     gathered = _gather(definition, cells, runs, options)
     verdicts = judge(definition, gathered, counts=scale.counts)
-    paths = write_page(definition, gathered, verdicts, Path(options.page or _folder(definition, options)))
     print(f"\n{definition.title}")
+    if options.name == ALL and gathered.is_empty:
+        print(f"  no seeds yet: {len(verdicts)} claims not tested; `lsf-jax reproduce {definition.name}` trains them")
+        return Judged(definition, verdicts, has_page=False)
+    paths = write_page(definition, gathered, verdicts, Path(options.page or _folder(definition, options)))
     for verdict in verdicts:
         where = definition.panels[verdict.panel].title
         print(f"  {verdict.verdict.upper()}: {verdict.claim.text} [{where}]: {verdict.reason}")
     print("wrote " + ", ".join(str(path) for path in paths))
-    return verdicts
+    return Judged(definition, verdicts)
 
 
 def _gather(
@@ -186,7 +189,7 @@ def _keep_run(definition: "Definition", cells: "dict[Place, Cell]", path: Path, 
             print(f"  a variant: {key} is {theirs}, in the suite {ours}")
 
 
-def _write_index(judged: "list[tuple[Definition, list[Verdict]]]", options: argparse.Namespace) -> None:
+def _write_index(judged: "list[Judged]", options: argparse.Namespace) -> None:
     from lsf_jax.analysis.paper.page import index_text
     from lsf_jax.runs.safe_files import write_output
 

@@ -52,6 +52,9 @@ def test_runs_are_kept_merged_and_judged_without_training(tmp_path, cell, capsys
     )  # the others chose a setting
     assert out.count("  NOT TESTED: ") == 11
     assert {path.name for path in page.iterdir()} == {"table1.md", "table1.png"}
+    assert main(["reproduce", "all", "--report", *kept, "--page", str(page), "--out", str(tmp_path / "runs")]) == 0
+    assert {path.name for path in page.iterdir()} == {"table1.md", "table1.png"}  # nothing was trained for the others
+    assert "(`lsf-jax reproduce fig3`) | 0 | 0 | " in (tmp_path / "page.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,15 @@ def draw_figure(
 
 
 def _small_png(figure: Figure) -> bytes:
-    """A figure as PNG with a palette, a third of the bytes: pages are tracked."""
+    """A figure as PNG with a palette, a third of the bytes: pages are tracked.
+
+    Pillow's usual method gives thin lines one colour where most of a figure is white; this one keeps the extremes.
+    """
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
-    Image.open(drawn).convert("RGB").quantize(PALETTE).save(small, format="png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(PALETTE, method=Image.Quantize.MAXCOVERAGE).save(
+        small, format="png", optimize=True
+    )
     return small.getvalue()
 
 

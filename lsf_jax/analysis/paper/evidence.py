@@ -65,6 +65,11 @@ class Gathered(NamedTuple):
     evidence: dict[Place, Evidence]
     variants: tuple[Variant, ...]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no seed of any system, and of no variant, has been trained."""
+        return not self.variants and not any(one.seeds or one.searched for one in self.evidence.values())
+
 
 def cells_of(definition: Definition, overrides: Sequence[str] = ()) -> dict[Place, Cell]:
     """Every system of every panel.

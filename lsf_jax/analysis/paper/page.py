@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -140,7 +141,7 @@ def _system(definition: Definition, gathered: Gathered, place: Place, reported: 
         middle,
         interval,
         published,
-        f"{_hours(evidence):.2f}",
+        f"{_hours(evidence):.2g}",
         _commits(evidence),
     ]
 
@@ -222,23 +223,40 @@ def _seed_cells(definition: Definition, seeds: Sequence[KeptSeed]) -> list[str]:
     return [f"{len(seeds)}", f"{min(seed.env_steps[-1] for seed in seeds):,}", shown or "-", purposes]
 
 
-def index_text(judged: Sequence[tuple[Definition, Sequence[Verdict]]], folder: str) -> str:
-    """The index of all figures as Markdown: one line for each claim, with links to the pages in a folder beside it."""
+class Judged(NamedTuple):
+    """A figure and what its claims came to."""
+
+    definition: Definition
+    verdicts: Sequence[Verdict]
+    has_page: bool = True  # False: nothing was trained for it, so there is nothing to show
+
+
+def index_text(judged: Sequence[Judged], folder: str) -> str:
+    """The index of all figures as Markdown: verdicts counted, and a line for each claim of those that have a page.
+
+    Args:
+      judged: the figures.
+      folder: of the pages, beside the index.
+    """
+    titles = {
+        one.definition.name: f"[{one.definition.title}]({folder}/{one.definition.name}.md)"
+        if one.has_page
+        else f"{one.definition.title} (`lsf-jax reproduce {one.definition.name}`)"
+        for one in judged
+    }
     rows = [
         [
-            f"[{definition.title}]({folder}/{definition.name}.md)",
+            titles[one.definition.name],
             verdict.claim.text,
-            definition.panels[verdict.panel].title,
+            one.definition.panels[verdict.panel].title,
             f"**{verdict.verdict}**",
             verdict.reason,
         ]
-        for definition, verdicts in judged
-        for verdict in verdicts
+        for one in judged
+        if one.has_page
+        for verdict in one.verdicts
     ]
-    counts = [
-        [f"[{definition.title}]({folder}/{definition.name}.md)", *(str(_count(verdicts, word)) for word in VERDICTS)]
-        for definition, verdicts in judged
-    ]
+    counts = [[titles[one.definition.name], *(str(_count(one.verdicts, word)) for word in VERDICTS)] for one in judged]
     parts = [
         "# The paper's results, held against ours",
         "Made by `lsf-jax reproduce all --report` from `benchmarks/results/paper`. A claim counts as reproduced or not"

@@ -1,11 +1,14 @@
 """The verdict page and its figure, from results made by hand."""
 
 import numpy as np
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from lsf_jax.analysis.paper import page
+from lsf_jax.analysis.paper.definition import read_definition
 from lsf_jax.analysis.paper.drawing import draw_figure
-from lsf_jax.analysis.paper.evidence import gather
-from lsf_jax.analysis.paper.page import index_text, page_text, write_page
+from lsf_jax.analysis.paper.evidence import cells_of, gather
+from lsf_jax.analysis.paper.page import Judged, index_text, page_text, write_page
 from lsf_jax.analysis.paper.verdicts import judge
 from tests.support.paper_cases import figure, table
 
@@ -38,7 +41,7 @@ def test_the_page_tells_claims_numbers_and_what_differs():
     assert "| **not reproduced** | IQM +0 against vdn (95 %: " in claim
     (qmix,) = (line for line in lines if line.startswith("| `qmix` | 4"))
     assert "| 1,000 | 99 | 6.5 (5 to 8) | IQM 6.5 (" in qmix
-    assert "≈ 6.5 to 7 (read off) | 2.00 | `0123456` |" in qmix
+    assert "≈ 6.5 to 7 (read off) | 2 | `0123456` |" in qmix
     (vdn,) = (line for line in lines if line.startswith("| `vdn` | 4"))
     assert "| 4 (+ 1 on the way) | 500 |" in vdn
     assert "Others, published: Others' system 3 (a paper)" in text
@@ -53,9 +56,16 @@ def test_the_page_tells_claims_numbers_and_what_differs():
 
 def test_the_index_has_a_line_for_each_claim_and_links():
     definition, _, verdicts = results()
-    text = index_text([(definition, verdicts)], "pages")
+    text = index_text([Judged(definition, verdicts)], "pages")
     assert "| [A figure](pages/small.md) | 1 | 1 | 1 |" in text
     assert text.count("[A figure](pages/small.md)") == 1 + len(CLAIMS)
+
+
+def test_a_figure_that_nothing_was_trained_for_is_counted_in_the_index_and_has_no_link():
+    definition, _, verdicts = results()
+    text = index_text([Judged(definition, verdicts, has_page=False)], "pages")
+    assert "| A figure (`lsf-jax reproduce small`) | 1 | 1 | 1 |" in text
+    assert text.count("A figure") == 1
 
 
 def test_a_figure_is_drawn_against_hours_too_where_that_is_asked_for(tmp_path, monkeypatch):
@@ -81,3 +91,14 @@ def test_the_figure_has_every_seed_and_published_value(tmp_path):
     assert list(ends.lines[2].get_ydata()) == [6.5, 7.0]  # diamonds of what was published
     hours = draw_figure(definition, gathered, hours=True).axes[2].lines[0]
     np.testing.assert_allclose(hours.get_xdata()[-1], 2.0)  # 7,200 seconds for a seed
+
+
+def test_a_small_png_keeps_the_colour_of_each_system(tmp_path):
+    definition = read_definition("fig4")
+    figure = draw_figure(
+        definition, gather(cells_of(definition), []), tmp_path / "fig4.png"
+    )  # colours in the legend alone
+    seen = np.unique(np.asarray(Image.open(tmp_path / "fig4.png").convert("RGB"), int).reshape(-1, 3), axis=0)
+    (legend,) = figure.legends
+    for line in legend.get_lines():
+        assert np.abs(seen - 255 * np.asarray(to_rgb(line.get_color()))).sum(axis=-1).min() < 20, line.get_label()
