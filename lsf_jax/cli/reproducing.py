@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   lsf-jax reproduce fig3 --scale smoke
   lsf-jax reproduce fig3 --scale laptop --system qmix --panel p2_1m train.cpu_devices=2
   lsf-jax reproduce fig3 --keep runs/qmix-1 runs/qmix-2
-  lsf-jax reproduce all --report --page docs/results
+  lsf-jax reproduce all --report --page docs/results/paper
 The same command again continues what was stopped. A claim is judged on seeds whose setting is exactly the suite's, from
 kept tables (benchmarks/results/paper/NAME) and run folders together; `smoke` only rehearses, and tests nothing."""
 

@@ -1,6 +1,7 @@
 """`lsf-jax reproduce`: keeping runs, judging without training, bad input; a rehearsal is among the slow tests."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,9 @@ from lsf_jax.analysis.paper.kept import read_tables
 from lsf_jax.cli.app import main
 from lsf_jax.runs import tables
 from tests.support.paper_cases import run_folder
+
+DOCS = Path(__file__).parents[2] / "docs"
+PUBLISH = "`lsf-jax reproduce all --report --page docs/results/paper` writes them anew"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,17 @@ def test_runs_are_kept_merged_and_judged_without_training(tmp_path, cell, capsys
     assert main(["reproduce", "all", "--report", *kept, "--page", str(page), "--out", str(tmp_path / "runs")]) == 0
     assert {path.name for path in page.iterdir()} == {"table1.md", "table1.png"}  # nothing was trained for the others
     assert "(`lsf-jax reproduce fig3`) | 0 | 0 | " in (tmp_path / "page.md").read_text(encoding="utf-8")
+
+
+def test_the_published_pages_are_what_the_kept_tables_say(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lsf_jax.analysis.paper.page.draw_figure", lambda *given, hours: None)
+    words = ["reproduce", "all", "--report", "--page", str(tmp_path / "paper"), "--out", str(tmp_path / "runs")]
+    assert main(words) == 0
+    made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.md"))
+    assert Path("paper.md") in made
+    for name in made:
+        published = (DOCS / "results" / name).read_text(encoding="utf-8")
+        assert (tmp_path / name).read_text(encoding="utf-8") == published, PUBLISH
 
 
 @pytest.mark.parametrize(

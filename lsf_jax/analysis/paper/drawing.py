@@ -80,7 +80,7 @@ def _small_png(figure: Figure) -> bytes:
     """
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
-    Image.open(drawn).convert("RGB").quantize(PALETTE, method=Image.Quantize.MAXCOVERAGE).save(
+    Image.open(drawn).convert("RGB").quantize(PALETTE, method=Image.Quantize.MAXCOVERAGE, kmeans=3).save(
         small, format="png", optimize=True
     )
     return small.getvalue()
