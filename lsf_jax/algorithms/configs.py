@@ -17,6 +17,9 @@ class CommonConfig:
     batch_size: int = setting(8, low=1, doc="episodes in one update; pymarl 32, pymarl2 and the release 128")
     updates: int = setting(4, low=1, high=100_000, doc="updates after each collection of train.n_envs episodes")
     lr: float = number(5e-4, low=0.0, doc="optimiser step; pymarl 5e-4, pymarl2 and the release 1e-3")
+    lr_anneal: float = setting(
+        0.0, low=0.0, doc="env steps over which all learning rates fall linearly to 0; 0: they stay as they are"
+    )
     discount: float = number(0.99, low=0.0, high=1.0, doc="γ for each env step")
     reward_scale: float = number(1.0, above=0.0, doc="factor on every reward that learning sees")
     epsilon_start: float = number(1.0, low=0.0, high=1.0, doc="exploration probability at env step 0")

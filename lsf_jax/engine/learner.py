@@ -5,7 +5,7 @@ which parameter group owns which field of it. One gradient of the sum of all los
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -84,6 +84,31 @@ def hard_copy(every: int, groups: tuple[str, ...]) -> Refresh:
         return only_if(due, copy, agent)
 
     return refresh
+
+
+def rate_names(numbers: Iterable[str]) -> tuple[str, ...]:
+    """The learning rates among the names of an algorithm's traced numbers: `lr`, and those that end in `_lr`."""
+    return tuple(name for name in numbers if name == "lr" or name.endswith("_lr"))
+
+
+def anneal_rates(update: Update, anneal_steps: float) -> Update:
+    """An update whose learning rates fall linearly, from what `hyper` says at env step 0 to 0 at `anneal_steps`.
+
+    Values go on swinging with rates that stay; published code that lets them fall: PQN (mttga/purejaxql).
+
+    Args:
+      update: as `Algorithm.update`.
+      anneal_steps: env steps of a seed, more than 0.
+    """
+
+    def falling(
+        agent: AgentState, batch: Batch, key: PRNGKey, clock: Clock, hyper: Hyper, **static: Any
+    ) -> tuple[AgentState, Metrics]:
+        left = jnp.maximum(1.0 - clock.env_steps.astype(jnp.float32) * (1.0 / anneal_steps), 0.0)
+        rates = {name: left * getattr(hyper, name) for name in rate_names(hyper._fields)}
+        return update(agent, batch, key, clock, hyper._replace(**rates), **static)
+
+    return falling
 
 
 def make_update(learner: Learner, observe: ObserveFn) -> Update:

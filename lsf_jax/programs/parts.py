@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from lsf_jax.algorithms import ALGORITHMS
 from lsf_jax.config.composition import Config, grid_points, make_env, make_hosted
+from lsf_jax.engine.learner import anneal_rates
 from lsf_jax.engine.lengths import EARLY, static_lengths
 from lsf_jax.engine.packing import observe_rows
 from lsf_jax.engine.rollouts import device_collector, slots_of
@@ -56,6 +57,8 @@ def bind(config: Config) -> Program:
     observe = partial(observe_rows, env)
     entry = ALGORITHMS[config.algo_name]
     algorithm = plugins.build(ALGO, entry, env.spec, config.algo, observe, expected=Algorithm)
+    if anneal_steps := getattr(config.algo, "lr_anneal", 0.0):
+        algorithm = algorithm._replace(update=anneal_rates(algorithm.update, anneal_steps))
     hosted = make_hosted(config)
     sizes = make_sizes(config, env, algorithm, hosted)
     collect = _collector(env, algorithm, config.train.n_envs, hosted, len(sizes.lengths))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from lsf_jax.config import yaml12
 from lsf_jax.config.composition import Config
 from lsf_jax.config.documents import describe
+from lsf_jax.engine.learner import rate_names
 from lsf_jax.programs.parts import Program
 from lsf_jax.runs import folder
 from lsf_jax.runs.safe_files import file_inside
@@ -27,7 +28,8 @@ SIZES = (
 )  # fmt: skip
 """Settings that are sizes of networks, where an algorithm has them."""
 TOLD = (
-    "batch_size", "updates", "lr", "actor_lr", "alpha_lr", "critic_lr", "discount", "trace", "reward_scale",
+    "batch_size", "updates", "lr", "actor_lr", "alpha_lr", "critic_lr", "lr_anneal", "discount", "trace",
+    "reward_scale",
     "epsilon_start", "epsilon_finish", "epsilon_anneal", "optimizer", "grad_clip", "actor_clip", "target_interval",
     "behaviour", *SIZES,
 )  # fmt: skip
@@ -69,7 +71,7 @@ def setup_card(config: Config, program: Program) -> Setup:
         "updates": f"{updates} after {train.n_envs} episodes, {rate} per 1,000 env steps of full episodes",
         "replay ratio": f"{_number(updates * sum(batch.values()) / train.n_envs)} episodes replayed for each collected",
         "optimiser": getattr(algo, "optimizer", "adam"),
-        "learning rates": _values(config, [key for key in vars(algo) if key.endswith("lr")]),
+        "learning rates": _learning_rates(config),
         "gradient clipping": _values(config, [key for key in vars(algo) if key.endswith("_clip")]),
         "discount": _value(config, "discount"),
         "TD(λ)": _value(config, "trace"),
@@ -83,6 +85,12 @@ def setup_card(config: Config, program: Program) -> Setup:
     if train.init_from:
         card["initial parameters"] = f"those of {train.init_from}, where names and shapes match"
     return card | {f"algo.{key}": _value(config, key) for key in vars(algo) if key not in TOLD}
+
+
+def _learning_rates(config: Config) -> str:
+    rates = _values(config, rate_names(vars(config.algo)))
+    fall = getattr(config.algo, "lr_anneal", 0.0)
+    return f"{rates}, falling to 0 over {fall:,.0f} env steps" if fall else rates
 
 
 def _replay_sizes(program: Program) -> tuple[dict[str, int], dict[str, int]]:

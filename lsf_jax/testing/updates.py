@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 
 from lsf_jax.algorithms import stepwise
+from lsf_jax.engine.learner import rate_names
 from lsf_jax.engine.optimizers import OPTIMIZERS
-from lsf_jax.registry import Entry
 from lsf_jax.testing import cases
 from lsf_jax.testing.comparison import assert_close, assert_same_bits, in_numpy, shapes
 from lsf_jax.testing.games import CLOCK, SPEC, observe
 from lsf_jax.testing.suite import Tests, about
 from lsf_jax.types import AgentState, Clock, Episode, Observation
-
-
-def rates_of(entry: Entry) -> list[str]:
-    """The learning rates among an algorithm's traced numbers."""
-    return [name for name in entry.hyper._fields if name == "lr" or name.endswith("_lr")]
 
 
 def groups_that_move(before: AgentState, after: AgentState) -> set[str]:
@@ -68,7 +63,7 @@ class Updates(Tests):
         """With a rate of zero its groups stay where they are, and no others that usually move; none has two."""
         c = self.case(name)
         usual, stopped = groups_that_move(c.agents, cases.updated(c)[0]), {}
-        for rate in rates_of(c.entry):
+        for rate in rate_names(c.entry.hyper._fields):
             hyper = c.algorithm.hyper._replace(**{rate: jnp.float32(0.0)})
             after, _ = c.update(c.agents, c.batch, c.keys, CLOCK, hyper)
             moved = groups_that_move(c.agents, after)

@@ -9,7 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from lsf_jax.engine.learner import Learner, detach_others, hard_copy, make_update, optimizer_step, sum_over_valid
+from lsf_jax.engine.learner import (
+    Learner,
+    anneal_rates,
+    detach_others,
+    hard_copy,
+    make_update,
+    optimizer_step,
+    rate_names,
+    sum_over_valid,
+)
 from lsf_jax.engine.optimizers import adam
 from lsf_jax.types import AgentState, Clock, Episode, Layout, Observation, Trajectory
 
@@ -285,3 +294,23 @@ def test_the_copy_stays_a_cond_under_the_seed_axis():
     program = str(jax.make_jaxpr(refresh)(seeds, clock_at(200), clock_at(192)))
     assert "cond[" in program
     assert "select_n" not in program.split("cond[")[1]
+
+
+class SeveralRates(NamedTuple):
+    discount: float
+    lr: float
+    actor_lr: float
+    lrs: float
+
+
+@pytest.mark.parametrize(("env_steps", "left"), [(0, 1.0), (250, 0.75), (999, 0.001), (1000, 0.0), (5000, 0.0)])
+def test_rates_that_fall_are_a_straight_line_to_zero_and_no_other_number_changes(env_steps, left):
+    def told(agent, batch, key, clock, hyper, *, micro_batch=0):
+        return hyper, {"micro_batch": micro_batch}
+
+    clock = CLOCK._replace(env_steps=jnp.int32(env_steps))
+    before = SeveralRates(discount=0.9, lr=0.5, actor_lr=0.25, lrs=3.0)
+    hyper, rest = anneal_rates(told, 1000.0)(None, None, None, clock, before, micro_batch=4)
+    np.testing.assert_allclose(hyper, (0.9, 0.5 * left, 0.25 * left, 3.0), rtol=1e-4)
+    assert rest == {"micro_batch": 4}
+    assert rate_names(before._fields) == ("lr", "actor_lr")

@@ -12,7 +12,7 @@ from lsf_jax.platforms import compiling_for
 from lsf_jax.programs import parts
 from lsf_jax.programs.parts import bind, make_rows, take_rows
 from lsf_jax.settings import ConfigError
-from tests.support.engine_cases import program_of, small
+from tests.support.engine_cases import advance, bits, chunk_of, program_of, small, start
 
 SWEEP = small("train.buffer_capacity=65536", "seeds=2", "algo.lr=1e-3,3e-3", "algo.beta=0.1,0.2,0.3")
 
@@ -65,3 +65,25 @@ def test_several_lengths_for_losses_that_read_the_padding_are_refused():
         ConfigError, match=r"lengths is 3; expected 1 with algo.mask_messages=false.* change algo.mask_messages$"
     ):
         bind(small("algo.mask_messages=false", "train.lengths=3"))
+
+
+@pytest.mark.parametrize(("anneal_steps", "moves"), [(0, True), (1000, False)])
+def test_learning_rates_of_a_run_fall_where_its_settings_say_so(anneal_steps, moves):
+    config = small(f"algo.lr_anneal={anneal_steps}", "train.env_steps=10", algo="vdn")
+    state = start(config)
+    late = state._replace(clock=state.clock._replace(env_steps=state.clock.env_steps + 1000))
+    before = bits(state.agent.params)
+    after, log = advance(chunk_of(config), late, 4)
+    assert (log.metrics["q_gradient_norm"][3] > 0).all()
+    assert any(map(np.any, map(np.not_equal, bits(after.agent.params), before))) is moves
+
+
+def test_learning_rates_that_are_zero_before_the_end_are_refused():
+    with pytest.raises(ConfigError) as refused:
+        compose(algo="qmix", env="climbing", overrides=["algo.lr_anneal=1000", "train.env_steps=1001"])
+    assert str(refused.value) == (
+        "algo.lr_anneal is 1000; expected at least train.env_steps (1001), as nothing is learned after it, or 0: they "
+        "stay"
+    )
+    words = ["algo.lr_anneal=1000", "train.env_steps=1000"]
+    assert compose(algo="qmix", env="climbing", overrides=words).algo.lr_anneal == 1000

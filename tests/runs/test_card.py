@@ -49,6 +49,12 @@ def test_updates_of_the_train_section_win_and_swept_numbers_show_all_values():
     assert "| 0.0003" not in card_text(setup)  # a stroke would end the cell
 
 
+def test_learning_rates_that_fall_say_so():
+    setup = card_of(compose(algo="qmix", env="climbing", overrides=["algo.lr_anneal=1e6", *GAME]))
+    assert setup["learning rates"] == "lr 0.0005, falling to 0 over 1,000,000 env steps"
+    assert "algo.lr_anneal" not in setup
+
+
 def test_an_actor_that_samples_says_so_and_its_own_settings_are_listed():
     setup = card_of(compose(algo="lsf_sac", env="climbing"))
     assert setup["exploration"] == "a ~ π"
