@@ -393,7 +393,7 @@ def _check_together(config: Config) -> None:
             f"{', '.join(map(str, divisors(batch_size)))}, or 0 to let the planner choose"
         )
     if 0 < (fall := getattr(config.algo, "lr_anneal", 0)) < train.env_steps:
-        wanted = f"at least train.env_steps ({train.env_steps}), as nothing is learned after it, or 0: they stay"
-        raise ConfigError(f"algo.lr_anneal is {fall:.0f}; expected {wanted}")
+        wanted = f"at least train.env_steps ({train.env_steps}), or 0 to keep the rates: nothing is learned after"
+        raise ConfigError(f"algo.lr_anneal is {fall:.12g}; expected {wanted}")
     if any(separator in train.name for separator in "/\\") or train.name in (".", ".."):
         raise ConfigError(f"train.name is {train.name!r}; expected a folder's name; put its path into train.run_dir")

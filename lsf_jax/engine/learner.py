@@ -94,7 +94,7 @@ def rate_names(numbers: Iterable[str]) -> tuple[str, ...]:
 def anneal_rates(update: Update, anneal_steps: float) -> Update:
     """An update whose learning rates fall linearly, from what `hyper` says at env step 0 to 0 at `anneal_steps`.
 
-    Values go on swinging with rates that stay; published code that lets them fall: PQN (mttga/purejaxql).
+    As in PQN (mttga/purejaxql).
 
     Args:
       update: as `Algorithm.update`.

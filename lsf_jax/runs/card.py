@@ -29,9 +29,8 @@ SIZES = (
 """Settings that are sizes of networks, where an algorithm has them."""
 TOLD = (
     "batch_size", "updates", "lr", "actor_lr", "alpha_lr", "critic_lr", "lr_anneal", "discount", "trace",
-    "reward_scale",
-    "epsilon_start", "epsilon_finish", "epsilon_anneal", "optimizer", "grad_clip", "actor_clip", "target_interval",
-    "behaviour", *SIZES,
+    "reward_scale", "epsilon_start", "epsilon_finish", "epsilon_anneal", "optimizer", "grad_clip", "actor_clip",
+    "target_interval", "behaviour", *SIZES,
 )  # fmt: skip
 """Settings of algorithms that the table words; all others are listed by name."""
 TOLD_OF_TRAIN = (

@@ -82,8 +82,10 @@ def test_learning_rates_that_are_zero_before_the_end_are_refused():
     with pytest.raises(ConfigError) as refused:
         compose(algo="qmix", env="climbing", overrides=["algo.lr_anneal=1000", "train.env_steps=1001"])
     assert str(refused.value) == (
-        "algo.lr_anneal is 1000; expected at least train.env_steps (1001), as nothing is learned after it, or 0: they "
-        "stay"
+        "algo.lr_anneal is 1000; expected at least train.env_steps (1001), or 0 to keep the rates: nothing is learned "
+        "after"
     )
+    with pytest.raises(ConfigError, match=r"^algo.lr_anneal is 0\.25; expected"):
+        compose(algo="qmix", env="climbing", overrides=["algo.lr_anneal=0.25"])
     words = ["algo.lr_anneal=1000", "train.env_steps=1000"]
     assert compose(algo="qmix", env="climbing", overrides=words).algo.lr_anneal == 1000
